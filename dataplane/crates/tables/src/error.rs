@@ -1,0 +1,82 @@
+//! Why a change to the tables was refused. Each message names the item, the field and the value, and what to do.
+
+use std::net::IpAddr;
+
+use wire::{IpPrefix, MacAddr};
+
+use crate::id::{EndpointId, MAX_ENDPOINTS, MAX_NEXT_HOPS, MAX_PORTS, NetworkId, PortId};
+
+/// Why a change was refused. The tables are as before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the fields are what the message prints")]
+#[non_exhaustive]
+pub enum TableError {
+    /// A port's number does not fit.
+    #[error("port `{name}`: id {port} is out of range: use one below {MAX_PORTS}")]
+    PortRange { name: String, port: PortId },
+    /// Two ports of one name.
+    #[error(
+        "port {port}: name `{name}` is already that of port {holder}: choose another, or remove that port"
+    )]
+    PortName { port: PortId, name: String, holder: PortId },
+    /// A name is what people and messages call it.
+    #[error("{item}: name is empty: give it one")]
+    EmptyName { item: String },
+    /// Too small for IPv6.
+    #[error("port `{name}`: mtu {mtu} is too small: IPv6 needs 1280 (RFC 8200, section 5)")]
+    Mtu { name: String, mtu: u16 },
+    /// Zero, or a group's.
+    #[error(
+        "{item}: mac {mac} is not the address of one station: use a unicast one, such as 02:00:00:00:00:01"
+    )]
+    Mac { item: String, mac: MacAddr },
+    /// Something names a port that is not there.
+    #[error("{item}: port {port} does not exist: add it first")]
+    UnknownPort { item: String, port: PortId },
+    /// A port cannot go, or take another role, while it is in use.
+    #[error("port {port} (`{name}`) is in use by {user}: remove that first")]
+    PortInUse { port: PortId, name: String, user: String },
+    /// No such endpoint.
+    #[error("endpoint `{name}` does not exist")]
+    UnknownEndpoint { name: String },
+    /// A route names an endpoint that is not there.
+    #[error("{item}: endpoint {id} does not exist: add it first")]
+    UnknownEndpointId { item: String, id: EndpointId },
+    /// An endpoint cannot go while a configured route leads to it.
+    #[error("endpoint `{name}` is in use by {user}: remove that first")]
+    EndpointInUse { name: String, user: String },
+    /// Not the address of one node.
+    #[error("{item}: address {address} cannot be used: {why}")]
+    Address { item: String, address: IpAddr, why: &'static str },
+    /// An address longer than its family.
+    #[error("{item}: prefix length {length} of address {address} is out of range: use at most {most}")]
+    PrefixLength { item: String, address: IpAddr, length: u8, most: u8 },
+    /// One address, two holders.
+    #[error(
+        "{item}: address {address} in network {network} is already held by {holder}: remove it there first"
+    )]
+    AddressHeld { item: String, address: IpAddr, network: NetworkId, holder: String },
+    /// The same address twice in one list.
+    #[error("{item}: address {address} is there twice: name it once")]
+    AddressTwice { item: String, address: IpAddr },
+    /// One subnet, two interfaces.
+    #[error(
+        "{item}: subnet {prefix} in network {network} is already connected by {holder}: use another prefix"
+    )]
+    SubnetHeld { item: String, prefix: IpPrefix, network: NetworkId, holder: String },
+    /// No such interface.
+    #[error("port {port} has no interface")]
+    UnknownInterface { port: PortId },
+    /// No configured route to that prefix.
+    #[error("route {prefix} in network {network} does not exist")]
+    UnknownRoute { network: NetworkId, prefix: IpPrefix },
+    /// A next hop of the other family.
+    #[error("{item}: next hop {address} is of the other address family: use one of the prefix's own")]
+    NextHopFamily { item: String, address: IpAddr },
+    /// All endpoint ids are taken.
+    #[error("endpoint `{name}`: no id is free: {MAX_ENDPOINTS} endpoints are the most")]
+    EndpointsFull { name: String },
+    /// All targets are taken.
+    #[error("{item}: no room for another next hop: {MAX_NEXT_HOPS} distinct ones are the most")]
+    NextHopsFull { item: String },
+}

@@ -1,0 +1,31 @@
+//! What is true in one generation: ports, endpoints, interfaces, routes, and the lookups that a packet needs.
+//!
+//! [`Tables`] is a value. A clone shares everything with the original, and a change copies only the path to what changed:
+//! at most four levels of at most 4 KB for an IPv4 route. So a writer clones the current generation, applies a transaction to the
+//! clone, and publishes it or throws it away; readers of the old one notice nothing.
+//!
+//! Knows nothing of packets, workers, sockets or time. Lookups do not allocate, and cannot fail or panic.
+
+#![forbid(unsafe_code)]
+
+mod chunked;
+mod endpoints;
+mod entry;
+mod error;
+mod id;
+mod interfaces;
+pub mod lpm;
+mod map;
+mod network;
+mod ports;
+mod routes;
+mod tables;
+mod target;
+
+pub use entry::{Endpoint, EndpointKind, Interface, PortEntry, PortRole, Router};
+pub use error::TableError;
+pub use id::{EndpointId, Generation, MAX_ENDPOINTS, MAX_NEXT_HOPS, MAX_PORTS, NetworkId, PortId};
+pub use network::Origin;
+pub use routes::Route;
+pub use tables::Tables;
+pub use target::{RouteTarget, Target};

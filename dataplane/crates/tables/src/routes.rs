@@ -1,0 +1,99 @@
+//! Changes to configured routes, and the list of all routes.
+
+use std::net::IpAddr;
+
+use wire::IpPrefix;
+
+use crate::entry::is_unicast;
+use crate::error::TableError;
+use crate::id::NetworkId;
+use crate::network::Origin;
+use crate::tables::Tables;
+use crate::target::{RouteTarget, Target};
+
+/// One route, as [`Tables::routes`] lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// The network it is in.
+    pub network: NetworkId,
+    /// The destinations it holds.
+    pub prefix: IpPrefix,
+    /// Where it leads.
+    pub target: Target,
+    /// Why it is there.
+    pub origin: Origin,
+}
+
+impl Tables {
+    /// Adds a configured route, or replaces the one to this prefix. It may be hidden by a route of another origin to the
+    /// same prefix, and comes into force when that goes.
+    ///
+    /// # Errors
+    /// A port or endpoint that is not there, a next hop that is not one node or of the other address family, no room
+    /// for another next hop.
+    pub fn set_route(
+        &mut self,
+        network: NetworkId,
+        prefix: IpPrefix,
+        target: RouteTarget,
+    ) -> Result<(), TableError> {
+        let item = || route_title(network, prefix);
+        if let Some(port) = target.port().filter(|&port| self.port(port).is_none()) {
+            return Err(TableError::UnknownPort { item: item(), port });
+        }
+        match target {
+            RouteTarget::Endpoint(id) if self.endpoint(id).is_none() => {
+                return Err(TableError::UnknownEndpointId { item: item(), id });
+            }
+            RouteTarget::NextHop { addr: address, .. } => {
+                if matches!(address, IpAddr::V4(_)) != matches!(prefix.addr(), IpAddr::V4(_)) {
+                    return Err(TableError::NextHopFamily { item: item(), address });
+                }
+                if !is_unicast(address) {
+                    let why = "a next hop needs a unicast address";
+                    return Err(TableError::Address { item: item(), address, why });
+                }
+            }
+            _ => {}
+        }
+        let route = self.targets.acquire(target).ok_or_else(|| TableError::NextHopsFull { item: item() })?;
+        if let Some(old) = self.networks.set(network, prefix, route) {
+            self.targets.release(old);
+        }
+        Ok(())
+    }
+
+    /// Removes the configured route to this prefix. Routes of other origins are not touched.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn remove_route(&mut self, network: NetworkId, prefix: IpPrefix) -> Result<(), TableError> {
+        let Some(old) = self.networks.remove(network, prefix, Origin::Configured) else {
+            return Err(TableError::UnknownRoute { network, prefix });
+        };
+        self.targets.release(old);
+        Ok(())
+    }
+
+    /// All routes: by network, IPv4 before IPv6, by address, by length. Of several to one prefix the first is in force,
+    /// the others are hidden by it.
+    pub fn routes(&self) -> impl Iterator<Item = Route> + '_ {
+        self.networks.iter().flat_map(move |(network, routes)| {
+            routes.iter().filter_map(move |(prefix, route)| {
+                let target = self.targets.resolve(route.0)?;
+                Some(Route { network, prefix, target, origin: route.origin() })
+            })
+        })
+    }
+
+    /// What to call the first configured route that leads to `target`. Looks at all routes; for messages only.
+    pub(crate) fn route_title_to(&self, target: RouteTarget) -> String {
+        self.routes()
+            .find(|route| route.origin == Origin::Configured && route.target == target.into())
+            .map_or_else(|| "a route".to_owned(), |route| route_title(route.network, route.prefix))
+    }
+}
+
+fn route_title(network: NetworkId, prefix: IpPrefix) -> String {
+    format!("route {prefix} in network {network}")
+}
