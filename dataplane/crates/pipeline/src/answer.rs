@@ -1,0 +1,73 @@
+//! Fifth step, of packets to the router itself: which of its protocols answers.
+//!
+//! The router has no service beyond ARP, ND and ping. It puts no fragments together.
+
+use std::net::IpAddr;
+
+use arrayvec::ArrayVec;
+use tables::Tables;
+use wire::{Fragment, MacAddr, PacketKind, protocol};
+
+use crate::address::is_link_local;
+use crate::burst::{Hop, Ingress, Side, State, Work, Works};
+use crate::icmp_error::{Complaint, icmp_type};
+use crate::neighbour::Learned;
+use crate::{BURST, Buffer, ConsumeReason, DropReason, Output, Packet, Verdict, arp, echo, nd, route};
+
+pub(crate) fn burst<B: Buffer>(
+    tables: &Tables,
+    packets: &mut [Packet<B>],
+    works: &mut Works<'_>,
+    learned: &mut ArrayVec<Learned, BURST>,
+) {
+    for work in works.iter_mut().filter(|work| matches!(work.state, State::ForRouter)) {
+        let (state, taught) = answer(tables, &mut packets[work.at], work);
+        work.state = state;
+        if let Some(taught) = taught {
+            // One a packet at most, and as many as packets fit.
+            let _ = learned.try_push(taught);
+        }
+    }
+}
+
+fn answer<B: Buffer>(tables: &Tables, packet: &mut Packet<B>, work: &Work<'_>) -> (State, Option<Learned>) {
+    let parsed = &work.parsed;
+    let kind = icmp_type(parsed, packet.buffer.head());
+    let state = match (parsed.kind, kind) {
+        (PacketKind::Arp, _) => return arp::answer(tables, packet, &work.ingress),
+        (PacketKind::Ipv6, Some(133..=137)) => return nd::answer(tables, packet, work),
+        (PacketKind::Ipv6, Some(130..=132 | 143)) => State::Done(Verdict::Consume(ConsumeReason::Mld)),
+        _ if parsed.fragment != Fragment::Whole => DropReason::FragmentToRouter.into(),
+        (_, Some(_)) => echo::answer(tables, packet, work),
+        _ if parsed.protocol == protocol::UDP => {
+            State::Refused(DropReason::NoService, Complaint::PortUnreachable)
+        }
+        _ => DropReason::NoService.into(),
+    };
+    (state, None)
+}
+
+/// The way to `to` for a packet of the router's own that answers one from `sender`.
+///
+/// # Errors
+/// What becomes of the packet that came, where none leads there: that reason, and no further answer.
+pub(crate) fn way_back(
+    tables: &Tables,
+    ingress: &Ingress<'_>,
+    to: IpAddr,
+    sender: MacAddr,
+) -> Result<Hop, DropReason> {
+    let port = ingress.port;
+    let straight = |dst| Hop { output: Output::Port(port.id), src: port.mac, dst: Some(dst), mtu: port.mtu };
+    match ingress.side {
+        Side::Endpoint(endpoint) if is_link_local(to) || endpoint.addresses.contains(&to) => {
+            Ok(straight(endpoint.mac))
+        }
+        Side::Uplink(_) if is_link_local(to) => Ok(straight(sender)),
+        _ => route::hop_to(tables, ingress, to).map_err(|state| match state {
+            State::Refused(reason, _) | State::Done(Verdict::Drop(reason)) => reason,
+            // Our own address: nobody else has it.
+            _ => DropReason::SourceInvalid,
+        }),
+    }
+}

@@ -1,0 +1,144 @@
+//! Third step: onward, to the router itself, or nowhere.
+//!
+//! A packet that goes on has a hop left after this one, fits the next link, and leaves its own.
+
+use std::net::IpAddr;
+
+use tables::{EndpointKind, Tables, Target};
+use wire::{Addrs, PacketKind, Parsed, protocol};
+
+use crate::address::{is_host_v4, is_host_v6, is_link_local, is_ours, is_subnet_broadcast, macs};
+use crate::burst::{Hop, Ingress, Side, State, Works, to_endpoint};
+use crate::icmp_error::{Complaint, icmp_type};
+use crate::{Buffer, DropReason, Offload, Output, Packet};
+
+#[inline]
+pub(crate) fn burst<B: Buffer>(
+    tables: &Tables,
+    fragment: bool,
+    packets: &[Packet<B>],
+    works: &mut Works<'_>,
+) {
+    for work in works.iter_mut().filter(|work| matches!(work.state, State::Live)) {
+        let packet = &packets[work.at];
+        let head = packet.buffer.head();
+        work.state = match destination(tables, &work.ingress, &work.parsed, head) {
+            Ok(hop) => onward(&work.ingress, &work.parsed, packet.offload, fragment, hop),
+            Err(state) => state,
+        };
+    }
+}
+
+#[inline]
+fn destination(tables: &Tables, ingress: &Ingress<'_>, parsed: &Parsed, head: &[u8]) -> Result<Hop, State> {
+    let (group, host, dst) = match parsed.addrs {
+        Addrs::V4 { dst, .. } => (dst.is_multicast() || dst.is_broadcast(), is_host_v4(dst), IpAddr::V4(dst)),
+        Addrs::V6 { dst, .. } => (dst.is_multicast(), is_host_v6(dst), IpAddr::V6(dst)),
+        Addrs::None => return Err(State::ForRouter),
+    };
+    if group {
+        return Err(if is_link_business(parsed, head) {
+            State::ForRouter
+        } else {
+            DropReason::Multicast.into()
+        });
+    }
+    // To one host, but by a frame to many: not to be answered, nor forwarded (RFC 1122, section 3.3.6; RFC 1812, section 5.3.4).
+    if macs(head).0.is_multicast() {
+        return Err(DropReason::NotForUs.into());
+    }
+    if !host {
+        return Err(DropReason::DestinationInvalid.into());
+    }
+    if is_link_local(dst) {
+        return Err(link_local_destination(tables, ingress, dst));
+    }
+    hop_to(tables, ingress, dst)
+}
+
+/// Where `dst`, the address of one host, is reached.
+#[inline]
+pub(crate) fn hop_to(tables: &Tables, ingress: &Ingress<'_>, dst: IpAddr) -> Result<Hop, State> {
+    let neighbour = |id, next_hop| {
+        let port = tables.port(id)?;
+        Some(Hop {
+            output: Output::Neighbour { port: id, next_hop },
+            src: port.mac,
+            dst: None,
+            mtu: port.mtu,
+        })
+    };
+    let hop = match tables.lookup(ingress.network, dst) {
+        Some(Target::Endpoint(id)) => to_endpoint(tables, id),
+        Some(Target::NextHop { port, addr }) => neighbour(port, addr),
+        Some(Target::Connected(port)) => {
+            if let (IpAddr::V4(dst), Some(interface)) = (dst, tables.interface(port))
+                && is_subnet_broadcast(interface, dst)
+            {
+                // Directed broadcasts are not forwarded (RFC 2644).
+                return Err(DropReason::Multicast.into());
+            }
+            neighbour(port, dst)
+        }
+        Some(Target::Local) => return Err(State::ForRouter),
+        Some(Target::Blackhole) => return Err(DropReason::Blackhole.into()),
+        Some(Target::Unreachable) => {
+            return Err(State::Refused(DropReason::Unreachable, Complaint::HostUnreachable));
+        }
+        None => return Err(State::Refused(DropReason::NoRoute, Complaint::NoRoute)),
+    };
+    hop.ok_or(DropReason::PortGone.into())
+}
+
+#[inline]
+fn onward(ingress: &Ingress<'_>, parsed: &Parsed, offload: Offload, fragment: bool, hop: Hop) -> State {
+    if hop.output.port() == ingress.port.id && !ingress.is_uplink() {
+        return DropReason::SamePort.into();
+    }
+    if let Addrs::V6 { src, .. } = parsed.addrs
+        && !is_host_v6(src) | src.is_unicast_link_local()
+    {
+        // Good for its link alone (RFC 4291, sections 2.5.2 and 2.5.6).
+        let pod = matches!(ingress.side, Side::Endpoint(e) if e.kind == EndpointKind::Pod);
+        return if pod { DropReason::SourceAddressSpoofed } else { DropReason::SourceInvalid }.into();
+    }
+    if parsed.ttl <= 1 {
+        return State::Refused(DropReason::TtlExceeded, Complaint::TimeExceeded);
+    }
+    if largest(parsed, offload) > u32::from(hop.mtu) {
+        if parsed.dont_fragment {
+            return State::Refused(DropReason::PacketTooBig, Complaint::TooBig(hop.mtu));
+        }
+        if !fragment {
+            return DropReason::PacketTooBig.into();
+        }
+    }
+    State::Onward(hop)
+}
+
+/// The largest IP packet that it makes on the wire.
+#[inline]
+fn largest(parsed: &Parsed, offload: Offload) -> u32 {
+    match offload {
+        Offload::Gso { size, header_len, .. } => {
+            parsed.ip_len().min(u32::from(header_len) + u32::from(size) - u32::from(parsed.l3_offset))
+        }
+        Offload::Done | Offload::Partial { .. } => parsed.ip_len(),
+    }
+}
+
+/// ND and MLD to a group: what a router on the link listens to.
+fn is_link_business(parsed: &Parsed, head: &[u8]) -> bool {
+    parsed.kind == PacketKind::Ipv6
+        && parsed.protocol == protocol::ICMPV6
+        && matches!(icmp_type(parsed, head), Some(130..=137 | 143))
+}
+
+/// Link-local addresses belong to the link that the packet came by.
+fn link_local_destination(tables: &Tables, ingress: &Ingress<'_>, dst: IpAddr) -> State {
+    let ours = match ingress.side {
+        Side::Endpoint(_) => dst == IpAddr::V6(tables.router().gateway6),
+        Side::Uplink(interface) => is_ours(interface, ingress.port.mac, dst),
+    };
+    if ours { State::ForRouter } else { DropReason::DestinationInvalid.into() }
+}

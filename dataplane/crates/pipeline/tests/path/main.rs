@@ -1,0 +1,16 @@
+//! The path of a packet, rule by rule, on frames made here: the verdict and the bytes, judged by smoltcp where it can.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests say what they expect by panicking")]
+
+#[path = "../../../../fuzz/bodies/pipeline.rs"]
+mod body;
+
+mod answers;
+mod any_bytes;
+mod errors;
+mod forwarding;
+mod frames;
+mod links;
+mod neighbours;
+mod segments;
+mod sources;
