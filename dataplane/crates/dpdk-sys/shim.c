@@ -1,0 +1,111 @@
+/* The few things that Rust cannot call, since DPDK has them as macros and inline functions. */
+#define _GNU_SOURCE
+#include "shim.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <rte_log.h>
+
+#if RTE_VERSION < RTE_VERSION_NUM(22, 11, 0, 0)
+#error "DPDK 22.11 or newer is needed"
+#endif
+
+int dpdk_shim_errno(void)
+{
+    return rte_errno;
+}
+
+unsigned int dpdk_shim_alloc(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned int wanted)
+{
+    unsigned int done = 0;
+    unsigned int step = wanted;
+
+    while (step > 0) {
+        if (rte_pktmbuf_alloc_bulk(pool, mbufs + done, step) == 0) {
+            done += step;
+            if (step > wanted - done)
+                step = wanted - done;
+        } else {
+            step /= 2;
+        }
+    }
+    return done;
+}
+
+int dpdk_shim_link(uint16_t port, int64_t *speed_mbps, bool *up)
+{
+    /* Its fields moved into an anonymous union in 24.07, which bindgen names anew each time. */
+    struct rte_eth_link link;
+    int error;
+
+    memset(&link, 0, sizeof(link));
+    error = rte_eth_link_get_nowait(port, &link);
+    if (error != 0)
+        return error;
+    *up = link.link_status == RTE_ETH_LINK_UP;
+    *speed_mbps = link.link_speed == RTE_ETH_SPEED_NUM_UNKNOWN ? DPDK_SHIM_SPEED_UNKNOWN : (int64_t)link.link_speed;
+    return 0;
+}
+
+/* The stream lives as long as the process: DPDK's own threads may be writing to it at any time. */
+static FILE *log_stream;
+
+/* Each thread's own: DPDK flushes after each message, so a message is written by the thread that logs it, and one
+ * thread's error is not explained by another's messages. */
+static __thread struct {
+    size_t used;
+    char text[1024];
+} log_tail;
+
+static ssize_t log_write(void *cookie, const char *text, size_t size)
+{
+    size_t room = sizeof(log_tail.text);
+
+    (void)cookie;
+    if (size >= room) {
+        memcpy(log_tail.text, text + size - room, room);
+        log_tail.used = room;
+    } else {
+        if (log_tail.used + size > room) {
+            size_t keep = room - size;
+            memmove(log_tail.text, log_tail.text + log_tail.used - keep, keep);
+            log_tail.used = keep;
+        }
+        memcpy(log_tail.text + log_tail.used, text, size);
+        log_tail.used += size;
+    }
+    /* A log that cannot be written is no reason to stop. */
+    if (write(STDERR_FILENO, text, size) < 0)
+        return (ssize_t)size;
+    return (ssize_t)size;
+}
+
+int dpdk_shim_log_open(void)
+{
+    cookie_io_functions_t calls = {.write = log_write};
+
+    if (log_stream != NULL)
+        return 0;
+    log_stream = fopencookie(NULL, "w", calls);
+    if (log_stream == NULL)
+        return -ENOMEM;
+    /* A line at a time: rte_log flushes after each message as well. */
+    setvbuf(log_stream, NULL, _IOLBF, 0);
+    return rte_openlog_stream(log_stream);
+}
+
+void dpdk_shim_log_mark(void)
+{
+    log_tail.used = 0;
+}
+
+size_t dpdk_shim_log_tail(char *buffer, size_t room)
+{
+    size_t size;
+
+    size = log_tail.used < room ? log_tail.used : room;
+    memcpy(buffer, log_tail.text + log_tail.used - size, size);
+    return size;
+}

@@ -1,0 +1,260 @@
+//! The message thread of a port: waits for a front end, answers its messages, and waits for the next one.
+//!
+//! Owns the connection. A front end that stops in mid-message holds up this thread alone, and [`Link::close`] ends it even
+//! then. What always holds: a connection that ends, for whatever reason, leaves both rings stopped and nothing mapped.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use vhost::vhost_user::{BackendReqHandler, Error};
+
+use crate::device::Device;
+use crate::eventfd;
+use crate::port::PeerState;
+
+/// How epoll names what became ready.
+const SOCKET: u64 = 0;
+const WAKE: u64 = 1;
+pub(crate) const KICK: u64 = 2;
+
+/// A client that finds nobody tries again after this long, and then twice as long each time, up to the second.
+const RETRY_FIRST: Duration = Duration::from_millis(10);
+const RETRY_LAST: Duration = Duration::from_secs(1);
+/// A front end that connects only to be refused again is not written down more often than this.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// What the port and its message thread share.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// Written by the message thread, read by anyone: a [`PeerState`].
+    state: AtomicU8,
+    /// Written by `close`, read by the message thread; `wake` is signalled after it.
+    stop: AtomicBool,
+    wake: OwnedFd,
+    /// The connection, as long as there is one, for `close` to shut down.
+    stream: Mutex<Option<UnixStream>>,
+}
+
+impl Link {
+    /// Of no connection yet; `epoll` will show when the port is closed.
+    pub(crate) fn new(epoll: &OwnedFd) -> std::io::Result<Link> {
+        let wake = eventfd::create()?;
+        epoll::add(epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        Ok(Link {
+            state: AtomicU8::new(PeerState::Disconnected.into()),
+            stop: AtomicBool::new(false),
+            wake,
+            stream: Mutex::new(None),
+        })
+    }
+
+    pub(crate) fn state(&self) -> PeerState {
+        // Acquire: pairs with `set_state`, so that who sees Running finds the rings running.
+        PeerState::from(self.state.load(Ordering::Acquire))
+    }
+
+    fn set_state(&self, state: PeerState) {
+        self.state.store(state.into(), Ordering::Release);
+    }
+
+    /// Makes the message thread end, whatever it is waiting for.
+    pub(crate) fn close(&self) {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        // Relaxed: `attach` looks at it under the same lock, and elsewhere the eventfd's write orders it.
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(stream) = stream.as_ref() {
+            // It may be in the middle of a message; this ends its read or write.
+            let _closed_already = stream.shutdown(std::net::Shutdown::Both);
+        }
+        drop(stream);
+        eventfd::signal(&self.wake);
+    }
+
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// `false` if the port is closing.
+    fn attach(&self, connection: Option<UnixStream>) -> bool {
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        *stream = connection;
+        !self.stopping()
+    }
+}
+
+/// How connections come about.
+#[derive(Debug)]
+pub(crate) enum Endpoint {
+    Listen(UnixListener),
+    Connect,
+}
+
+/// All that the message thread owns.
+#[derive(Debug)]
+pub(crate) struct MessageThread {
+    pub(crate) link: Arc<Link>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) path: PathBuf,
+    pub(crate) name: String,
+    pub(crate) device: Arc<Mutex<Device>>,
+    pub(crate) epoll: Arc<OwnedFd>,
+}
+
+impl MessageThread {
+    /// Until the port is closed.
+    pub(crate) fn run(self) {
+        let mut retry = RETRY_FIRST;
+        let mut warned: Option<Instant> = None;
+        while !self.link.stopping() {
+            let Some(stream) = self.next_connection(&mut retry) else { continue };
+            let (messages, end) = self.serve(stream);
+            self.device().disconnect();
+            self.link.attach(None);
+            self.link.set_state(PeerState::Disconnected);
+            let (port, path) = (&self.name, self.path.display());
+            match end {
+                End::Closed => return,
+                End::PeerLeft => tracing::info!(%port, %path, "vhost-user front end disconnected"),
+                End::Refused(reason) => {
+                    if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                        warned = Some(Instant::now());
+                        tracing::warn!(%port, %path, reason, "vhost-user connection closed; waiting for the next");
+                    }
+                }
+            }
+            if messages > 0 {
+                retry = RETRY_FIRST;
+            } else if matches!(self.endpoint, Endpoint::Connect) {
+                self.pause(&mut retry);
+            }
+        }
+    }
+
+    fn device(&self) -> std::sync::MutexGuard<'_, Device> {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a connection; `None` if there is none yet, or the port is closing.
+    fn next_connection(&self, retry: &mut Duration) -> Option<UnixStream> {
+        match &self.endpoint {
+            Endpoint::Listen(listener) => {
+                self.wait_readable(listener);
+                // A front end that hung up before we came, or descriptors that ran out: pause, or this would spin.
+                match listener.accept() {
+                    Ok((stream, _)) => Some(stream),
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
+                    Err(_) => {
+                        self.pause(&mut RETRY_LAST.clone());
+                        None
+                    }
+                }
+            }
+            Endpoint::Connect => {
+                let stream = connect(&self.path).ok();
+                if stream.is_none() {
+                    self.pause(retry);
+                }
+                stream
+            }
+        }
+    }
+
+    fn wait_readable(&self, listener: &UnixListener) {
+        let mut fds = [
+            PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.link.wake.as_fd(), PollFlags::IN),
+        ];
+        let _interrupted = poll(&mut fds, None);
+    }
+
+    /// Waits for `retry`, or the port's closing, and doubles it.
+    fn pause(&self, retry: &mut Duration) {
+        let mut fds = [PollFd::from_borrowed_fd(self.link.wake.as_fd(), PollFlags::IN)];
+        let timeout = Timespec::try_from(*retry).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        let _interrupted = poll(&mut fds, Some(&timeout));
+        *retry = (*retry * 2).min(RETRY_LAST);
+    }
+
+    /// Answers messages until the connection ends; gives how many, and why it ended.
+    fn serve(&self, stream: UnixStream) -> (u64, End) {
+        let mut messages = 0;
+        // Two more of the same socket: one for `close` to shut down, one for epoll to watch while the handler owns it.
+        let prepared = stream
+            .set_nonblocking(false)
+            .and_then(|()| Ok((stream.try_clone()?, stream.try_clone()?)))
+            .and_then(|(shutdown, watched)| {
+                let (data, flags) = (epoll::EventData::new_u64(SOCKET), epoll::EventFlags::IN);
+                epoll::add(&self.epoll, &watched, data, flags)?;
+                Ok((shutdown, watched))
+            });
+        let (shutdown, watched) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return (0, End::Refused(error.to_string())),
+        };
+        let end = if self.link.attach(Some(shutdown)) {
+            self.link.set_state(PeerState::Connected);
+            let mut handler = BackendReqHandler::from_stream(stream, Arc::clone(&self.device));
+            self.answer(|| handler.handle_request(), &mut messages)
+        } else {
+            End::Closed
+        };
+        let _gone_already = epoll::delete(&self.epoll, &watched);
+        (messages, end)
+    }
+
+    fn answer(&self, mut handle: impl FnMut() -> vhost::vhost_user::Result<()>, messages: &mut u64) -> End {
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(4);
+        loop {
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return End::Refused(errno.to_string()),
+            }
+            for event in events.drain(..) {
+                match event.data.u64() {
+                    WAKE => return End::Closed,
+                    KICK => self.device().kicked(),
+                    _ => match handle() {
+                        Ok(()) => {
+                            *messages += 1;
+                            let running = self.device().running();
+                            self.link.set_state(if running {
+                                PeerState::Running
+                            } else {
+                                PeerState::Connected
+                            });
+                        }
+                        Err(Error::SocketRetry(_)) => {}
+                        Err(_) if self.link.stopping() => return End::Closed,
+                        Err(Error::Disconnected | Error::SocketBroken(_)) => return End::PeerLeft,
+                        Err(error) => return End::Refused(error.to_string()),
+                    },
+                }
+            }
+        }
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+enum End {
+    /// By us: the port is closing.
+    Closed,
+    PeerLeft,
+    /// By us: a message was malformed, or not to be obeyed.
+    Refused(String),
+}
+
+/// Connects without waiting, which connecting to a Unix socket otherwise does when the listener's backlog is full.
+pub(crate) fn connect(path: &Path) -> rustix::io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(UnixStream::from(socket))
+}
