@@ -1,0 +1,125 @@
+//! What a worker counts: its ledger, and per port and direction. Worker-owned numbers, published with relaxed stores;
+//! the socket's threads read them. Each worker has a block of its own, so no line is written by two.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crossbeam::utils::CachePadded;
+use pipeline::DropReason;
+use proto::dataplane::Ledger;
+use tables::{MAX_PORTS, PortId};
+
+/// A number that one thread writes and any reads.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// Writer only: with a single writer, a load and a store need no locked instruction.
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Writer only.
+    pub(crate) fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// One direction of one port, as one worker saw it.
+#[derive(Debug)]
+pub(crate) struct Direction {
+    pub(crate) packets: Counter,
+    pub(crate) bytes: Counter,
+    pub(crate) drops: [Counter; DropReason::COUNT],
+}
+
+impl Default for Direction {
+    fn default() -> Self {
+        Self {
+            packets: Counter::default(),
+            bytes: Counter::default(),
+            drops: std::array::from_fn(|_| Counter::default()),
+        }
+    }
+}
+
+/// Both directions of one port.
+#[derive(Debug, Default)]
+pub(crate) struct PortCounters {
+    pub(crate) rx: Direction,
+    pub(crate) tx: Direction,
+}
+
+/// The ledger of DESIGN.md, in the making.
+#[derive(Debug, Default)]
+pub(crate) struct LedgerCounters {
+    pub(crate) rx: Counter,
+    pub(crate) handed_in: Counter,
+    pub(crate) originated: Counter,
+    pub(crate) split_extra: Counter,
+    pub(crate) tx: Counter,
+    pub(crate) drops: Counter,
+    pub(crate) handed_out: Counter,
+    pub(crate) held: Counter,
+    pub(crate) consumed: Counter,
+}
+
+/// All that one worker counts. Written by that worker alone.
+#[derive(Debug)]
+pub(crate) struct WorkerCounters {
+    pub(crate) ledger: CachePadded<LedgerCounters>,
+    /// Microseconds spent on packets, in all, and per mille of the last second.
+    pub(crate) busy_us: Counter,
+    pub(crate) busy_permille: AtomicU32,
+    pub(crate) icmp_suppressed: Counter,
+    ports: Box<[PortCounters]>,
+}
+
+impl WorkerCounters {
+    pub(crate) fn new() -> Self {
+        Self {
+            ledger: CachePadded::default(),
+            busy_us: Counter::default(),
+            busy_permille: AtomicU32::new(0),
+            icmp_suppressed: Counter::default(),
+            ports: (0..MAX_PORTS).map(|_| PortCounters::default()).collect(),
+        }
+    }
+
+    /// Port ids are below [`MAX_PORTS`] by construction; one that is not is counted with port 0 rather than not at all.
+    pub(crate) fn port(&self, id: PortId) -> &PortCounters {
+        self.ports.get(usize::from(id.0)).unwrap_or(&self.ports[0])
+    }
+
+    /// A packet refused on its way in.
+    pub(crate) fn drop_rx(&self, port: PortId, reason: DropReason) {
+        self.port(port).rx.drops[reason as usize].add(1);
+        self.ledger.drops.add(1);
+    }
+
+    /// `n` packets refused on their way out.
+    pub(crate) fn drop_tx(&self, port: PortId, reason: DropReason, n: u64) {
+        self.port(port).tx.drops[reason as usize].add(n);
+        self.ledger.drops.add(n);
+    }
+
+    /// The ledger as a reader sees it; at rest it adds up.
+    pub(crate) fn ledger(&self) -> Ledger {
+        let l = &self.ledger;
+        Ledger {
+            rx: l.rx.get(),
+            handed_in: l.handed_in.get(),
+            originated: l.originated.get(),
+            split_extra: l.split_extra.get(),
+            tx: l.tx.get(),
+            drops: l.drops.get(),
+            punts: 0,
+            handed_out: l.handed_out.get(),
+            held: l.held.get(),
+            consumed: l.consumed.get(),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Frames from memory, frames to memory: for tests and benches, and for a look at what would leave.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use pipeline::{Offload, Packet};
+use tables::PortId;
+
+use super::{Packets, Sent, Staged, Tools, finish};
+use crate::frame::Frame;
+
+/// Most bytes that are kept of what was sent; beyond, frames are counted and forgotten.
+const KEEP: usize = 64 << 20;
+
+/// pcap, microseconds, little endian (the libpcap file format), link type Ethernet.
+const MAGIC: u32 = 0xa1b2_c3d4;
+const GLOBAL_HEADER: usize = 24;
+const RECORD_HEADER: usize = 16;
+const SNAP_LENGTH: u32 = 262_144;
+
+/// Plays a pcap file once, and keeps what it is given.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    frames: std::vec::IntoIter<Vec<u8>>,
+    sent: Vec<u8>,
+    tx_pcap: Option<PathBuf>,
+}
+
+impl Memory {
+    /// Reads `rx_pcap` whole.
+    ///
+    /// # Errors
+    /// A file that is missing, or is no pcap file of Ethernet frames.
+    pub(crate) fn open(rx_pcap: Option<&Path>, tx_pcap: Option<PathBuf>) -> anyhow::Result<Self> {
+        let frames = match rx_pcap {
+            Some(path) => {
+                let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+                parse(&bytes).with_context(|| format!("{} is no usable pcap file", path.display()))?
+            }
+            None => Vec::new(),
+        };
+        Ok(Self { frames: frames.into_iter(), sent: Vec::new(), tx_pcap })
+    }
+
+    pub(crate) fn receive(&mut self, id: PortId, tools: &mut Tools, into: &mut Packets) {
+        while !into.is_full() {
+            let Some(bytes) = self.frames.as_slice().first() else { return };
+            // No buffer free: the frame stays where it is.
+            let Some(buffer) = tools.pools.frame(bytes) else { return };
+            self.frames.next();
+            into.push(Packet { buffer, in_port: id, offload: Offload::Done });
+        }
+    }
+
+    pub(crate) fn send(&mut self, tools: &mut Tools, staged: &mut Staged, sent: &mut Sent) {
+        let Self { sent: kept, tx_pcap, .. } = self;
+        for packet in staged.drain(..) {
+            finish::for_plain_port(packet, tools, sent, &mut |frame: Frame, sent: &mut Sent| {
+                let len = frame.0.total_len();
+                sent.packets += 1;
+                sent.bytes += len as u64;
+                if tx_pcap.is_some() && kept.len() + len + RECORD_HEADER <= KEEP {
+                    let length = u32::try_from(len).unwrap_or(SNAP_LENGTH).to_le_bytes();
+                    kept.extend_from_slice(&[0; 8]);
+                    kept.extend_from_slice(&length);
+                    kept.extend_from_slice(&length);
+                    frame.0.segments().for_each(|piece| kept.extend_from_slice(piece));
+                }
+            });
+        }
+    }
+
+    /// Writes what was sent; called when the port is taken away, never by a worker.
+    pub(crate) fn finish(&self) -> anyhow::Result<()> {
+        let Some(path) = &self.tx_pcap else { return Ok(()) };
+        let mut file = Vec::with_capacity(GLOBAL_HEADER + self.sent.len());
+        file.extend_from_slice(&MAGIC.to_le_bytes());
+        file.extend_from_slice(&[2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        file.extend_from_slice(&SNAP_LENGTH.to_le_bytes());
+        file.extend_from_slice(&1_u32.to_le_bytes());
+        file.extend_from_slice(&self.sent);
+        std::fs::write(path, file).with_context(|| format!("writing {}", path.display()))
+    }
+}
+
+fn parse(bytes: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {
+    let word = |at: usize| -> Option<u32> {
+        bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes)
+    };
+    // Microsecond and nanosecond files differ in their time stamps alone, which are not used.
+    if !matches!(word(0), Some(MAGIC | 0xa1b2_3c4d)) {
+        bail!("it does not begin with the magic number of a little-endian pcap file (pcapng is not read)");
+    }
+    match word(20).map(|link| link & 0xffff) {
+        Some(1) => {}
+        other => bail!("its link type is {other:?}; only Ethernet (1) is read"),
+    }
+    let mut frames = Vec::new();
+    let mut at = GLOBAL_HEADER;
+    while at < bytes.len() {
+        let length = word(at + 8).with_context(|| format!("record {} is cut short", frames.len()))? as usize;
+        let frame = bytes.get(at + RECORD_HEADER..at + RECORD_HEADER + length);
+        frames.push(frame.with_context(|| format!("record {} is cut short", frames.len()))?.to_vec());
+        at += RECORD_HEADER + length;
+    }
+    Ok(frames)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pcap_file_is_read_and_a_broken_one_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.pcap");
+        let mut memory = Memory::open(None, Some(path.clone())).unwrap();
+        for frame in [&b"first frame"[..], b"second"] {
+            let length = u32::try_from(frame.len()).unwrap().to_le_bytes();
+            memory.sent.extend_from_slice(&[0; 8]);
+            memory.sent.extend_from_slice(&length);
+            memory.sent.extend_from_slice(&length);
+            memory.sent.extend_from_slice(frame);
+        }
+        memory.finish().unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(parse(&bytes).unwrap(), vec![b"first frame".to_vec(), b"second".to_vec()]);
+        for cut in 1..RECORD_HEADER + 6 {
+            let error = format!("{:#}", parse(&bytes[..bytes.len() - cut]).unwrap_err());
+            assert!(error.contains("record 1"), "{error}");
+        }
+        assert!(parse(b"not a pcap file").is_err());
+        let missing = format!("{:#}", Memory::open(Some(Path::new("/nonexistent.pcap")), None).unwrap_err());
+        assert!(missing.contains("/nonexistent.pcap"));
+    }
+}

@@ -1,0 +1,106 @@
+//! One file a kind of port, one enum over them: a match a burst costs nothing beside the burst.
+//!
+//! A port gives whole frames with what is left to finish ([`Offload`]), and takes the same. What its output cannot take
+//! as it is, [`finish`] finishes or cuts up. A port never blocks and never keeps what it refused.
+
+mod ethdev;
+mod finish;
+mod memory;
+mod tap;
+mod vhost;
+
+use std::os::fd::BorrowedFd;
+
+use arrayvec::ArrayVec;
+use pipeline::{BURST, DropReason, Packet};
+use tables::PortId;
+
+pub(crate) use self::{ethdev::Ethdev, memory::Memory, tap::TapPort, vhost::Vhost};
+use crate::frame::{Frame, Pools};
+
+/// A burst on its way in.
+pub(crate) type Packets = ArrayVec<Packet<Frame>, BURST>;
+
+/// What waits to go out by one port.
+pub(crate) type Staged = ArrayVec<Packet<Frame>, 64>;
+
+/// What a worker lends to its ports.
+pub(crate) struct Tools {
+    pub(crate) pools: Pools,
+    /// Room for one large segment in one piece.
+    pub(crate) scratch: Vec<u8>,
+}
+
+/// What became of a staged burst.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    /// Frames that left.
+    pub(crate) packets: u64,
+    /// Their bytes, without FCS.
+    pub(crate) bytes: u64,
+    /// Frames made beyond those staged, by cutting up large segments.
+    pub(crate) split_extra: u64,
+    /// Frames refused, by reason; at most a few reasons a burst.
+    pub(crate) refused: ArrayVec<(DropReason, u64), 8>,
+}
+
+impl Sent {
+    fn refuse(&mut self, reason: DropReason, n: u64) {
+        if n == 0 {
+            return;
+        }
+        if let Some(entry) = self.refused.iter_mut().find(|(have, _)| *have == reason) {
+            entry.1 += n;
+        } else if self.refused.try_push((reason, n)).is_err() {
+            // Eight reasons in one burst: the ledger matters more than the name of the ninth.
+            self.refused[0].1 += n;
+        }
+    }
+}
+
+/// The device behind a port, owned by one worker.
+pub(crate) enum Device {
+    Ethdev(Ethdev),
+    Vhost(Vhost),
+    Tap(TapPort),
+    Memory(Memory),
+}
+
+impl Device {
+    /// Takes what has arrived, up to the free room in `into`. `refused` is told of each frame that was received but is
+    /// no packet.
+    pub(crate) fn receive(
+        &mut self,
+        id: PortId,
+        tools: &mut Tools,
+        into: &mut Packets,
+        refused: &mut dyn FnMut(DropReason),
+    ) {
+        match self {
+            Self::Ethdev(port) => port.receive(id, into),
+            Self::Vhost(port) => port.receive(id, tools, into, refused),
+            Self::Tap(port) => port.receive(id, tools, into, refused),
+            Self::Memory(port) => port.receive(id, tools, into),
+        }
+    }
+
+    /// Sends all that is staged, or says why not; `staged` is empty afterwards.
+    pub(crate) fn send(&mut self, tools: &mut Tools, staged: &mut Staged) -> Sent {
+        let mut sent = Sent::default();
+        match self {
+            Self::Ethdev(port) => port.send(tools, staged, &mut sent),
+            Self::Vhost(port) => port.send(tools, staged, &mut sent),
+            Self::Tap(port) => port.send(staged, &mut sent),
+            Self::Memory(port) => port.send(tools, staged, &mut sent),
+        }
+        sent
+    }
+
+    /// What a sleeping worker waits on, for devices that have such a thing.
+    pub(crate) fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tap(port) => Some(port.fd()),
+            Self::Ethdev(_) | Self::Vhost(_) | Self::Memory(_) => None,
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! TAPs: kernel pods and the host. Large segments and unfinished checksums pass in both directions, in the vnet header.
+
+use std::io::{ErrorKind, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use arrayvec::ArrayVec;
+use dpdk::Mbuf;
+use pipeline::{Buffer, DropReason, GsoKind, Offload, Packet};
+use tables::PortId;
+use tap::vnet::{self, SHORT_LEN, VirtioNetHeader};
+use tap::{Offloads, Tap, TapError};
+
+use super::{Packets, Sent, Staged, Tools};
+use crate::frame::{Frame, LARGE_ROOM};
+
+/// Buffers for one read: 64 KiB of IP packet and the Ethernet header take five.
+const CHAIN: usize = 5;
+
+/// Where in a TCP header the data offset is (RFC 9293, section 3.1), and the length of a UDP header.
+const TCP_DATA_OFFSET: usize = 12;
+const UDP_LEN: u16 = 8;
+
+/// One TAP device.
+#[derive(Debug)]
+pub(crate) struct TapPort {
+    tap: Tap,
+    /// Empty buffers for the next read, each as long as it can be.
+    ready: ArrayVec<Mbuf, CHAIN>,
+}
+
+impl TapPort {
+    /// Takes over the descriptor that control sent.
+    ///
+    /// # Errors
+    /// A descriptor that is no TAP with a vnet header.
+    pub(crate) fn new(fd: OwnedFd) -> Result<Self, TapError> {
+        let tap = Tap::from_fd(fd)?;
+        tap.set_vnet_header_size(SHORT_LEN)?;
+        tap.set_offload(Offloads { checksum: true, tso4: true, tso6: true })?;
+        Ok(Self { tap, ready: ArrayVec::new() })
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.tap.as_fd()
+    }
+
+    pub(crate) fn receive(
+        &mut self,
+        id: PortId,
+        tools: &mut Tools,
+        into: &mut Packets,
+        refused: &mut dyn FnMut(DropReason),
+    ) {
+        while !into.is_full() && self.refill(tools) {
+            let mut header = [0; SHORT_LEN];
+            let mut pieces: ArrayVec<IoSliceMut<'_>, { CHAIN + 1 }> = ArrayVec::new();
+            pieces.push(IoSliceMut::new(&mut header));
+            pieces.extend(self.ready.iter_mut().map(|mbuf| IoSliceMut::new(mbuf.data_mut())));
+            let length = match self.tap.read_vectored(&mut pieces) {
+                Ok(length) => length,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                // Empty, or down: either way there is nothing to take.
+                Err(_) => return,
+            };
+            drop(pieces);
+            let Some(frame) = self.take(length.saturating_sub(SHORT_LEN)) else {
+                refused(DropReason::FrameTooShort);
+                continue;
+            };
+            match offload(&header, &frame) {
+                Some(offload) => into.push(Packet { buffer: frame, in_port: id, offload }),
+                None => refused(DropReason::OffloadInvalid),
+            }
+        }
+    }
+
+    /// Fills the chain for the next read; `false` while no buffer is free, and then frames wait in the kernel.
+    fn refill(&mut self, tools: &mut Tools) -> bool {
+        while !self.ready.is_full() {
+            let Some(mut mbuf) = tools.pools.large.alloc() else { return false };
+            let room = mbuf.tailroom().min(usize::from(LARGE_ROOM));
+            if mbuf.append(room).is_none() {
+                return false;
+            }
+            // The front is read into first, so the buffer that was freed last, and is warm, belongs there.
+            self.ready.insert(0, mbuf);
+        }
+        true
+    }
+
+    /// Makes a frame of the first `length` bytes read.
+    fn take(&mut self, length: usize) -> Option<Frame> {
+        if length == 0 {
+            return None;
+        }
+        let mut head = self.ready.remove(0);
+        let mut left = length.saturating_sub(head.data().len());
+        head.truncate(length);
+        while left > 0 && !self.ready.is_empty() {
+            let mut tail = self.ready.remove(0);
+            let here = tail.data().len().min(left);
+            tail.truncate(here);
+            left -= here;
+            head.chain(tail).ok()?;
+        }
+        Some(Frame(head))
+    }
+
+    pub(crate) fn send(&mut self, staged: &mut Staged, sent: &mut Sent) {
+        for packet in staged.drain(..) {
+            let header = header(packet.offload).encode();
+            let mbuf = &packet.buffer.0;
+            let mut pieces: ArrayVec<IoSlice<'_>, 16> = ArrayVec::new();
+            pieces.push(IoSlice::new(&header[..SHORT_LEN]));
+            if mbuf.segments().any(|piece| pieces.try_push(IoSlice::new(piece)).is_err()) {
+                sent.refuse(DropReason::FrameTooLong, 1);
+                continue;
+            }
+            let result = loop {
+                match self.tap.write_vectored(&pieces) {
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    result => break result,
+                }
+            };
+            match result {
+                Ok(_) => {
+                    sent.packets += 1;
+                    sent.bytes += packet.buffer.frame_len() as u64;
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory) => {
+                    sent.refuse(DropReason::TxFull, 1);
+                }
+                // EINVAL: the kernel does not believe the header. Anything else: the device is down or gone.
+                Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                    sent.refuse(DropReason::SegmentInvalid, 1);
+                }
+                Err(_) => sent.refuse(DropReason::TxDown, 1),
+            }
+        }
+    }
+}
+
+/// What the kernel left to finish; `None` for a header that does not fit its frame, for it is input like any other.
+fn offload(header: &[u8], frame: &Frame) -> Option<Offload> {
+    let checked = VirtioNetHeader::decode(header).ok()?.check(frame.frame_len()).ok()?;
+    Some(match checked {
+        vnet::Offload::Done { .. } => Offload::Done,
+        vnet::Offload::Partial { start, offset } => Offload::Partial { start, offset },
+        vnet::Offload::Gso { kind, size, start, offset, .. } => {
+            let tcp_len = || {
+                let byte = *frame.head().get(usize::from(start) + TCP_DATA_OFFSET)?;
+                Some(u16::from(byte >> 4) * 4).filter(|&len| len >= 20)
+            };
+            let (kind, l4_len) = match kind {
+                vnet::GsoKind::TcpV4 => (GsoKind::TcpV4, tcp_len()?),
+                vnet::GsoKind::TcpV6 => (GsoKind::TcpV6, tcp_len()?),
+                vnet::GsoKind::UdpDatagrams => (GsoKind::Udp, UDP_LEN),
+                vnet::GsoKind::UdpFragments => return None,
+            };
+            let header_len = start.checked_add(l4_len).filter(|&len| usize::from(len) <= frame.head().len())?;
+            Offload::Gso { kind, size, header_len, start, offset }
+        }
+    })
+}
+
+fn header(offload: Offload) -> VirtioNetHeader {
+    match offload {
+        Offload::Done => VirtioNetHeader::default(),
+        Offload::Partial { start, offset } => VirtioNetHeader {
+            flags: vnet::NEEDS_CSUM,
+            csum_start: start,
+            csum_offset: offset,
+            ..VirtioNetHeader::default()
+        },
+        Offload::Gso { kind, size, header_len, start, offset } => VirtioNetHeader {
+            flags: vnet::NEEDS_CSUM,
+            gso_type: match kind {
+                GsoKind::TcpV4 => vnet::GSO_TCPV4,
+                GsoKind::TcpV6 => vnet::GSO_TCPV6,
+                GsoKind::Udp => vnet::GSO_UDP_L4,
+            },
+            hdr_len: header_len,
+            gso_size: size,
+            csum_start: start,
+            csum_offset: offset,
+            num_buffers: 0,
+        },
+    }
+}

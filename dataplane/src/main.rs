@@ -1,0 +1,260 @@
+//! The data plane's binary: arguments → EAL → pools → publisher → workers → socket → until told to end.
+//!
+//! It composes and decides nothing: what happens to a packet is `pipeline`'s, what is true is control's.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod core;
+mod counters;
+mod doorbell;
+mod frame;
+mod handover;
+mod io;
+mod ports;
+mod serve;
+mod show;
+mod table_writer;
+mod wait;
+mod worker;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use crossbeam::channel;
+use dpdk::{Eal, EalConfig, Huge, Pool, PoolConfig};
+use publish::Publisher;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tables::Tables;
+
+use crate::args::{Args, Cores};
+use crate::core::Core;
+use crate::frame::{LARGE_ROOM, Pools, SMALL_ROOM};
+use crate::handover::{Kind, PortOwners, WorkerShared};
+use crate::io::Tools;
+use crate::serve::Socket;
+use crate::wait::Waiter;
+use crate::worker::{Worker, WorkerConfig};
+
+/// The environment's failures have an exit code of their own.
+#[derive(Debug, thiserror::Error)]
+#[error("DPDK could not be started")]
+struct DpdkFailed;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = tracing_subscriber::EnvFilter::try_new(&args.log);
+    let filter = match filter {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("podrouter-dataplane: --log `{}`: {error}", args.log);
+            return ExitCode::from(proto::exit::USAGE);
+        }
+    };
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    match run(&args) {
+        Ok(()) => ExitCode::from(proto::exit::OK),
+        Err(error) => {
+            tracing::error!("{error:#}");
+            let dpdk = error.is::<DpdkFailed>();
+            ExitCode::from(if dpdk { proto::exit::DPDK } else { proto::exit::FAILURE })
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let started = Instant::now();
+    // Signals first: one that comes while EAL starts is not lost.
+    let mut signals = Signals::new([SIGTERM, SIGINT]).context("listening for signals")?;
+    let cores = poll_cores(args)?;
+    let socket = Socket::listen(&args.socket)?;
+
+    let eal = Eal::init(eal_config(args)).context(DpdkFailed)?;
+    let pools = pools(&eal, args).context(DpdkFailed)?;
+    let mut warnings = Vec::new();
+    if !eal.hugepages() {
+        warnings.push(
+            "running without hugepages, at 1.6 to 3 times the cost of each packet's I/O: reserve some with \
+             `echo 512 > /proc/sys/vm/nr_hugepages` and start again"
+                .to_owned(),
+        );
+    }
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+
+    let tables = Tables::empty();
+    let mut publisher = Publisher::new(Arc::new(tables.clone()), tables.generation().0);
+    let workers = worker_list(args, &cores)?;
+    let owners = Arc::new(PortOwners::new());
+    let threads = start_workers(args, &eal, &pools, &mut publisher, &workers, &owners, started)?;
+
+    let core = Arc::new(Mutex::new(Core {
+        eal,
+        pools,
+        publisher,
+        tables,
+        ports: ports::Ports::default(),
+        workers: Arc::clone(&workers),
+        owners,
+        instance: instance(),
+        started,
+        warnings,
+    }));
+    socket.serve(&core)?;
+    tracing::info!(socket = %args.socket.display(), workers = workers.len(), "ready");
+
+    if let Some(signal) = signals.forever().next() {
+        tracing::info!(signal, "ending");
+    }
+    drop(socket);
+    end(&core, &workers, threads);
+    Ok(())
+}
+
+/// Workers drain what is on its way; then ports are closed, then EAL.
+fn end(core: &Mutex<Core>, workers: &[Arc<WorkerShared>], threads: Vec<JoinHandle<()>>) {
+    // Ports go first, each given back by its worker; TAPs and guests keep theirs, for the next start.
+    let mut core = serve::lock(core);
+    core.tables = Tables::empty();
+    let names: Vec<_> = core.ports.iter().map(|record| record.info.spec.name.clone()).collect();
+    for name in names {
+        if let Err(error) = core.close_port(&name) {
+            tracing::warn!("{error:#}");
+        }
+    }
+    for worker in workers {
+        worker.stop.store(true, Ordering::Relaxed);
+        worker.doorbell.ring();
+    }
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a worker has panicked");
+        }
+    }
+    let ledger: Vec<_> = workers.iter().map(|worker| worker.counters.ledger()).collect();
+    tracing::info!(?ledger, "ended");
+}
+
+fn poll_cores(args: &Args) -> anyhow::Result<Vec<usize>> {
+    let mine: Vec<usize> =
+        core_affinity::get_core_ids().context("reading this process's cpuset")?.iter().map(|core| core.id).collect();
+    match &args.workers {
+        Cores::Auto => Ok(mine),
+        Cores::List(list) => match list.iter().find(|core| !mine.contains(core)) {
+            Some(core) => bail!("--workers: core {core} is not in this process's cpuset, which is {mine:?}"),
+            None => Ok(list.clone()),
+        },
+    }
+}
+
+fn eal_config(args: &Args) -> EalConfig {
+    EalConfig {
+        program: "podrouter-dataplane".to_owned(),
+        file_prefix: args.file_prefix.clone().unwrap_or_else(|| format!("podrouter-{}", std::process::id())),
+        memory_mb: Some(args.memory.unwrap_or_else(|| memory_mb(args))),
+        huge: if args.no_huge { Huge::No } else { Huge::Auto },
+        vdevs: args.vdev.clone(),
+        allow: args.allow.clone(),
+        ..EalConfig::default()
+    }
+}
+
+/// What the pools need, in MiB, a quarter more for their rings and the devices' own, and at least 128.
+fn memory_mb(args: &Args) -> u32 {
+    /// An mbuf's own header and the mempool's beside it, in bytes.
+    const OVERHEAD: u64 = 320;
+    let of = |n: u32, room: u16| u64::from(n) * (u64::from(room) + u64::from(PoolConfig::HEADROOM) + OVERHEAD);
+    let bytes = of(args.mbufs, SMALL_ROOM) + of(args.large_mbufs, LARGE_ROOM);
+    u32::try_from((bytes + bytes / 4) >> 20).unwrap_or(u32::MAX).max(64) + 64
+}
+
+fn pools(eal: &Eal, args: &Args) -> anyhow::Result<Pools> {
+    let pool = |name: &str, mbufs: u32, room: u16, cache: u32| {
+        let config = PoolConfig { mbufs, cache, data_room: room + PoolConfig::HEADROOM };
+        Pool::new(eal, name, config)
+    };
+    Ok(Pools {
+        small: pool("small", args.mbufs, SMALL_ROOM, 256)?,
+        large: pool("large", args.large_mbufs, LARGE_ROOM, 64)?,
+    })
+}
+
+fn worker_list(args: &Args, cores: &[usize]) -> anyhow::Result<Arc<[Arc<WorkerShared>]>> {
+    let poll = cores.iter().map(|&core| (Kind::Poll, Some(core)));
+    let kernel = (0..args.kernel_workers).map(|_| (Kind::Kernel, None));
+    let mut workers = Vec::new();
+    for (id, (kind, core)) in (0_u16..).zip(poll.chain(kernel)) {
+        workers.push(Arc::new(WorkerShared::new(id, kind, core).context("making a worker's eventfd")?));
+    }
+    Ok(workers.into())
+}
+
+fn start_workers(
+    args: &Args,
+    eal: &Eal,
+    pools: &Pools,
+    publisher: &mut Publisher<Tables>,
+    workers: &Arc<[Arc<WorkerShared>]>,
+    owners: &Arc<PortOwners>,
+    start: Instant,
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let mut threads = Vec::new();
+    let (ready, started) = channel::unbounded::<anyhow::Result<()>>();
+    for shared in workers.iter() {
+        let waiter = match shared.kind {
+            Kind::Poll => Waiter::poll(args.idle),
+            Kind::Kernel => Waiter::epoll(shared).context("making an epoll set")?,
+        };
+        let config = WorkerConfig {
+            shared: Arc::clone(shared),
+            workers: Arc::clone(workers),
+            owners: Arc::clone(owners),
+            tables: publisher.reader(),
+            tools: Tools { pools: pools.clone(), scratch: Vec::with_capacity(1 << 17) },
+            waiter,
+            start,
+        };
+        let (eal, ready) = (eal.clone(), ready.clone());
+        let name = format!("{}-{}", shared.kind.name(), shared.id);
+        threads.push(std::thread::Builder::new().name(name).spawn(move || {
+            // Registered with DPDK after it is pinned: DPDK notes where it runs.
+            let pinned = config
+                .shared
+                .core
+                .is_none_or(|id| core_affinity::set_for_current(core_affinity::CoreId { id }));
+            let token = match (pinned, eal.register_thread()) {
+                (true, Ok(token)) => token,
+                (false, _) => {
+                    drop(ready.send(Err(anyhow::anyhow!("core {:?} refused to be pinned to", config.shared.core))));
+                    return;
+                }
+                (_, Err(error)) => {
+                    drop(ready.send(Err(error.into())));
+                    return;
+                }
+            };
+            drop(ready.send(Ok(())));
+            Worker::new(config).run();
+            drop(token);
+        })?);
+    }
+    for _ in workers.iter() {
+        started.recv().context("a worker ended before it began")?.context("starting a worker")?;
+    }
+    Ok(threads)
+}
+
+/// Unique for this start: boot-time clock and process id.
+fn instance() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{:x}-{:x}", now.as_nanos(), std::process::id())
+}

@@ -1,0 +1,285 @@
+//! Read-only answers: snapshot, status, ports, routes, neighbours, workers, drops.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crossbeam::channel;
+use dpdk::Eal;
+use pipeline::DropReason;
+use proto::dataplane as rows;
+use tables::{EndpointKind, Origin, PortId, PortRole, Target};
+
+use crate::core::Core;
+use crate::counters::Direction;
+use crate::handover::{Command, WorkerShared};
+
+/// Longest wait for a worker to tell of its neighbours.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// One direction of a port, over all workers.
+#[derive(Clone, Debug)]
+pub(crate) struct Total {
+    packets: u64,
+    bytes: u64,
+    drops: [u64; DropReason::COUNT],
+}
+
+impl Default for Total {
+    fn default() -> Self {
+        Self { packets: 0, bytes: 0, drops: [0; DropReason::COUNT] }
+    }
+}
+
+impl Total {
+    fn add(&mut self, direction: &Direction) {
+        self.packets += direction.packets.get();
+        self.bytes += direction.bytes.get();
+        for (sum, counter) in self.drops.iter_mut().zip(&direction.drops) {
+            *sum += counter.get();
+        }
+    }
+
+    fn less(mut self, earlier: &Self) -> Self {
+        self.packets -= earlier.packets;
+        self.bytes -= earlier.bytes;
+        for (sum, before) in self.drops.iter_mut().zip(&earlier.drops) {
+            *sum -= before;
+        }
+        self
+    }
+}
+
+/// Both directions of a port, over all workers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Totals {
+    rx: Total,
+    tx: Total,
+}
+
+impl Totals {
+    /// What all workers have counted for this id.
+    pub(crate) fn of(workers: &[Arc<WorkerShared>], port: PortId) -> Self {
+        let mut totals = Self::default();
+        for worker in workers {
+            let counters = worker.counters.port(port);
+            totals.rx.add(&counters.rx);
+            totals.tx.add(&counters.tx);
+        }
+        totals
+    }
+
+    fn since(self, earlier: &Self) -> Self {
+        Self { rx: self.rx.less(&earlier.rx), tx: self.tx.less(&earlier.tx) }
+    }
+}
+
+impl Core {
+    pub(crate) fn snapshot(&self) -> rows::Snapshot {
+        let router = self.tables.router();
+        rows::Snapshot {
+            generation: self.publisher.generation(),
+            ports: self.ports.iter().map(|record| record.info.clone()).collect(),
+            router: Some(rows::Router { gateway4: router.gateway4, gateway6: router.gateway6 }),
+            interfaces: self
+                .tables
+                .interfaces()
+                .map(|interface| rows::Interface {
+                    port: self.port_name(interface.port),
+                    network: interface.network.0,
+                    addresses: interface
+                        .addresses
+                        .iter()
+                        .map(|&(address, prefix_len)| rows::InterfaceAddress { address, prefix_len })
+                        .collect(),
+                })
+                .collect(),
+            endpoints: self
+                .tables
+                .endpoints()
+                .map(|endpoint| rows::Endpoint {
+                    name: endpoint.name.clone(),
+                    port: self.port_name(endpoint.port),
+                    network: endpoint.network.0,
+                    mac: endpoint.mac,
+                    addresses: endpoint.addresses.clone(),
+                    kind: match endpoint.kind {
+                        EndpointKind::Pod => rows::EndpointKind::Pod,
+                        EndpointKind::Host => rows::EndpointKind::Host,
+                    },
+                })
+                .collect(),
+            routes: self
+                .tables
+                .routes()
+                .filter(|route| route.origin == Origin::Configured)
+                .filter_map(|route| {
+                    let key = rows::RouteKey { network: route.network.0, prefix: route.prefix };
+                    self.route_target(route.target).map(|target| rows::Route { key, target })
+                })
+                .collect(),
+        }
+    }
+
+    pub(crate) fn status(&self) -> rows::Status {
+        let pools = &self.pools;
+        rows::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            instance: self.instance.clone(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            generation: self.publisher.generation(),
+            committed: self.publisher.committed(),
+            dpdk: Eal::version(),
+            hugepages: self.eal.hugepages(),
+            mbufs: pools.small.size() + pools.large.size(),
+            mbufs_in_use: pools.small.in_use() + pools.large.in_use(),
+            ports: count(self.ports.len()),
+            endpoints: count(self.tables.endpoints().count()),
+            routes: self.tables.routes().count() as u64,
+            workers: count(self.workers.len()),
+            warnings: self.warnings.clone(),
+        }
+    }
+
+    pub(crate) fn show_ports(&self) -> Vec<rows::PortStatus> {
+        self.ports
+            .iter()
+            .map(|record| {
+                let id = PortId(record.info.id);
+                let totals = Totals::of(&self.workers, id).since(&record.baseline);
+                let role = self.tables.port(id).map_or(PortRole::Idle, |entry| entry.role);
+                rows::PortStatus {
+                    info: record.info.clone(),
+                    worker: u32::from(record.worker),
+                    up: record.handle.is_up(),
+                    role: match role {
+                        PortRole::Idle => String::new(),
+                        PortRole::Uplink => "uplink".to_owned(),
+                        PortRole::Endpoint(id) => {
+                            self.tables.endpoint(id).map(|endpoint| endpoint.name.clone()).unwrap_or_default()
+                        }
+                    },
+                    rx_packets: totals.rx.packets,
+                    rx_bytes: totals.rx.bytes,
+                    rx_drops: totals.rx.drops.iter().sum(),
+                    tx_packets: totals.tx.packets,
+                    tx_bytes: totals.tx.bytes,
+                    tx_drops: totals.tx.drops.iter().sum(),
+                }
+            })
+            .collect()
+    }
+
+    pub(crate) fn show_routes(&self) -> rows::Response {
+        let routes = self
+            .tables
+            .routes()
+            .map(|route| rows::RouteStatus {
+                network: route.network.0,
+                prefix: route.prefix,
+                origin: match route.origin {
+                    Origin::Local => "local",
+                    Origin::Endpoint => "endpoint",
+                    Origin::Connected => "connected",
+                    Origin::Configured => "configured",
+                }
+                .to_owned(),
+                target: match route.target {
+                    Target::Endpoint(id) => self.tables.endpoint(id).map_or_else(String::new, |endpoint| {
+                        format!("endpoint {} dev {}", endpoint.name, self.port_name(endpoint.port))
+                    }),
+                    Target::NextHop { port, addr } => format!("via {addr} dev {}", self.port_name(port)),
+                    Target::Connected(port) => format!("connected dev {}", self.port_name(port)),
+                    Target::Local => "local".to_owned(),
+                    Target::Blackhole => "blackhole".to_owned(),
+                    Target::Unreachable => "unreachable".to_owned(),
+                },
+            })
+            .collect();
+        rows::Response::Routes { generation: self.publisher.generation(), routes }
+    }
+
+    /// Asks every worker; none stops for it.
+    pub(crate) fn show_neighbours(&self) -> Vec<rows::NeighbourStatus> {
+        let (reply, answers) = channel::bounded(self.workers.len());
+        for worker in self.workers.iter() {
+            worker.command(Command::Neighbours(reply.clone()));
+        }
+        drop(reply);
+        let mut all = Vec::new();
+        for _ in 0..self.workers.len() {
+            let Ok((now, neighbours)) = answers.recv_timeout(ANSWER) else { break };
+            all.extend(neighbours.into_iter().map(|row| rows::NeighbourStatus {
+                port: self.port_name(row.port),
+                address: row.address,
+                mac: row.mac,
+                state: row.state.name().to_owned(),
+                age_ms: now.since(row.since) / 1_000,
+                held: row.held,
+            }));
+        }
+        all.sort_by(|a, b| (&a.port, a.address).cmp(&(&b.port, b.address)));
+        all
+    }
+
+    pub(crate) fn show_workers(&self) -> Vec<rows::WorkerStatus> {
+        self.workers
+            .iter()
+            .map(|worker| rows::WorkerStatus {
+                id: u32::from(worker.id),
+                kind: worker.kind.name().to_owned(),
+                core: worker.core.map(count),
+                ports: self
+                    .ports
+                    .iter()
+                    .filter(|record| record.worker == worker.id)
+                    .map(|record| record.info.spec.name.clone())
+                    .collect(),
+                generation: self.publisher.committed(),
+                parked: worker.doorbell.is_parked(),
+                busy_permille: worker.counters.busy_permille.load(Ordering::Relaxed),
+                ledger: worker.counters.ledger(),
+            })
+            .collect()
+    }
+
+    /// Every reason on every port, zeros too: a monitor wants to know what there could be.
+    pub(crate) fn show_drops(&self) -> Vec<rows::DropStatus> {
+        let mut all = Vec::new();
+        for record in self.ports.iter() {
+            let totals = Totals::of(&self.workers, PortId(record.info.id)).since(&record.baseline);
+            for (direction, total) in [("rx", &totals.rx), ("tx", &totals.tx)] {
+                all.extend(DropReason::ALL.iter().zip(&total.drops).map(|(reason, &packets)| rows::DropStatus {
+                    port: record.info.spec.name.clone(),
+                    direction: direction.to_owned(),
+                    reason: reason.name().to_owned(),
+                    description: reason.description().to_owned(),
+                    packets,
+                }));
+            }
+        }
+        all
+    }
+
+    /// `None` for targets that no transaction can set.
+    fn route_target(&self, target: Target) -> Option<rows::RouteTarget> {
+        Some(match target {
+            Target::NextHop { port, addr } => {
+                rows::RouteTarget::NextHop { port: self.port_name(port), address: addr }
+            }
+            Target::Connected(port) => rows::RouteTarget::Connected { port: self.port_name(port) },
+            Target::Blackhole => rows::RouteTarget::Blackhole,
+            Target::Unreachable => rows::RouteTarget::Unreachable,
+            Target::Endpoint(_) | Target::Local => return None,
+        })
+    }
+
+    fn port_name(&self, id: PortId) -> String {
+        self.tables.port(id).map_or_else(|| format!("#{id}"), |entry| entry.name.clone())
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,139 @@
+//! A transaction's way: validate, build, publish, wait until every worker has it, answer.
+//!
+//! The new generation is built on a clone, which shares its structure with the current one. Whatever is wrong, the
+//! clone is thrown away and the current generation goes on forwarding.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use proto::dataplane::{self as rows, Op, Response, RouteKey, Transaction};
+use tables::{Endpoint, EndpointId, EndpointKind, Generation, Interface, NetworkId, Router, RouteTarget, Tables};
+
+use crate::core::Core;
+
+/// A worker takes new tables between two bursts; one that has not by now is stuck.
+const COMMIT: Duration = Duration::from_secs(10);
+
+impl Core {
+    /// Applies a transaction, whole or not at all.
+    pub(crate) fn transact(&mut self, transaction: &Transaction) -> Response {
+        let current = self.publisher.generation();
+        let rejected =
+            |wrong_base, reason: String| Response::Rejected { current, wrong_base, reason };
+        let Transaction { base, target, ops } = transaction;
+        if *base != current {
+            return rejected(true, format!("it is based on generation {base}, but {current} is current"));
+        }
+        if *target <= current {
+            return rejected(false, format!("target {target} is not above the current generation {current}"));
+        }
+        let mut tables = self.tables.clone();
+        for (number, op) in ops.iter().enumerate() {
+            if let Err(error) = self.apply(&mut tables, op) {
+                return rejected(false, format!("op {number}: {error:#}"));
+            }
+        }
+        tables.set_generation(Generation(*target));
+        if let Err(error) = self.publisher.publish(Arc::new(tables.clone()), *target) {
+            return rejected(false, error.to_string());
+        }
+        self.tables = tables;
+        match self.wait_for_commit(*target) {
+            Ok(()) => Response::Committed { generation: *target },
+            Err(error) => Response::Failed { reason: format!("{error:#}") },
+        }
+    }
+
+    fn wait_for_commit(&mut self, target: u64) -> anyhow::Result<()> {
+        let began = Instant::now();
+        while self.publisher.committed() < target {
+            if began.elapsed() > COMMIT {
+                let late = self.publisher.committed();
+                bail!("generation {target} is published, but a worker is still at {late} after {COMMIT:?}");
+            }
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        self.publisher.reclaim();
+        Ok(())
+    }
+
+    fn apply(&self, tables: &mut Tables, op: &Op) -> anyhow::Result<()> {
+        match op {
+            Op::SetRouter { router } => {
+                let rows::Router { gateway4, gateway6 } = *router;
+                tables.set_router(Router { gateway4, gateway6, ..*tables.router() })?;
+            }
+            Op::SetInterfaces { interfaces } => {
+                for interface in interfaces {
+                    let set = self.interface(interface).and_then(|row| Ok(tables.set_interface(row)?));
+                    set.with_context(|| format!("interface on `{}`", interface.port))?;
+                }
+            }
+            Op::RemoveInterfaces { ports } => {
+                for port in ports {
+                    tables.remove_interface(self.ports.id(port)?)?;
+                }
+            }
+            Op::SetEndpoints { endpoints } => {
+                for endpoint in endpoints {
+                    let set = self.endpoint(endpoint).and_then(|row| Ok(tables.set_endpoint(row)?));
+                    set.with_context(|| format!("endpoint `{}`", endpoint.name))?;
+                }
+            }
+            Op::RemoveEndpoints { names } => {
+                for name in names {
+                    tables.remove_endpoint(name)?;
+                }
+            }
+            Op::SetRoutes { routes } => {
+                for route in routes {
+                    let RouteKey { network, prefix } = route.key;
+                    let set = self.target(&route.target);
+                    set.and_then(|target| Ok(tables.set_route(NetworkId(network), prefix, target)?))
+                        .with_context(|| format!("route {prefix} in network {network}"))?;
+                }
+            }
+            Op::RemoveRoutes { routes } => {
+                for &RouteKey { network, prefix } in routes {
+                    tables.remove_route(NetworkId(network), prefix)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn interface(&self, row: &rows::Interface) -> anyhow::Result<Interface> {
+        Ok(Interface {
+            port: self.ports.id(&row.port)?,
+            network: NetworkId(row.network),
+            addresses: row.addresses.iter().map(|a| (a.address, a.prefix_len)).collect(),
+        })
+    }
+
+    fn endpoint(&self, row: &rows::Endpoint) -> anyhow::Result<Endpoint> {
+        Ok(Endpoint {
+            id: EndpointId::default(),
+            name: row.name.clone(),
+            network: NetworkId(row.network),
+            port: self.ports.id(&row.port)?,
+            mac: row.mac,
+            addresses: row.addresses.clone(),
+            kind: match row.kind {
+                rows::EndpointKind::Pod => EndpointKind::Pod,
+                rows::EndpointKind::Host => EndpointKind::Host,
+            },
+        })
+    }
+
+    fn target(&self, target: &rows::RouteTarget) -> anyhow::Result<RouteTarget> {
+        Ok(match target {
+            rows::RouteTarget::NextHop { port, address } => {
+                RouteTarget::NextHop { port: self.ports.id(port)?, addr: *address }
+            }
+            rows::RouteTarget::Connected { port } => RouteTarget::Connected(self.ports.id(port)?),
+            rows::RouteTarget::Blackhole => RouteTarget::Blackhole,
+            rows::RouteTarget::Unreachable => RouteTarget::Unreachable,
+        })
+    }
+}
