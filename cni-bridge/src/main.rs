@@ -1,0 +1,199 @@
+//! `podrouter-cni`: what a container runtime runs to attach a pod (CNI 1.1.0).
+//!
+//! Standard input and environment in, one request to control, JSON on standard output. It keeps nothing, starts no thread
+//! and decides nothing about addresses: control does. Logs go to standard error alone.
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod config;
+mod control;
+mod env;
+mod error;
+mod netlink;
+mod netns;
+mod result;
+
+use std::io::{IsTerminal, Read, Write, stderr, stdin, stdout};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use proto::control::{AttachPort, AttachRequest, Request, Response};
+use serde_json::Value;
+
+use config::{Config, MAX_CONFIG, NEWEST, Version};
+use control::{Control, PATIENCE, STATUS_PATIENCE};
+use env::{Attachment, Command};
+use error::{Failure, code};
+
+fn main() -> ExitCode {
+    if let Some(text) = about() {
+        return print(&text, proto::exit::OK);
+    }
+    let input = read_stdin();
+    // Also a failure that has nothing to do with the configuration is told in the version that this names.
+    let config = input.and_then(|bytes| decode(&bytes));
+    let version = config.as_ref().map_or(NEWEST, |config| config.version_text()).to_owned();
+    match answer(config) {
+        Ok(Some(result)) => print(&format!("{result}\n"), proto::exit::OK),
+        Ok(None) => ExitCode::from(proto::exit::OK),
+        Err(failure) => print(&format!("{}\n", failure.in_version(&version)), proto::exit::FAILURE),
+    }
+}
+
+/// Serves the command; `None` where the specification wants no output.
+fn answer(config: Result<Config, Failure>) -> Result<Option<Value>, Failure> {
+    let command = env::command()?
+        .ok_or_else(|| Failure::new(code::ENVIRONMENT, "CNI_COMMAND is missing from the environment"))?;
+    let config = config?;
+    match command {
+        Command::Version => Ok(Some(result::versions(config.version_text()))),
+        Command::Add(attachment, netns) => add(&config, attachment, netns).map(Some),
+        Command::Del(attachment) => del(&config, attachment).map(|()| None),
+        Command::Check(attachment, netns) => {
+            config.version("CHECK", Version::V0_4_0)?;
+            config.name()?;
+            let port = config.port()?;
+            let previous = config.previous()?.ok_or_else(|| {
+                Failure::new(code::INVALID_CONFIG, "`prevResult` is missing: CHECK compares the pod with it")
+            })?;
+            ready(&config, code::TRY_AGAIN)?;
+            check::check(&attachment, &netns, port, &previous).map(|()| None)
+        }
+        Command::Status => {
+            config.version("STATUS", Version::V1_1_0)?;
+            config.name()?;
+            ready(&config, code::NOT_AVAILABLE).map(|()| None)
+        }
+        Command::Gc => {
+            config.version("GC", Version::V1_1_0)?;
+            let name = config.name()?;
+            // An error is what the specification wants told, and runtimes log it and go on. Success would be a lie.
+            Err(Failure::new(code::NOT_COLLECTED, format!("nothing of network `{name}` was collected"))
+                .details("this release removes an attachment by its DEL alone"))
+        }
+    }
+}
+
+fn add(config: &Config, attachment: Attachment, netns: PathBuf) -> Result<Value, Failure> {
+    // All that can be refused is looked at before anything is made.
+    let version = config.version("ADD", Version::V0_3_1)?;
+    let network = config.name()?;
+    let socket = config.socket()?;
+    let port = config.port()?;
+    let mtu = config.mtu()?;
+    let dns = config.dns()?;
+    let mac = config.mac_and_no_more()?;
+    let previous = config.previous()?;
+    let args = env::args()?;
+    // A vhost-user port is nothing in the namespace, which a VM's may not even be (section 1, "container").
+    let opened = match port {
+        AttachPort::Tap => Some(netns::open(&netns)?),
+        AttachPort::VhostUser => None,
+    };
+
+    let mut control = Control::connect(&socket, PATIENCE)?;
+    let request = Request::Attach(AttachRequest {
+        network,
+        container: attachment.container,
+        interface: attachment.interface.clone(),
+        netns: netns.clone(),
+        port,
+        mtu,
+        mac: mac.or(args.mac),
+        pod: args.pod,
+    });
+    let fds: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
+    match control.ask(&request, &fds)? {
+        Response::Attached(attached) => {
+            if let Some(socket) = attached.socket.as_ref().filter(|_| version < Version::V1_1_0) {
+                log(&format!("a result of {} cannot tell the socket {}", version.text(), env::shown(socket)));
+            }
+            Ok(result::added(version, &attachment.interface, &netns, &attached, dns, previous))
+        }
+        other => Err(control.out_of_turn("Attach", &other)),
+    }
+}
+
+/// Needs the network's name and the socket, nothing else: neither namespace, `prevResult` nor the keys of ADD.
+fn del(config: &Config, attachment: Attachment) -> Result<(), Failure> {
+    config.version("DEL", Version::V0_3_1)?;
+    let network = config.name()?;
+    let mut control = Control::connect(&config.socket()?, PATIENCE)?;
+    let Attachment { container, interface } = attachment;
+    match control.ask(&Request::Detach { network, container, interface }, &[]) {
+        Ok(Response::Detached) => Ok(()),
+        Ok(other) => Err(control.out_of_turn("Detach", &other)),
+        // Nothing to clean up is what DEL is after.
+        Err(failure) if failure.code == code::UNKNOWN_CONTAINER => Ok(()),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Whether control could serve an ADD; if not, a failure of `code`.
+fn ready(config: &Config, code: u32) -> Result<(), Failure> {
+    let unready = |failure: Failure| {
+        if failure.code == code::TRY_AGAIN { Failure { code, ..failure } } else { failure }
+    };
+    let mut control = Control::connect(&config.socket()?, STATUS_PATIENCE).map_err(unready)?;
+    let status = match control.ask(&Request::Status, &[]).map_err(unready)? {
+        Response::Status(status) => status,
+        other => return Err(control.out_of_turn("Status", &other)),
+    };
+    if !status.connected {
+        return Err(Failure::new(code, "podrouter-control has no connection to the data plane")
+            .details("is podrouter-dataplane running? `podrouter status` tells more"));
+    }
+    if !status.synced {
+        return Err(Failure::new(
+            code,
+            format!("podrouter-control has not yet read all of its {}", status.source),
+        ));
+    }
+    Ok(())
+}
+
+fn decode(bytes: &[u8]) -> Result<Config, Failure> {
+    // VERSION is asked without a configuration by runtimes of old.
+    let bare =
+        bytes.iter().all(u8::is_ascii_whitespace) && matches!(env::command(), Ok(Some(Command::Version)));
+    Config::decode(if bare { b"{}" } else { bytes })
+}
+
+fn read_stdin() -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    match stdin().lock().take(MAX_CONFIG + 1).read_to_end(&mut bytes) {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(Failure::new(code::IO, format!("cannot read standard input: {error}"))),
+    }
+}
+
+/// For people: who runs it by hand, or asks for help, is told what it is.
+fn about() -> Option<String> {
+    if std::env::var_os("CNI_COMMAND").is_some() {
+        return None;
+    }
+    let title = concat!("podrouter-cni ", env!("CARGO_PKG_VERSION"), "\n");
+    match std::env::args_os().nth(1).as_deref().and_then(|argument| argument.to_str()) {
+        Some("--version" | "-V") => Some(title.to_owned()),
+        Some("--help" | "-h") => Some(format!("{title}{}", include_str!("about.txt"))),
+        _ => stdin().is_terminal().then(|| format!("{title}{}", include_str!("about.txt"))),
+    }
+}
+
+fn print(text: &str, code: u8) -> ExitCode {
+    let mut out = stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::from(code),
+        Err(error) => {
+            log(&format!("cannot write to standard output: {error}"));
+            ExitCode::from(proto::exit::FAILURE)
+        }
+    }
+}
+
+/// A line on standard error, where the runtime keeps it for people. That it may be closed is no reason to fail.
+pub(crate) fn log(line: &str) {
+    let _ = writeln!(stderr(), "podrouter-cni: {line}");
+}

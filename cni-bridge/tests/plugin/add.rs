@@ -1,0 +1,117 @@
+//! ADD: what control is asked, and the result in each version's shape.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use proto::control::{AttachPort, AttachRequest, PodName, Request};
+use serde_json::{Value, json};
+use wire::MacAddr;
+
+use crate::fake::{FakeControl, NETNS, bytes, run};
+
+fn add(control: &FakeControl, version: &str, more: Value, change: &[(&str, &str)]) -> Value {
+    run("ADD", &bytes(&control.config(version, more)), change).result()
+}
+
+#[test]
+fn a_kernel_pod_in_every_version() {
+    for version in ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        let control = FakeControl::willing();
+        let mut interface = json!({"name": "eth0", "mac": "02:00:00:00:00:05", "sandbox": NETNS});
+        let mut v4 = json!({"interface": 0, "address": "10.244.1.5/32", "gateway": "169.254.1.1"});
+        let mut v6 = json!({"interface": 0, "address": "fd00:10:244:1::5/128", "gateway": "fe80::1"});
+        let mut link = json!({"dst": "169.254.1.1/32"});
+        if version < "1.0.0" {
+            v4["version"] = json!("4");
+            v6["version"] = json!("6");
+        }
+        if version == "1.1.0" {
+            interface["mtu"] = json!(1500);
+            link["scope"] = json!(253);
+        }
+        let routes =
+            [link, json!({"dst": "0.0.0.0/0", "gw": "169.254.1.1"}), json!({"dst": "::/0", "gw": "fe80::1"})];
+        assert_eq!(
+            add(&control, version, json!({}), &[]),
+            json!({"cniVersion": version, "interfaces": [interface], "ips": [v4, v6], "routes": routes, "dns": {}}),
+        );
+
+        let [(Request::Attach(asked), fds)] = &control.asked()[..] else { panic!("{:?}", control.asked()) };
+        let expected = AttachRequest {
+            network: "pods".into(),
+            container: "c0ffee".into(),
+            interface: "eth0".into(),
+            netns: NETNS.into(),
+            port: AttachPort::Tap,
+            mtu: None,
+            mac: None,
+            pod: Some(PodName { namespace: "default".into(), name: "web-1".into() }),
+        };
+        assert_eq!(asked, &expected);
+        // The descriptor that came is the namespace itself.
+        assert_eq!(fds, &[std::fs::metadata(NETNS).unwrap().ino()]);
+    }
+}
+
+#[test]
+fn a_vhost_user_pod() {
+    let control = FakeControl::willing();
+    // A VM's runtime may name a namespace that is none of the kernel's.
+    let change = [("CNI_NETNS", "/nonexistent/vm-7"), ("CNI_ARGS", "")];
+    let result = add(&control, "1.1.0", json!({"port": "vhost-user", "mtu": 9000}), &change);
+    assert_eq!(
+        result["interfaces"],
+        json!([{"name": "eth0", "mac": "02:00:00:00:00:05", "mtu": 9000, "sandbox": "/nonexistent/vm-7",
+                "socketPath": "/run/podrouter/vhost/p0123456789ab.sock"}]),
+    );
+    let asked = control.asked();
+    let [(Request::Attach(request), fds)] = &asked[..] else { panic!("{asked:?}") };
+    assert_eq!((request.port, request.mtu, &request.pod), (AttachPort::VhostUser, Some(9000), &None));
+    assert_eq!(request.netns, PathBuf::from("/nonexistent/vm-7"));
+    assert!(fds.is_empty());
+
+    // 1.0.0 has no word for the socket; people are told.
+    let said = run("ADD", &bytes(&control.config("1.0.0", json!({"port": "vhost-user"}))), &change);
+    assert_eq!(said.result()["interfaces"][0].get("socketPath"), None);
+    assert!(said.stderr.contains("p0123456789ab.sock"), "{}", said.stderr);
+}
+
+#[test]
+fn a_link_in_a_chain() {
+    let control = FakeControl::willing();
+    let previous = json!({
+        "cniVersion": "1.0.0",
+        "interfaces": [{"name": "br0", "mac": "02:00:00:00:00:99"}, {"name": "net1", "sandbox": NETNS}],
+        "ips": [{"interface": 1, "address": "192.0.2.7/24"}],
+        "dns": {"nameservers": ["192.0.2.53"]},
+    });
+    let result = add(&control, "1.0.0", json!({"prevResult": previous}), &[]);
+    assert_eq!(result["interfaces"][0], previous["interfaces"][0]);
+    assert_eq!(result["interfaces"][1], previous["interfaces"][1]);
+    assert_eq!(result["interfaces"][2]["name"], "eth0");
+    let indexes: Vec<_> =
+        result["ips"].as_array().unwrap().iter().map(|ip| ip["interface"].clone()).collect();
+    assert_eq!(indexes, [1, 2, 2]);
+    assert_eq!(result["dns"], previous["dns"]);
+    assert_eq!(result["routes"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_mac_that_was_asked_for() {
+    let control = FakeControl::willing();
+    let capability = json!({"runtimeConfig": {"mac": "02:00:00:00:00:77", "dns": {"servers": []}, "new": 1}});
+    let arguments = [("CNI_ARGS", "MAC=02:00:00:00:00:66")];
+    let said = run("ADD", &bytes(&control.config("1.0.0", capability)), &arguments);
+    assert_eq!(said.result()["interfaces"][0]["mac"], "02:00:00:00:00:77");
+    assert!(said.stderr.contains("`runtimeConfig.new`"), "{}", said.stderr);
+    add(&control, "1.0.0", json!({}), &arguments);
+    let asked: Vec<_> = control
+        .asked()
+        .into_iter()
+        .map(|(request, _)| match request {
+            Request::Attach(request) => request.mac,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(asked, [0x77, 0x66].map(|last| Some(MacAddr([2, 0, 0, 0, 0, last]))));
+}

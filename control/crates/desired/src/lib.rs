@@ -1,0 +1,32 @@
+//! What the data plane ought to hold, from what the cluster and this node say; and the way there.
+//!
+//! [`Desired::build`] turns a [`ClusterView`] and a [`Local`] into ports and [`Rows`]; [`diff`] gives the operations
+//! between two sets of rows, [`apply`] carries them out, refusing what the data plane would refuse. Knows nothing of
+//! sockets, files or clocks. What always holds: `apply(old, diff(old, new)) == new`, `diff(x, x)` is empty, and every
+//! operation is valid at its place. What cannot be honoured is left out alone, and named in `warnings`.
+
+#![forbid(unsafe_code)]
+
+mod build;
+mod diff;
+mod prefixes;
+mod rows;
+mod view;
+
+pub use build::Desired;
+pub use diff::diff;
+pub use rows::{ApplyError, Rows, apply};
+pub use view::{Attachment, ClusterView, Host, Local, Node, NodeAddress, Pod, Uplink};
+
+/// The node annotation that names the next hop of a node's podCIDRs and addresses, one address a family.
+pub const ROUTER_ADDRESSES: &str = "podrouter.io/router-addresses";
+
+/// The name of the uplink's port.
+pub const UPLINK_PORT: &str = "uplink";
+
+/// The name of the host's port, and of its endpoint.
+pub const HOST_PORT: &str = "host";
+
+/// The router's own address on every pod's port and the host's: the same everywhere, so that a pod's neighbour entry
+/// outlives its port.
+pub const ROUTER_MAC: wire::MacAddr = wire::MacAddr([0x02, 0x70, 0x6f, 0x64, 0x00, 0x01]);

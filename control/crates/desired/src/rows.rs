@@ -1,0 +1,198 @@
+//! The rows of one generation, and what an operation does to them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use proto::dataplane::{Endpoint, Interface, Op, Route, RouteKey, RouteTarget, Router, Snapshot};
+use wire::IpPrefix;
+
+/// All rows of one generation, by key.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rows {
+    pub router: Option<Router>,
+    /// By port.
+    pub interfaces: BTreeMap<String, Interface>,
+    /// By name.
+    pub endpoints: BTreeMap<String, Endpoint>,
+    pub routes: BTreeMap<RouteKey, RouteTarget>,
+}
+
+/// Why an operation was refused; nothing after it was applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    #[error("there is no {kind} `{key}` to remove")]
+    Absent { kind: &'static str, key: String },
+    #[error("address {address} of network {network} would belong to both {first} and {second}")]
+    Conflict { network: u16, address: IpAddr, first: String, second: String },
+}
+
+impl Rows {
+    /// Whether a row names the port.
+    #[must_use]
+    pub fn uses_port(&self, port: &str) -> bool {
+        self.interfaces.contains_key(port)
+            || self.endpoints.values().any(|endpoint| endpoint.port == port)
+            || self.routes.values().any(|target| port_of(target) == Some(port))
+    }
+
+    /// The rows that can be had while only some ports are there.
+    #[must_use]
+    pub fn restricted(&self, available: impl Fn(&str) -> bool) -> Self {
+        let mut rows = self.clone();
+        rows.interfaces.retain(|port, _| available(port));
+        rows.endpoints.retain(|_, endpoint| available(&endpoint.port));
+        rows.routes.retain(|_, target| port_of(target).is_none_or(&available));
+        rows
+    }
+
+    /// Every address that belongs to something of this node, with what that is, in words.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = ((u16, IpAddr), Owner<'_>)> {
+        let interfaces = self.interfaces.iter().flat_map(|(port, row)| {
+            row.addresses.iter().map(move |own| ((row.network, own.address), Owner::Interface(port.as_str())))
+        });
+        let endpoints = self.endpoints.iter().flat_map(|(name, row)| {
+            row.addresses.iter().map(move |&own| ((row.network, own), Owner::Endpoint(name.as_str())))
+        });
+        interfaces.chain(endpoints)
+    }
+}
+
+impl From<Snapshot> for Rows {
+    fn from(snapshot: Snapshot) -> Self {
+        Self {
+            router: snapshot.router,
+            interfaces: snapshot.interfaces.into_iter().map(|row| (row.port.clone(), row)).collect(),
+            endpoints: snapshot.endpoints.into_iter().map(|row| (row.name.clone(), row)).collect(),
+            routes: snapshot.routes.into_iter().map(|Route { key, target }| (key, target)).collect(),
+        }
+    }
+}
+
+/// Who an address belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Owner<'a> {
+    Interface(&'a str),
+    Endpoint(&'a str),
+}
+
+impl std::fmt::Display for Owner<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Interface(port) => write!(f, "interface `{port}`"),
+            Self::Endpoint(name) => write!(f, "endpoint `{name}`"),
+        }
+    }
+}
+
+pub(crate) fn port_of(target: &RouteTarget) -> Option<&str> {
+    match target {
+        RouteTarget::NextHop { port, .. } | RouteTarget::Connected { port } => Some(port),
+        RouteTarget::Blackhole | RouteTarget::Unreachable => None,
+    }
+}
+
+/// Carries out operations in their order.
+///
+/// # Errors
+/// What a data plane refuses too: removing what is not there, and an address with two owners after any operation.
+/// `rows` is then partly changed: apply to a copy.
+pub fn apply(rows: &mut Rows, ops: &[Op]) -> Result<(), ApplyError> {
+    for op in ops {
+        match op {
+            Op::SetRouter { router } => rows.router = Some(*router),
+            Op::SetInterfaces { interfaces } => {
+                rows.interfaces.extend(interfaces.iter().map(|row| (row.port.clone(), row.clone())));
+                unique_owners(rows)?;
+            }
+            Op::SetEndpoints { endpoints } => {
+                rows.endpoints.extend(endpoints.iter().map(|row| (row.name.clone(), row.clone())));
+                unique_owners(rows)?;
+            }
+            Op::SetRoutes { routes } => {
+                rows.routes.extend(routes.iter().map(|row| (row.key, row.target.clone())));
+            }
+            Op::RemoveInterfaces { ports } => {
+                for port in ports {
+                    let row = rows.interfaces.remove(port);
+                    row.ok_or_else(|| ApplyError::Absent { kind: "interface", key: port.clone() })?;
+                }
+            }
+            Op::RemoveEndpoints { names } => {
+                for name in names {
+                    let row = rows.endpoints.remove(name);
+                    row.ok_or_else(|| ApplyError::Absent { kind: "endpoint", key: name.clone() })?;
+                }
+            }
+            Op::RemoveRoutes { routes } => {
+                for key in routes {
+                    let row = rows.routes.remove(key);
+                    row.ok_or_else(|| ApplyError::Absent { kind: "route", key: route_name(key) })?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn unique_owners(rows: &Rows) -> Result<(), ApplyError> {
+    let mut seen = BTreeMap::new();
+    for ((network, address), owner) in rows.owners() {
+        if let Some(first) = seen.insert((network, address), owner)
+            && first != owner
+        {
+            let (first, second) = (first.to_string(), owner.to_string());
+            return Err(ApplyError::Conflict { network, address, first, second });
+        }
+    }
+    Ok(())
+}
+
+fn route_name(key: &RouteKey) -> String {
+    let RouteKey { network, prefix }: &RouteKey = key;
+    let prefix: &IpPrefix = prefix;
+    if *network == 0 { prefix.to_string() } else { format!("{prefix} of network {network}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::dataplane::EndpointKind;
+
+    fn endpoint(name: &str, address: &str) -> Endpoint {
+        Endpoint {
+            name: name.into(),
+            port: format!("port-{name}"),
+            network: 0,
+            mac: crate::ROUTER_MAC,
+            addresses: vec![address.parse().unwrap()],
+            kind: EndpointKind::Pod,
+        }
+    }
+
+    #[test]
+    fn what_a_data_plane_refuses_is_refused() {
+        let mut rows = Rows::default();
+        let gone = Op::RemoveEndpoints { names: vec!["a".into()] };
+        assert_eq!(apply(&mut rows, &[gone]).unwrap_err().to_string(), "there is no endpoint `a` to remove");
+        let two = Op::SetEndpoints { endpoints: vec![endpoint("a", "10.0.0.1"), endpoint("b", "10.0.0.1")] };
+        let message = apply(&mut rows, &[two]).unwrap_err().to_string();
+        assert!(
+            message.contains("10.0.0.1") && message.contains("`a`") && message.contains("`b`"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn rows_of_ports_that_are_missing_wait() {
+        let mut rows = Rows::default();
+        let key = RouteKey { network: 0, prefix: "10.1.0.0/24".parse().unwrap() };
+        let via = RouteTarget::NextHop { port: "uplink".into(), address: "10.0.0.9".parse().unwrap() };
+        let other = RouteKey { network: 0, prefix: "10.2.0.0/24".parse().unwrap() };
+        rows.endpoints.insert("a".into(), endpoint("a", "10.0.0.1"));
+        rows.routes.extend([(key, via), (other, RouteTarget::Unreachable)]);
+        assert!(rows.uses_port("uplink") && rows.uses_port("port-a") && !rows.uses_port("port-b"));
+        let some = rows.restricted(|port| port == "port-a");
+        assert_eq!((some.endpoints.len(), some.routes.len()), (1, 1));
+        assert!(!some.uses_port("uplink"));
+    }
+}

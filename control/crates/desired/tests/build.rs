@@ -1,0 +1,223 @@
+//! What the rows are for a cluster, warnings included.
+
+use std::net::IpAddr;
+
+use desired::{
+    Attachment, ClusterView, Desired, HOST_PORT, Host, Local, Node, NodeAddress, Pod, ROUTER_MAC, Rows,
+    UPLINK_PORT, Uplink, apply, diff,
+};
+use proptest::prelude::*;
+use proto::dataplane::{InterfaceAddress, PortKind, RouteKey, RouteTarget, Router};
+use wire::MacAddr;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn node(n: u8) -> Node {
+    Node {
+        name: format!("knode{n}"),
+        created: Some(format!("2026-11-23T09:18:1{n}Z")),
+        pod_cidrs: vec![format!("10.244.{n}.0/24"), format!("fd00:10:244:{n}::/64")],
+        addresses: [
+            ("InternalIP", format!("192.168.77.1{n}")),
+            ("InternalIP", format!("fd00:77::1{n}")),
+            ("Hostname", format!("knode{n}")),
+        ]
+        .map(|(kind, address)| NodeAddress { kind: kind.into(), address })
+        .into(),
+        router_addresses: Some(format!("172.16.0.{n},fd00:16::{n}")),
+    }
+}
+
+fn pod(name: &str, node: &str, ips: &[&str]) -> Pod {
+    Pod {
+        namespace: "shop".into(),
+        name: name.into(),
+        node: node.into(),
+        pod_ips: ips.iter().map(|text| (*text).into()).collect(),
+        phase: "Running".into(),
+        ..Pod::default()
+    }
+}
+
+fn local() -> Local {
+    let own = |text: &str, prefix_len| InterfaceAddress { address: ip(text), prefix_len };
+    Local {
+        node: "knode1".into(),
+        router: Router { gateway4: "169.254.1.1".parse().unwrap(), gateway6: "fe80::1".parse().unwrap() },
+        uplink: Some(Uplink {
+            device: "net_af_packet0".into(),
+            mtu: 1500,
+            addresses: vec![own("172.16.0.1", 24), own("fd00:16::1", 64)],
+            gateways: vec![ip("172.16.0.254"), ip("fe80::254")],
+        }),
+        host: Some(Host { mac: MacAddr([2, 0, 0, 0, 0, 9]), mtu: 1500 }),
+        attachments: vec![Attachment {
+            port: "p0".into(),
+            endpoint: "shop/front".into(),
+            kind: PortKind::Tap,
+            mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            mtu: 1500,
+            addresses: vec![ip("10.244.1.2"), ip("fd00:10:244:1::2")],
+        }],
+    }
+}
+
+fn target<'a>(desired: &'a Desired, prefix: &str) -> Option<&'a RouteTarget> {
+    desired.rows.routes.get(&RouteKey { network: 0, prefix: prefix.parse().unwrap() })
+}
+
+fn via(address: &str) -> RouteTarget {
+    RouteTarget::NextHop { port: UPLINK_PORT.into(), address: ip(address) }
+}
+
+#[test]
+fn two_nodes_reach_each_other_in_both_families() {
+    let view =
+        ClusterView { nodes: vec![node(1), node(2)], pods: vec![pod("db", "knode2", &["10.244.2.5"])] };
+    let desired = Desired::build(&view, &local());
+    assert_eq!(desired.warnings, Vec::<String>::new());
+    assert_eq!(target(&desired, "10.244.1.0/24"), Some(&RouteTarget::Unreachable));
+    assert_eq!(target(&desired, "fd00:10:244:1::/64"), Some(&RouteTarget::Unreachable));
+    assert_eq!(target(&desired, "10.244.2.0/24"), Some(&via("172.16.0.2")));
+    assert_eq!(target(&desired, "fd00:10:244:2::/64"), Some(&via("fd00:16::2")));
+    assert_eq!(target(&desired, "192.168.77.12/32"), Some(&via("172.16.0.2")));
+    assert_eq!(target(&desired, "fd00:77::12/128"), Some(&via("fd00:16::2")));
+    assert_eq!(target(&desired, "0.0.0.0/0"), Some(&via("172.16.0.254")));
+    assert_eq!(target(&desired, "::/0"), Some(&via("fe80::254")));
+    assert_eq!(desired.rows.routes.len(), 8);
+
+    assert_eq!(desired.rows.endpoints[HOST_PORT].addresses, [ip("192.168.77.11"), ip("fd00:77::11")]);
+    assert_eq!(desired.rows.endpoints["shop/front"].port, "p0");
+    assert_eq!(desired.ports.keys().collect::<Vec<_>>(), [HOST_PORT, "p0", UPLINK_PORT]);
+    assert_eq!(desired.ports["p0"].mac, Some(ROUTER_MAC));
+    assert_eq!(desired.host_prefixes.len(), 4);
+    assert_eq!(desired.own_cidrs.len(), 2);
+}
+
+#[test]
+fn an_address_that_the_uplink_holds_is_not_the_hosts() {
+    let mut own = node(1);
+    own.addresses.push(NodeAddress { kind: "ExternalIP".into(), address: "172.16.0.1".into() });
+    let desired = Desired::build(&ClusterView { nodes: vec![own], pods: vec![] }, &local());
+    assert!(!desired.rows.endpoints[HOST_PORT].addresses.contains(&ip("172.16.0.1")));
+    assert!(desired.warnings.is_empty(), "{:?}", desired.warnings);
+}
+
+#[test]
+fn a_pod_outside_its_nodes_ranges_has_a_route_of_its_own() {
+    let mut stray = pod("stray", "knode2", &["10.250.0.9"]);
+    let mut going = pod("a-going", "knode3", &["10.250.0.9"]);
+    going.terminating = true;
+    let mut done = pod("done", "knode2", &["10.250.0.10"]);
+    done.phase = "Succeeded".into();
+    let mut host = pod("host", "knode2", &["10.250.0.11"]);
+    host.host_network = true;
+    let thief = pod("thief", "knode2", &["10.244.1.2"]);
+    let view = ClusterView {
+        nodes: vec![node(1), node(2), node(3)],
+        pods: vec![going, stray.clone(), done, host, thief],
+    };
+    let desired = Desired::build(&view, &local());
+    assert_eq!(target(&desired, "10.250.0.9/32"), Some(&via("172.16.0.2")));
+    assert_eq!(target(&desired, "10.250.0.10/32"), None);
+    assert_eq!(target(&desired, "10.250.0.11/32"), None);
+    assert_eq!(target(&desired, "10.244.1.2/32"), None);
+    assert_eq!(desired.warnings.len(), 2, "{:#?}", desired.warnings);
+    assert!(
+        desired.warnings[0].starts_with("Pod shop/thief: status.podIPs[0].ip `10.244.1.2`"),
+        "{:?}",
+        desired.warnings
+    );
+
+    stray.node = "nowhere".into();
+    let view = ClusterView { nodes: vec![node(1)], pods: vec![stray] };
+    assert!(Desired::build(&view, &local()).warnings[0].contains("`nowhere`"));
+}
+
+#[test]
+fn a_node_without_the_annotation_is_named_and_the_rest_goes_on() {
+    let mut silent = node(2);
+    silent.router_addresses = None;
+    let mut half = node(3);
+    half.router_addresses = Some("172.16.0.3".into());
+    let mut far = node(4);
+    far.router_addresses = Some("198.51.100.1,fd00:16::4".into());
+    let view = ClusterView { nodes: vec![node(1), silent, half, far], pods: vec![] };
+    let desired = Desired::build(&view, &local());
+    assert_eq!(target(&desired, "10.244.2.0/24"), None);
+    assert_eq!(target(&desired, "10.244.3.0/24"), Some(&via("172.16.0.3")));
+    assert_eq!(target(&desired, "fd00:10:244:3::/64"), None);
+    assert_eq!(target(&desired, "10.244.4.0/24"), None);
+    assert_eq!(target(&desired, "fd00:10:244:4::/64"), Some(&via("fd00:16::4")));
+    let about = |node: &str| desired.warnings.iter().filter(|text| text.starts_with(node)).count();
+    assert_eq!(
+        (about("Node knode2"), about("Node knode3"), about("Node knode4")),
+        (2, 1, 1),
+        "{:#?}",
+        desired.warnings
+    );
+    assert!(desired.warnings.iter().all(|text| text.contains("podrouter.io/router-addresses")));
+}
+
+#[test]
+fn without_the_own_node_or_an_uplink_attachments_stay() {
+    let mut alone = local();
+    alone.uplink = None;
+    let view = ClusterView { nodes: vec![node(2)], pods: vec![] };
+    let desired = Desired::build(&view, &alone);
+    assert!(desired.rows.endpoints.contains_key("shop/front"));
+    assert!(desired.rows.routes.is_empty() && desired.own_cidrs.is_empty());
+    assert_eq!(desired.warnings.len(), 2, "{:?}", desired.warnings);
+    assert!(desired.warnings[0].starts_with("Node knode1: is not among the manifests"));
+}
+
+#[test]
+fn two_attachments_of_one_address_do_not_reach_the_data_plane() {
+    let mut twice = local();
+    let mut second = twice.attachments[0].clone();
+    second.endpoint = "shop/other".into();
+    second.port = "p1".into();
+    twice.attachments.push(second);
+    let desired = Desired::build(&ClusterView { nodes: vec![node(1)], pods: vec![] }, &twice);
+    assert!(desired.rows.endpoints.contains_key("shop/front"));
+    assert!(!desired.rows.endpoints.contains_key("shop/other"));
+    assert_eq!(desired.warnings.len(), 2, "{:?}", desired.warnings);
+}
+
+proptest! {
+    /// Whatever the objects say, the rows can be had from any others, and order says nothing.
+    #[test]
+    fn any_texts_give_rows_that_can_be_applied(
+        cidrs in proptest::collection::vec("(10|fd|0|x)[0-9.:]{0,8}/[0-9]{1,3}", 0..6),
+        addresses in proptest::collection::vec("(10\\.244\\.1\\.[0-9]|172\\.16\\.0\\.[0-9]|fd00:16::[0-9]|[0-9a-f:.]{0,9})", 0..8),
+        own in 0u8..4,
+    ) {
+        let mut nodes: Vec<Node> = (1..=3).map(node).collect();
+        for (i, cidr) in cidrs.iter().enumerate() {
+            nodes[i % 3].pod_cidrs.push(cidr.clone());
+        }
+        let mut pods = vec![];
+        for (i, text) in addresses.iter().enumerate() {
+            let kind = if i % 2 == 0 { "InternalIP" } else { "ExternalIP" };
+            nodes[i % 3].addresses.push(NodeAddress { kind: kind.into(), address: text.clone() });
+            nodes[(i + 1) % 3].router_addresses = Some(text.clone());
+            pods.push(pod(&format!("pod{i}"), &format!("knode{}", 1 + i % 4), &[text]));
+        }
+        let mut view = ClusterView { nodes, pods };
+        let mut local = local();
+        local.node = format!("knode{own}");
+        let desired = Desired::build(&view, &local);
+        let mut rows = Rows::default();
+        let ops = diff(&rows, &desired.rows);
+        prop_assert_eq!(apply(&mut rows, &ops), Ok(()));
+        prop_assert_eq!(&rows, &desired.rows);
+        for name in rows.endpoints.values().map(|row| &row.port).chain(rows.interfaces.keys()) {
+            prop_assert!(desired.ports.contains_key(name));
+        }
+        view.nodes.reverse();
+        view.pods.reverse();
+        prop_assert_eq!(Desired::build(&view, &local), desired);
+    }
+}

@@ -1,0 +1,123 @@
+//! What control is asked by the CNI bridge and the command line, and answers.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use wire::{IpPrefix, MacAddr};
+
+use crate::text;
+
+/// Client to control.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Request {
+    /// First message of a connection. Answer: [`Response::Hello`].
+    Hello { version: u32, program: String },
+    /// CNI ADD. The network namespace's descriptor travels beside it for a kernel pod. Answer, once the generation
+    /// that holds the pod is committed: [`Response::Attached`].
+    Attach(AttachRequest),
+    /// CNI DEL; succeeds for what is already gone. Answer: [`Response::Detached`].
+    Detach { network: String, container: String, interface: String },
+    /// `podrouter status`. Answer: [`Response::Status`].
+    Status,
+}
+
+/// Control to client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Response {
+    Hello { version: u32 },
+    Attached(Attached),
+    Detached,
+    Status(Status),
+    /// `code` is one of the CNI specification's error codes (CNI 1.1.0, section 5).
+    Failed { code: u32, reason: String, details: String },
+}
+
+/// A pod's interface as asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachRequest {
+    /// `name` of the network configuration.
+    pub network: String,
+    /// `CNI_CONTAINERID`.
+    pub container: String,
+    /// `CNI_IFNAME`.
+    pub interface: String,
+    /// `CNI_NETNS`, journalled so that the device can be opened again.
+    pub netns: PathBuf,
+    pub port: AttachPort,
+    /// Largest IP packet; `None`: what the uplink allows.
+    #[serde(default)]
+    pub mtu: Option<u16>,
+    /// The pod's own MAC; `None`: made from its address.
+    #[serde(default, with = "text::option")]
+    pub mac: Option<MacAddr>,
+    /// From `CNI_ARGS` (`K8S_POD_NAMESPACE`, `K8S_POD_NAME`), if Kubernetes asked.
+    #[serde(default)]
+    pub pod: Option<PodName>,
+}
+
+/// A pod as Kubernetes names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PodName {
+    pub namespace: String,
+    pub name: String,
+}
+
+/// The kind of port that a pod gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachPort {
+    /// A TAP in the pod's network namespace.
+    Tap,
+    /// A vhost-user socket which the data plane makes and serves.
+    VhostUser,
+}
+
+/// A pod's interface as it was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    #[serde(with = "text")]
+    pub mac: MacAddr,
+    pub mtu: u16,
+    pub addresses: Vec<IpAddr>,
+    /// One a family, the same for every pod.
+    pub gateways: Vec<IpAddr>,
+    /// Destinations that the pod reaches through its gateway.
+    pub routes: Vec<AttachedRoute>,
+    /// Where the vhost-user socket is, for that kind of port.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
+}
+
+/// A route in the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachedRoute {
+    #[serde(with = "text")]
+    pub destination: IpPrefix,
+    /// `None`: on the link itself.
+    #[serde(default)]
+    pub gateway: Option<IpAddr>,
+}
+
+/// `podrouter status`, control's half.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    pub node: String,
+    /// Where cluster state comes from, as `manifests /etc/podrouter/manifests`.
+    pub source: String,
+    /// Every first list is complete.
+    pub synced: bool,
+    /// The data plane is connected.
+    pub connected: bool,
+    /// Last generation that the data plane committed.
+    pub committed: u64,
+    pub nodes: u32,
+    pub pods: u32,
+    pub attachments: u32,
+    /// What it cannot honour, each naming file or object, field and value; empty when all is well.
+    pub warnings: Vec<String>,
+}

@@ -1,0 +1,356 @@
+//! What the data plane is asked and answers, on its Unix socket.
+//!
+//! A client says [`Request::Hello`] first. Ports have a life of their own (they are devices); everything else is a row of
+//! the tables and moves by [`Transaction`], whole or not at all.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use wire::{IpPrefix, MacAddr};
+
+use crate::text;
+
+/// Client to data plane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Request {
+    /// First message of a connection. Answer: [`Response::Hello`].
+    Hello { version: u32, program: String },
+    /// Make a port, or find that it is there as asked (idempotent by name). A TAP's descriptor travels beside the
+    /// message. Answer: [`Response::Port`].
+    AddPort(PortSpec),
+    /// Take a port away. Refused while a row of the tables names it. Answer: [`Response::Done`].
+    RemovePort { name: String },
+    /// A duplicate of a TAP's descriptor, for a control process that has lost its own. Answer: [`Response::Tap`].
+    DuplicateTap { name: String },
+    /// All rows and ports as they are. Answer: [`Response::Snapshot`].
+    Snapshot,
+    /// Change the tables. Answer, once every worker has the new generation: [`Response::Committed`], or
+    /// [`Response::Rejected`].
+    Transaction(Transaction),
+    /// Read-only queries of the command line. Answers: the responses of the same names.
+    ShowStatus,
+    ShowPorts,
+    ShowRoutes,
+    ShowNeighbours,
+    ShowWorkers,
+    ShowDrops,
+}
+
+/// Data plane to client.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Response {
+    Hello(Hello),
+    Port(PortInfo),
+    Done,
+    /// One descriptor travels beside this message.
+    Tap { name: String },
+    Snapshot(Snapshot),
+    Committed { generation: u64 },
+    /// Nothing was applied. `current` is the generation that goes on forwarding; a wrong `base` alone asks for a resync.
+    Rejected { current: u64, wrong_base: bool, reason: String },
+    /// The request could not be served; `reason` says what failed and what to do.
+    Failed { reason: String },
+    Status(Status),
+    Ports { ports: Vec<PortStatus> },
+    Routes { generation: u64, routes: Vec<RouteStatus> },
+    Neighbours { neighbours: Vec<NeighbourStatus> },
+    Workers { workers: Vec<WorkerStatus> },
+    Drops { drops: Vec<DropStatus> },
+}
+
+/// Who answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    pub version: u32,
+    /// Differs at every start of the data plane: control knows by it that ports and rows are gone.
+    pub instance: String,
+    pub generation: u64,
+}
+
+/// A port as asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortSpec {
+    /// Unique; at most 63 bytes.
+    pub name: String,
+    pub kind: PortKind,
+    /// The router's own address on this port; `None`: the device's, or one made up from the name.
+    #[serde(default, with = "text::option")]
+    pub mac: Option<MacAddr>,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+}
+
+/// The four kinds of port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum PortKind {
+    /// A TAP whose descriptor comes with the request.
+    Tap,
+    /// A vhost-user socket; `server` makes the socket, otherwise the peer does.
+    Vhost { path: PathBuf, server: bool },
+    /// A DPDK device by its name (`net_af_packet0`, `0000:3b:00.0`), probed with `devargs` if it is not there yet.
+    Ethdev {
+        device: String,
+        #[serde(default)]
+        devargs: Option<String>,
+    },
+    /// Frames from one pcap file, frames to another: for tests and benches.
+    Memory {
+        #[serde(default)]
+        rx_pcap: Option<PathBuf>,
+        #[serde(default)]
+        tx_pcap: Option<PathBuf>,
+    },
+}
+
+/// A port as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortInfo {
+    pub id: u16,
+    pub spec: PortSpec,
+    /// The address it answers for; equal to `spec.mac` where that was given.
+    #[serde(with = "text")]
+    pub mac: MacAddr,
+}
+
+/// All rows of one generation, and the ports.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub generation: u64,
+    pub ports: Vec<PortInfo>,
+    #[serde(default)]
+    pub router: Option<Router>,
+    pub interfaces: Vec<Interface>,
+    pub endpoints: Vec<Endpoint>,
+    /// Only routes that were set; those which follow from endpoints and interfaces are not listed.
+    pub routes: Vec<Route>,
+}
+
+/// A change from generation `base` to `target`, whole or not at all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transaction {
+    /// The generation it was computed against; another one is refused.
+    pub base: u64,
+    /// The generation it makes; greater than `base`.
+    pub target: u64,
+    /// Applied in this order.
+    pub ops: Vec<Op>,
+}
+
+/// One step of a transaction. Setting replaces by key; removing what is not there is an error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum Op {
+    SetRouter { router: Router },
+    SetInterfaces { interfaces: Vec<Interface> },
+    RemoveInterfaces { ports: Vec<String> },
+    SetEndpoints { endpoints: Vec<Endpoint> },
+    RemoveEndpoints { names: Vec<String> },
+    SetRoutes { routes: Vec<Route> },
+    RemoveRoutes { routes: Vec<RouteKey> },
+}
+
+/// The gateway that every pod sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Router {
+    /// Link-local, the same in every pod (169.254.1.1 by default).
+    pub gateway4: Ipv4Addr,
+    /// Link-local, the same in every pod (fe80::1 by default).
+    pub gateway6: Ipv6Addr,
+}
+
+/// The router's own addresses on an uplink. It answers ARP, ND and ping for them, and reaches their subnets directly.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Interface {
+    pub port: String,
+    #[serde(default)]
+    pub network: u16,
+    pub addresses: Vec<InterfaceAddress>,
+}
+
+/// An address and the length of the subnet it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct InterfaceAddress {
+    pub address: IpAddr,
+    pub prefix_len: u8,
+}
+
+/// A pod's or the host's attachment: traffic to its addresses goes to its port, and its port may send only from them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Unique; `namespace/pod` where that is known.
+    pub name: String,
+    pub port: String,
+    #[serde(default)]
+    pub network: u16,
+    /// The station on the other end of the port.
+    #[serde(with = "text")]
+    pub mac: MacAddr,
+    pub addresses: Vec<IpAddr>,
+    pub kind: EndpointKind,
+}
+
+/// What is behind an endpoint's port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndpointKind {
+    /// Its source addresses are checked.
+    Pod,
+    /// The node's kernel: it forwards for others too, so only its MAC is checked.
+    Host,
+}
+
+/// What a route is found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RouteKey {
+    #[serde(default)]
+    pub network: u16,
+    #[serde(with = "text")]
+    pub prefix: IpPrefix,
+}
+
+/// A prefix and where it goes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Route {
+    #[serde(flatten)]
+    pub key: RouteKey,
+    pub target: RouteTarget,
+}
+
+/// Where a prefix goes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "via", rename_all = "kebab-case")]
+pub enum RouteTarget {
+    /// To a neighbour on a port, resolved by ARP or ND.
+    NextHop { port: String, address: IpAddr },
+    /// The destination itself is the neighbour.
+    Connected { port: String },
+    /// Dropped without a word.
+    Blackhole,
+    /// Answered with "host unreachable" (RFC 792) or "address unreachable" (RFC 4443).
+    Unreachable,
+}
+
+/// `podrouter status`, the data plane's half.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub instance: String,
+    pub pid: u32,
+    pub uptime_seconds: u64,
+    pub generation: u64,
+    /// Lowest generation that every worker has.
+    pub committed: u64,
+    pub dpdk: String,
+    pub hugepages: bool,
+    pub mbufs: u32,
+    pub mbufs_in_use: u32,
+    pub ports: u32,
+    pub endpoints: u32,
+    pub routes: u64,
+    pub workers: u32,
+    /// What needs attention, in words; empty when all is well.
+    pub warnings: Vec<String>,
+}
+
+/// `podrouter show ports`, a row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortStatus {
+    pub info: PortInfo,
+    /// The worker that receives from and sends to it.
+    pub worker: u32,
+    /// The kernel's or the peer's side is there: carrier, link, or a running vhost-user peer.
+    pub up: bool,
+    /// Endpoint behind it, or `uplink`, or empty.
+    pub role: String,
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    pub rx_drops: u64,
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    pub tx_drops: u64,
+}
+
+/// `podrouter show routes`, a row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteStatus {
+    pub network: u16,
+    #[serde(with = "text")]
+    pub prefix: IpPrefix,
+    /// `configured`, `endpoint`, `connected` or `local`.
+    pub origin: String,
+    /// In words, as `via 192.168.77.1 dev uplink0`.
+    pub target: String,
+}
+
+/// `podrouter show neighbours`, a row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighbourStatus {
+    pub port: String,
+    pub address: IpAddr,
+    #[serde(with = "text::option", default)]
+    pub mac: Option<MacAddr>,
+    /// `incomplete`, `reachable`, `stale`, `probe` or `failed` (RFC 4861, section 7.3.2).
+    pub state: String,
+    pub age_ms: u64,
+    /// Packets that wait for the answer.
+    pub held: u32,
+}
+
+/// `podrouter show workers`, a row: the ledger of DESIGN.md, and what it does with its time.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    pub id: u32,
+    /// `poll` or `kernel`.
+    pub kind: String,
+    /// The core it is pinned to.
+    pub core: Option<u32>,
+    pub ports: Vec<String>,
+    pub generation: u64,
+    pub parked: bool,
+    /// Share of the last second spent on packets, in per mille.
+    pub busy_permille: u32,
+    pub ledger: Ledger,
+}
+
+/// Where every packet of a worker went. At rest
+/// `rx + handed_in + originated + split_extra = tx + drops + punts + handed_out + held + consumed`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Ledger {
+    pub rx: u64,
+    pub handed_in: u64,
+    pub originated: u64,
+    pub split_extra: u64,
+    pub tx: u64,
+    pub drops: u64,
+    pub punts: u64,
+    pub handed_out: u64,
+    pub held: u64,
+    pub consumed: u64,
+}
+
+impl Ledger {
+    /// What came in less what went out: 0 at rest, for a worker, and for all of them together.
+    #[must_use]
+    pub fn imbalance(&self) -> i128 {
+        let inward = [self.rx, self.handed_in, self.originated, self.split_extra];
+        let outward = [self.tx, self.drops, self.punts, self.handed_out, self.held, self.consumed];
+        let sum = |side: &[u64]| side.iter().map(|&n| i128::from(n)).sum::<i128>();
+        sum(&inward) - sum(&outward)
+    }
+}
+
+/// `podrouter show drops`, a row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropStatus {
+    pub port: String,
+    /// `rx` (refused on the way in) or `tx` (on the way out).
+    pub direction: String,
+    /// The name, as in `ttl-exceeded`.
+    pub reason: String,
+    pub description: String,
+    pub packets: u64,
+}

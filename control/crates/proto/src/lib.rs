@@ -1,0 +1,39 @@
+//! Every type that crosses a socket, its framing and its version.
+//!
+//! Three processes speak it: `podrouter-control` and the `podrouter` command line to the data plane ([`dataplane`]),
+//! `podrouter-cni` and the command line to control ([`control`]). Messages are JSON with named fields behind a length
+//! ([`Connection`]); fields may be added, none may change its meaning, so a peer one release older or newer still works.
+//! Golden files in `tests/golden` hold every message.
+
+#![forbid(unsafe_code)]
+
+pub mod control;
+pub mod dataplane;
+mod framing;
+mod text;
+
+pub use framing::{Connection, FrameError, MAX_FRAME};
+
+/// Version of the protocol, exchanged in the hello. It moves when a message changes its meaning, not when fields are
+/// added; a peer refuses one that differs by more than one.
+pub const VERSION: u32 = 1;
+
+/// Where the data plane listens unless told otherwise.
+pub const DATAPLANE_SOCKET: &str = "/run/podrouter/dataplane.sock";
+
+/// Where control listens unless told otherwise.
+pub const CONTROL_SOCKET: &str = "/run/podrouter/control.sock";
+
+/// Exit codes of every binary, documented in each `--help`.
+pub mod exit {
+    /// It did what was asked.
+    pub const OK: u8 = 0;
+    /// It failed; the message says what and why.
+    pub const FAILURE: u8 = 1;
+    /// The command line is wrong (clap's own code).
+    pub const USAGE: u8 = 2;
+    /// A configuration file or manifest is wrong; the message names file, field and value.
+    pub const CONFIG: u8 = 3;
+    /// DPDK would not start, or a permission is missing.
+    pub const DPDK: u8 = 4;
+}

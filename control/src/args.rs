@@ -1,0 +1,191 @@
+//! The command line, and the configuration that it makes: checked as a whole before anything is touched.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use clap::Parser;
+use desired::Uplink;
+use proto::dataplane::{InterfaceAddress, Router};
+use wire::IpPrefix;
+
+/// Turns what the cluster says into a node's routes and attaches its pods.
+///
+/// Exit codes: 0 ok (also after SIGTERM or SIGINT; ports, devices and routes stay), 1 failure, 2 usage, 3 configuration,
+/// 4 a permission is missing.
+#[derive(Debug, Parser)]
+#[command(name = "podrouter-control", version)]
+pub(crate) struct Args {
+    /// Name of this node's Node object.
+    #[arg(long, value_parser = non_empty)]
+    pub(crate) node: String,
+    /// Directory of Node and Pod objects (*.yaml, *.yml, *.json), as `kubectl get nodes,pods -A -o yaml` prints them.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) manifests: PathBuf,
+    /// Socket to listen on, for the CNI plug-in and the command line.
+    #[arg(long, value_name = "PATH", default_value = proto::CONTROL_SOCKET)]
+    pub(crate) socket: PathBuf,
+    /// The data plane's socket.
+    #[arg(long, value_name = "PATH", default_value = proto::DATAPLANE_SOCKET)]
+    pub(crate) dataplane: PathBuf,
+    /// Where attachments are kept.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/podrouter")]
+    pub(crate) state_dir: PathBuf,
+    /// Where vhost-user sockets are made.
+    #[arg(long, value_name = "DIR", default_value = "/run/podrouter/vhost")]
+    pub(crate) vhost_dir: PathBuf,
+    /// DPDK's name of the device towards other nodes, as the data plane knows it.
+    #[arg(long, value_name = "DEVICE", value_parser = non_empty)]
+    pub(crate) uplink: Option<String>,
+    /// The router's own address on the uplink, with the length of its subnet.
+    #[arg(long, value_name = "ADDR/LEN", requires = "uplink", value_parser = interface_address)]
+    pub(crate) uplink_address: Vec<InterfaceAddress>,
+    /// Next hop of what no other route covers; at most one a family.
+    #[arg(long, value_name = "ADDR", requires = "uplink")]
+    pub(crate) uplink_gateway: Vec<IpAddr>,
+    /// Largest IP packet on the uplink, in bytes, and of pods that ask for nothing else.
+    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u16).range(1280..))]
+    pub(crate) uplink_mtu: u16,
+    /// The host's TAP; `none`: the host has no port.
+    #[arg(long, value_name = "NAME", default_value = "podrouter0", value_parser = non_empty)]
+    pub(crate) host_interface: String,
+    /// The gateway that every pod sees.
+    #[arg(long, value_name = "ADDR", default_value = "169.254.1.1")]
+    pub(crate) gateway4: Ipv4Addr,
+    /// The gateway that every pod sees.
+    #[arg(long, value_name = "ADDR", default_value = "fe80::1")]
+    pub(crate) gateway6: Ipv6Addr,
+    /// What is logged, as in `info,podrouter_control=debug`.
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "PODROUTER_LOG")]
+    pub(crate) log: String,
+}
+
+/// What the process runs with.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) node: String,
+    pub(crate) vhost_dir: PathBuf,
+    pub(crate) uplink: Option<Uplink>,
+    /// The host TAP's name.
+    pub(crate) host: Option<String>,
+    pub(crate) router: Router,
+    /// Of pods that ask for nothing else, and of the host: what the uplink allows.
+    pub(crate) mtu: u16,
+}
+
+impl Args {
+    /// Checks what one flag alone does not show.
+    ///
+    /// # Errors
+    /// A sentence that names the flag, its value and what to do.
+    pub(crate) fn config(&self) -> Result<Config, String> {
+        if !self.manifests.is_dir() {
+            return Err(format!(
+                "--manifests {}: is no directory; make it, and put Node and Pod objects there",
+                self.manifests.display()
+            ));
+        }
+        if !self.gateway4.is_link_local() {
+            return Err(format!("--gateway4 {}: must be link-local (169.254.0.0/16)", self.gateway4));
+        }
+        if !self.gateway6.is_unicast_link_local() {
+            return Err(format!("--gateway6 {}: must be link-local (fe80::/10)", self.gateway6));
+        }
+        Ok(Config {
+            node: self.node.clone(),
+            vhost_dir: self.vhost_dir.clone(),
+            uplink: self.uplink_config()?,
+            host: (self.host_interface != "none").then(|| self.host_interface.clone()),
+            router: Router { gateway4: self.gateway4, gateway6: self.gateway6 },
+            mtu: self.uplink_mtu,
+        })
+    }
+
+    fn uplink_config(&self) -> Result<Option<Uplink>, String> {
+        let Some(device) = &self.uplink else { return Ok(None) };
+        for (i, own) in self.uplink_address.iter().enumerate() {
+            if self.uplink_address[..i].iter().any(|other| other.address == own.address) {
+                return Err(format!("--uplink-address {}/{}: is given twice", own.address, own.prefix_len));
+            }
+        }
+        for (i, gateway) in self.uplink_gateway.iter().enumerate() {
+            let flag = format!("--uplink-gateway {gateway}");
+            if self.uplink_gateway[..i].iter().any(|other| other.is_ipv4() == gateway.is_ipv4()) {
+                return Err(format!("{flag}: is a second one of its family; one a family is used"));
+            }
+            let link_local = matches!(gateway, IpAddr::V6(own) if own.is_unicast_link_local());
+            let on_link = self.uplink_address.iter().any(|own| {
+                own.address != *gateway
+                    && IpPrefix::containing(own.address, own.prefix_len).is_some_and(|net| net.contains(*gateway))
+            });
+            if !link_local && !on_link {
+                return Err(format!("{flag}: is a neighbour in no subnet of --uplink-address"));
+            }
+        }
+        Ok(Some(Uplink {
+            device: device.clone(),
+            mtu: self.uplink_mtu,
+            addresses: self.uplink_address.clone(),
+            gateways: self.uplink_gateway.clone(),
+        }))
+    }
+}
+
+fn non_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+fn interface_address(text: &str) -> Result<InterfaceAddress, String> {
+    let bad = "write an address and the length of its subnet, as in 192.168.77.11/24";
+    let (address, length) = text.split_once('/').ok_or(bad)?;
+    let address: IpAddr = address.parse().map_err(|_| bad)?;
+    let prefix_len: u8 = length.parse().map_err(|_| bad)?;
+    if prefix_len == 0 || IpPrefix::containing(address, prefix_len).is_none() {
+        return Err(format!("{length} is no length of a subnet; {bad}"));
+    }
+    if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
+        return Err("is no address that a router can have".to_owned());
+    }
+    Ok(InterfaceAddress { address, prefix_len })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(extra: &[&str]) -> Result<Config, String> {
+        let base = ["podrouter-control", "--node", "n", "--manifests", "/tmp"];
+        let args = Args::try_parse_from(base.iter().chain(extra)).map_err(|error| error.to_string())?;
+        args.config()
+    }
+
+    #[test]
+    fn defaults_are_those_documented() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.host.as_deref(), Some("podrouter0"));
+        assert!(config.uplink.is_none());
+        assert_eq!((config.mtu, config.router.gateway4.to_string()), (1500, "169.254.1.1".to_owned()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_flag_and_value() {
+        let uplink = ["--uplink", "net_null0", "--uplink-address", "192.168.77.11/24"];
+        let with = |more: &[&str]| config(&[&uplink, more].concat());
+        assert!(with(&["--uplink-gateway", "192.168.77.1"]).is_ok());
+        assert!(with(&["--uplink-gateway", "fe80::9"]).is_ok());
+        for (bad, named) in [
+            (vec!["--uplink-gateway", "10.0.0.1"], "--uplink-gateway 10.0.0.1"),
+            (vec!["--uplink-gateway", "192.168.77.11"], "--uplink-gateway 192.168.77.11"),
+            (vec!["--uplink-gateway", "192.168.77.1", "--uplink-gateway", "192.168.77.2"], "second one"),
+            (vec!["--uplink-address", "192.168.77.11/24"], "given twice"),
+            (vec!["--uplink-address", "10.0.0.1/33"], "10.0.0.1/33"),
+            (vec!["--uplink-address", "10.0.0.1"], "--uplink-address"),
+            (vec!["--uplink-mtu", "100"], "100"),
+            (vec!["--gateway4", "10.0.0.1"], "--gateway4 10.0.0.1"),
+            (vec!["--gateway6", "fd00::1"], "--gateway6 fd00::1"),
+        ] {
+            let message = with(&bad).unwrap_err();
+            assert!(message.contains(named), "{bad:?}: {message}");
+        }
+        assert!(config(&["--uplink-gateway", "10.0.0.1"]).unwrap_err().contains("--uplink"));
+    }
+}

@@ -1,0 +1,335 @@
+//! ADD and DEL: the steps from a request to a pod's interface that forwards, and back.
+//!
+//! What always holds: an attachment that was answered is in the journal and in the committed tables; of one that failed
+//! nothing is left, neither device nor address nor record. Detaching takes the rows away first, then the port, then
+//! the device, and the address last, so that it is never used again while a row has it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use proto::control::{AttachPort, AttachRequest, Attached};
+use tap::Tap;
+
+use crate::ipam;
+use crate::journal::{Attachment, Key, Record};
+use crate::pod::{self, PodError};
+use crate::store::Store;
+
+/// Longest wait for the data plane's commit, within what runtimes give a plug-in.
+const COMMIT: Duration = Duration::from_secs(10);
+
+/// Longest wait for another request for the same interface.
+const TURN: Duration = Duration::from_secs(30);
+
+/// Longest socket path (`sun_path`, unix(7), less its closing zero).
+const SOCKET_PATH: usize = 107;
+
+/// Smallest MTU that carries IPv6 (RFC 8200, section 5).
+const LEAST_MTU: u16 = 1280;
+
+/// Why an interface was not attached or detached, as CNI's error object has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) code: u32,
+    pub(crate) reason: String,
+    pub(crate) details: String,
+}
+
+/// CNI's error codes (CNI 1.1.0, section 5), and ours from 100.
+pub(crate) mod code {
+    pub(crate) const INCOMPATIBLE_VERSION: u32 = 1;
+    pub(crate) const INVALID_ENVIRONMENT: u32 = 4;
+    pub(crate) const IO: u32 = 5;
+    pub(crate) const DECODE: u32 = 6;
+    pub(crate) const INVALID_CONFIG: u32 = 7;
+    pub(crate) const TRY_AGAIN_LATER: u32 = 11;
+    /// The same network, container and interface are attached already.
+    pub(crate) const ATTACHED_ALREADY: u32 = 100;
+    /// The namespace has an interface of that name.
+    pub(crate) const INTERFACE_EXISTS: u32 = 101;
+    /// The kernel refused to make or set up the interface.
+    pub(crate) const INTERFACE: u32 = 102;
+    /// The data plane refused the port or its rows.
+    pub(crate) const DATAPLANE: u32 = 103;
+}
+
+fn failure(code: u32, reason: impl Into<String>, details: impl Into<String>) -> Failure {
+    Failure { code, reason: reason.into(), details: details.into() }
+}
+
+/// Attaches a pod; answers once its traffic is forwarded.
+///
+/// # Errors
+/// Nothing is left behind.
+pub(crate) fn attach(store: &Store, request: AttachRequest, netns: Option<OwnedFd>) -> Result<Attached, Failure> {
+    check(&request)?;
+    let key = Key {
+        network: request.network.clone(),
+        container: request.container.clone(),
+        interface: request.interface.clone(),
+    };
+    let _claim = store.claim(&key, TURN).ok_or_else(|| busy(&key))?;
+    if let Some(there) = store.attachment(&key) {
+        return Err(failure(
+            code::ATTACHED_ALREADY,
+            format!("{key} is attached already, as port {}", there.port),
+            "DEL it first",
+        ));
+    }
+    let again = |reason: String| failure(code::TRY_AGAIN_LATER, reason, "");
+    if let Some(trouble) = store.trouble() {
+        return Err(again(trouble));
+    }
+    let plan = store.plan().ok_or_else(|| again("the manifests were not read yet".to_owned()))?;
+    if plan.desired.own_cidrs.is_empty() {
+        return Err(again(format!(
+            "Node {} has no usable spec.podCIDRs among the manifests: see `podrouter status`",
+            store.config.node
+        )));
+    }
+    let addresses = store
+        .allocate(&plan.desired.own_cidrs, &plan.desired.host_addresses)
+        .map_err(|error| again(error.to_string()))?;
+    let attachment = draw_up(store, request, &key, &addresses);
+    let result = attachment.and_then(|attachment| put_in_force(store, &attachment, netns).map(|()| attachment));
+    match result {
+        Ok(attachment) => {
+            tracing::info!("{key}: attached as {} ({})", attachment.endpoint, attachment.port);
+            Ok(attachment.attached)
+        }
+        Err(failure) => {
+            store.release(&addresses);
+            tracing::warn!("{key}: not attached: {}", failure.reason);
+            Err(failure)
+        }
+    }
+}
+
+/// Detaches a pod; what is not attached is no fault.
+///
+/// # Errors
+/// The journal could not be written; asked again, it succeeds.
+pub(crate) fn detach(store: &Store, key: &Key) -> Result<(), Failure> {
+    let _claim = store.claim(key, TURN).ok_or_else(|| busy(key))?;
+    let Some(attachment) = store.attachment(key) else { return Ok(()) };
+    let written = take_out(store, &attachment);
+    tracing::info!("{key}: detached ({})", attachment.port);
+    written
+}
+
+fn busy(key: &Key) -> Failure {
+    failure(code::TRY_AGAIN_LATER, format!("another request for {key} is under way"), "")
+}
+
+fn check(request: &AttachRequest) -> Result<(), Failure> {
+    for (field, value) in [
+        ("the network's name", &request.network),
+        ("CNI_CONTAINERID", &request.container),
+        ("CNI_IFNAME", &request.interface),
+    ] {
+        if value.is_empty() {
+            return Err(failure(code::INVALID_ENVIRONMENT, format!("{field} is empty"), ""));
+        }
+    }
+    let name = &request.interface;
+    let bad = |c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control();
+    if name.len() > 15 || name.contains(bad) || matches!(name.as_str(), "." | ".." | "lo" | "all" | "default") {
+        let reason = format!("CNI_IFNAME `{name}` cannot be an interface's name");
+        return Err(failure(code::INVALID_ENVIRONMENT, reason, "1 to 15 bytes, no `/`, `:`, `%` or white space"));
+    }
+    if let Some(mtu) = request.mtu.filter(|mtu| *mtu < LEAST_MTU) {
+        let details = format!("at least {LEAST_MTU} (RFC 8200, section 5)");
+        return Err(failure(code::INVALID_CONFIG, format!("mtu `{mtu}` is too small"), details));
+    }
+    if let Some(mac) = request.mac.filter(|mac| !mac.is_unicast() || *mac == desired::ROUTER_MAC) {
+        let reason = format!("mac `{mac}` cannot be a pod's");
+        return Err(failure(code::INVALID_CONFIG, reason, "a unicast address, and not the router's"));
+    }
+    Ok(())
+}
+
+/// Everything about an attachment, before anything is made.
+fn draw_up(
+    store: &Store,
+    request: AttachRequest,
+    key: &Key,
+    addresses: &[std::net::IpAddr],
+) -> Result<Attachment, Failure> {
+    let port = port_name(key);
+    let pod = request.pod.as_ref().map(|pod| format!("{}/{}", pod.namespace, pod.name));
+    let (named, port_taken) = store.is_named(pod.as_deref().unwrap_or_default(), &port);
+    if port_taken {
+        let reason = format!("another attachment's port has the name {port} too");
+        return Err(failure(code::DATAPLANE, reason, "use another container id"));
+    }
+    // A pod whose sandbox is made anew, or that has a second interface, is there twice.
+    let endpoint = match pod {
+        Some(pod) if !named => pod,
+        Some(pod) => format!("{pod}@{port}"),
+        None => port.clone(),
+    };
+    let socket = match request.port {
+        AttachPort::Tap => None,
+        AttachPort::VhostUser => Some(store.config.vhost_dir.join(format!("{port}.sock"))),
+    };
+    if let Some(path) = socket.as_deref().filter(|path| path.as_os_str().len() > SOCKET_PATH) {
+        let reason = format!("the socket's path {} is longer than {SOCKET_PATH} bytes", path.display());
+        return Err(failure(code::INVALID_CONFIG, reason, "start podrouter-control with a shorter --vhost-dir"));
+    }
+    let routes = pod::routes(addresses, store.config.router);
+    let attached = Attached {
+        mac: request.mac.unwrap_or_else(|| ipam::mac_of(addresses)),
+        mtu: request.mtu.unwrap_or(store.config.mtu),
+        addresses: addresses.to_vec(),
+        gateways: routes.iter().filter_map(|route| route.gateway).collect(),
+        routes,
+        socket,
+    };
+    Ok(Attachment { request, port, endpoint, attached })
+}
+
+/// Device, journal, data plane; whichever fails, those before it are undone.
+fn put_in_force(store: &Store, attachment: &Attachment, netns: Option<OwnedFd>) -> Result<(), Failure> {
+    let tap = match attachment.request.port {
+        AttachPort::Tap => Some(make_tap(attachment, netns)?),
+        AttachPort::VhostUser => None,
+    };
+    if let Err(error) = store.write(&Record::Attach(attachment.clone())) {
+        if attachment.request.port == AttachPort::Tap {
+            pod::remove(tap.as_ref(), attachment);
+        }
+        return Err(failure(code::IO, error.to_string(), "see --state-dir"));
+    }
+    let revision = store.insert(attachment.clone(), tap);
+    let Err(reason) = store.wait_applied(revision, Some(&attachment.port), COMMIT) else { return Ok(()) };
+    // A data plane that went away meanwhile may be back for the next attempt.
+    let code = if store.is_connected() { code::DATAPLANE } else { code::TRY_AGAIN_LATER };
+    // Its address is the caller's to give back.
+    let details = take_down(store, attachment).err().map(|failure| failure.reason).unwrap_or_default();
+    Err(failure(code, format!("port {}: {reason}", attachment.port), details))
+}
+
+fn make_tap(attachment: &Attachment, netns: Option<OwnedFd>) -> Result<Tap, Failure> {
+    let request = &attachment.request;
+    let path = request.netns.display();
+    let netns = netns.ok_or_else(|| {
+        failure(code::INVALID_ENVIRONMENT, format!("no descriptor of CNI_NETNS `{path}` came with the request"), "")
+    })?;
+    pod::make(netns.as_fd(), &request.interface, &attachment.attached).map_err(|error| {
+        let code = match error {
+            PodError::Exists(_) => code::INTERFACE_EXISTS,
+            PodError::Tap(_) | PodError::Netlink { .. } => code::INTERFACE,
+        };
+        failure(code, error.to_string(), format!("CNI_NETNS {path}"))
+    })
+}
+
+fn take_out(store: &Store, attachment: &Attachment) -> Result<(), Failure> {
+    let taken = take_down(store, attachment);
+    store.release(&attachment.attached.addresses);
+    taken
+}
+
+/// Rows, port, device, record.
+fn take_down(store: &Store, attachment: &Attachment) -> Result<(), Failure> {
+    let key = attachment.key();
+    let revision = store.remove(&key);
+    // A data plane that is away gets the removal with its next snapshot, in the transaction that may use the address anew.
+    if store.is_connected()
+        && let Err(reason) = store.wait_applied(revision, None, COMMIT)
+    {
+        tracing::warn!("{key}: the data plane still has it: {reason}");
+    }
+    let tap = store.let_go(&attachment.port);
+    if attachment.request.port == AttachPort::Tap {
+        pod::remove(tap.as_deref(), attachment);
+    }
+    store.write(&Record::Detach(key.clone())).map_err(|error| {
+        store.write_later(Record::Detach(key));
+        failure(code::IO, error.to_string(), "see --state-dir")
+    })
+}
+
+/// At start: opens again what can be opened, and lets go of kernel pods whose namespace is no more (the node was booted
+/// anew). What another process holds, the data plane duplicates later.
+pub(crate) fn restore(store: &Store) {
+    for attachment in store.attachments() {
+        if attachment.request.port != AttachPort::Tap {
+            continue;
+        }
+        let path: &Path = &attachment.request.netns;
+        if !path.exists() {
+            tracing::info!("{}: {} is gone; released", attachment.key(), path.display());
+            if let Err(failure) = take_out(store, &attachment) {
+                tracing::warn!("{}: {}", attachment.key(), failure.reason);
+            }
+            continue;
+        }
+        let opened = tap::netns::open_netns(path).map_err(|error| error.to_string()).and_then(|netns| {
+            match pod::restore(netns.as_fd(), &attachment.request.interface, &attachment.attached) {
+                Ok(tap) => Ok(Some(tap)),
+                Err(error) if error.is_busy() => Ok(None),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        match opened {
+            Ok(Some(tap)) => store.keep_tap(&attachment.port, tap),
+            Ok(None) => {}
+            Err(error) => tracing::warn!("{}: {error}", attachment.key()),
+        }
+    }
+}
+
+/// `p` and 12 hexadecimal digits of a hash of the key: the same in every release, short enough for a socket's path.
+fn port_name(key: &Key) -> String {
+    // FNV-1a, 64 bits. A byte that no name holds keeps apart `a`, `bc` and `ab`, `c`.
+    let parts = [&key.network, &key.container, &key.interface];
+    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0xff]));
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("p{:012x}", hash >> 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(network: &str, container: &str, interface: &str) -> Key {
+        Key { network: network.into(), container: container.into(), interface: interface.into() }
+    }
+
+    #[test]
+    fn port_names_are_short_and_stay_as_they_are() {
+        let name = port_name(&key("pods", "abc", "eth0"));
+        assert_eq!(name, "pd6a7d3f2d1f0");
+        assert_ne!(port_name(&key("a", "bc", "eth0")), port_name(&key("ab", "c", "eth0")));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_its_value() {
+        let good = AttachRequest {
+            network: "pods".into(),
+            container: "c".into(),
+            interface: "eth0".into(),
+            netns: "/run/netns/x".into(),
+            port: AttachPort::Tap,
+            mtu: Some(1280),
+            mac: None,
+            pod: None,
+        };
+        assert_eq!(check(&good), Ok(()));
+        for (bad, code, named) in [
+            (AttachRequest { container: String::new(), ..good.clone() }, 4, "CNI_CONTAINERID"),
+            (AttachRequest { interface: "a/b".into(), ..good.clone() }, 4, "`a/b`"),
+            (AttachRequest { interface: "sixteen-bytes-xx".into(), ..good.clone() }, 4, "`sixteen-bytes-xx`"),
+            (AttachRequest { interface: "lo".into(), ..good.clone() }, 4, "`lo`"),
+            (AttachRequest { mtu: Some(68), ..good.clone() }, 7, "`68`"),
+            (AttachRequest { mac: Some(wire::MacAddr::BROADCAST), ..good.clone() }, 7, "ff:ff"),
+        ] {
+            let failure = check(&bad).unwrap_err();
+            assert!(failure.code == code && failure.reason.contains(named), "{failure:?}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The command line: what can be asked, and its help.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Parser, Subcommand};
+use wire::IpPrefix;
+
+/// Looks into podrouter on this node.
+///
+/// It asks the data plane, and for `status` control too, on their Unix sockets, and changes nothing. On a terminal numbers
+/// are shortened (12.3M); elsewhere they are whole, and with --json the answer is one JSON document with the fields of
+/// the protocol.
+#[derive(Debug, Parser)]
+#[command(name = "podrouter", version, arg_required_else_help = true, after_help = CODES, after_long_help = LONG)]
+pub(crate) struct Args {
+    /// Where podrouter-dataplane listens.
+    #[arg(long, global = true, value_name = "PATH", default_value = proto::DATAPLANE_SOCKET)]
+    pub(crate) dataplane: PathBuf,
+
+    /// Where podrouter-control listens.
+    #[arg(long, global = true, value_name = "PATH", default_value = proto::CONTROL_SOCKET)]
+    pub(crate) control: PathBuf,
+
+    /// Print one JSON document.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const CODES: &str = "\
+Exit codes:
+  0  done; also when the reader of the output went away
+  1  failed: a process is away or refused, or what was named is not there; the message says which and why
+  2  the command line is wrong";
+
+const LONG: &str = "\
+Exit codes:
+  0  done; also when the reader of the output went away
+  1  failed: a process is away or refused, or what was named is not there; the message says which and why.
+     `status` prints the half that answered all the same
+  2  the command line is wrong
+
+Colour is used on a terminal alone, and not if NO_COLOR is set.
+
+Examples:
+  podrouter status                       is all well? warnings come first
+  podrouter show ports                   every port with its counters
+  podrouter show routes 10.244.1.7       which routes match an address, the one that is used first
+  podrouter show routes 10.244.0.0/16    the routes inside a prefix
+  podrouter show drops                   why packets were dropped
+  podrouter --json show workers | jq '.workers[].ledger'";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Versions, generations and sizes of both processes, and what needs attention.
+    ///
+    /// With --json: {"dataplane": …, "control": …, "errors": […]}; a half that is away is null and its error is listed.
+    Status,
+    /// Tables and counters of the data plane.
+    #[command(subcommand, arg_required_else_help = true)]
+    Show(Show),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Show {
+    /// Ports, their state and counters.
+    #[command(visible_alias = "port")]
+    Ports {
+        /// Only the port of this name; it is a failure if there is none.
+        name: Option<String>,
+    },
+    /// Routes, set ones and those that follow from endpoints and interfaces.
+    #[command(visible_alias = "route")]
+    Routes {
+        /// An address: the routes that match it, the one used first; a prefix: the routes inside it.
+        #[arg(value_name = "PREFIX-OR-ADDRESS")]
+        filter: Option<RouteFilter>,
+    },
+    /// Neighbours on the uplinks, found by ARP and neighbour discovery.
+    #[command(visible_alias = "neighbors")]
+    Neighbours {
+        /// Only this address; it is a failure if it is not there.
+        address: Option<IpAddr>,
+    },
+    /// Workers: what each does with its time, and where its packets went.
+    ///
+    /// At rest rx + handed-in + originated + split-extra = tx + drops + punts + handed-out + held + consumed, for each
+    /// worker. The imbalance is the left side less the right; with traffic it is off by the packets in flight.
+    #[command(visible_alias = "worker")]
+    Workers,
+    /// Dropped packets by port, direction and reason, most first.
+    #[command(visible_alias = "drop")]
+    Drops {
+        /// Also the reasons that have not happened.
+        #[arg(long)]
+        all: bool,
+        /// Only those of this port.
+        #[arg(long, value_name = "NAME")]
+        port: Option<String>,
+    },
+}
+
+/// Which routes are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RouteFilter {
+    /// Those that contain the address.
+    Matching(IpAddr),
+    /// Those that lie in the prefix.
+    Inside(IpPrefix),
+}
+
+impl FromStr for RouteFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Matching(address));
+        }
+        text.parse().map(Self::Inside).map_err(|error: wire::AddrError| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_holds_and_tells_its_codes() {
+        Args::command().debug_assert();
+        let help = Args::command().render_long_help().to_string();
+        for word in ["Exit codes:", "Examples:", "--dataplane", proto::CONTROL_SOCKET, "NO_COLOR"] {
+            assert!(help.contains(word), "{word}: {help}");
+        }
+    }
+
+    #[test]
+    fn route_filters() {
+        assert_eq!("10.0.0.1".parse(), Ok(RouteFilter::Matching("10.0.0.1".parse().unwrap())));
+        assert_eq!("fd00::/8".parse(), Ok(RouteFilter::Inside("fd00::/8".parse().unwrap())));
+        assert!("10.0.0.1/8".parse::<RouteFilter>().unwrap_err().contains("10.0.0.0/8"));
+        assert!("x".parse::<RouteFilter>().unwrap_err().contains("`x`"));
+    }
+}

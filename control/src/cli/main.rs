@@ -1,0 +1,132 @@
+//! `podrouter`: looks into the data plane and control by their sockets, and prints.
+//!
+//! It changes nothing. What it prints goes to standard output, why it failed to standard error; exit codes are
+//! [`proto::exit`]'s.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod client;
+mod render;
+mod select;
+mod table;
+
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::anyhow;
+use clap::Parser;
+use proto::dataplane::{Request, Response};
+use proto::{control, dataplane, exit};
+use serde::Serialize;
+
+use args::{Args, Command, Show};
+use table::Style;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let stdout = io::stdout();
+    let people = stdout.is_terminal();
+    let style = Style { people, colour: people && wants_colour() };
+    let mut out = BufWriter::new(stdout.lock());
+    let done = match &args.command {
+        Command::Status => status(&args, style, &mut out),
+        Command::Show(what) => show(&args, what, style, &mut out).map(|()| exit::OK),
+    };
+    match done.and_then(|code| Ok(out.flush().map(|()| code)?)) {
+        Ok(code) => ExitCode::from(code),
+        // Who reads has seen enough: `podrouter show routes | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(exit::OK),
+        Err(error) => {
+            // With standard error closed too there is nobody left to tell.
+            let _ = writeln!(io::stderr(), "podrouter: {error:#}");
+            ExitCode::from(exit::FAILURE)
+        }
+    }
+}
+
+/// What `status --json` prints.
+#[derive(Serialize)]
+struct StatusDocument<'a> {
+    dataplane: Option<&'a dataplane::Status>,
+    control: Option<&'a control::Status>,
+    errors: &'a [String],
+}
+
+/// Prints what answered; the code tells whether both did.
+fn status(args: &Args, style: Style, out: &mut impl Write) -> anyhow::Result<u8> {
+    let mut errors = Vec::new();
+    let dataplane = client::dataplane_status(&args.dataplane).map_err(|e| errors.push(e.to_string())).ok();
+    let control = client::control_status(&args.control).map_err(|e| errors.push(e.to_string())).ok();
+    let (dataplane, control) = (dataplane.as_ref(), control.as_ref());
+    if args.json {
+        json(&StatusDocument { dataplane, control, errors: &errors }, out)?;
+    } else {
+        render::status(dataplane, control, &errors, style, out)?;
+    }
+    Ok(if errors.is_empty() { exit::OK } else { exit::FAILURE })
+}
+
+fn show(args: &Args, what: &Show, style: Style, out: &mut impl Write) -> anyhow::Result<()> {
+    let request = match what {
+        Show::Ports { .. } => Request::ShowPorts,
+        Show::Routes { .. } => Request::ShowRoutes,
+        Show::Neighbours { .. } => Request::ShowNeighbours,
+        Show::Workers => Request::ShowWorkers,
+        Show::Drops { .. } => Request::ShowDrops,
+    };
+    let chosen = choose(client::ask_dataplane(&args.dataplane, &request)?, what, &args.dataplane)?;
+    if args.json {
+        return Ok(json(&chosen, out)?);
+    }
+    match &chosen {
+        Response::Ports { ports } => render::ports(ports, style, out)?,
+        Response::Routes { routes, .. } => render::routes(routes, style, out)?,
+        Response::Neighbours { neighbours } => render::neighbours(neighbours, style, out)?,
+        Response::Workers { workers } => render::workers(workers, style, out)?,
+        Response::Drops { drops } => render::drops(drops, style, out)?,
+        // `choose` lets nothing else through.
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The rows that are wanted, in order; an answer to another question is a failure.
+fn choose(answer: Response, what: &Show, socket: &Path) -> anyhow::Result<Response> {
+    let said = |why: String| anyhow!(why);
+    Ok(match (answer, what) {
+        (Response::Ports { ports }, Show::Ports { name }) => {
+            Response::Ports { ports: select::ports(ports, name.as_deref()).map_err(said)? }
+        }
+        (Response::Routes { generation, routes }, Show::Routes { filter }) => {
+            Response::Routes { generation, routes: select::routes(routes, *filter) }
+        }
+        (Response::Neighbours { neighbours }, Show::Neighbours { address }) => {
+            Response::Neighbours { neighbours: select::neighbours(neighbours, *address).map_err(said)? }
+        }
+        (Response::Workers { workers }, Show::Workers) => {
+            Response::Workers { workers: select::workers(workers) }
+        }
+        (Response::Drops { drops }, Show::Drops { all, port }) => {
+            Response::Drops { drops: select::drops(drops, *all, port.as_deref()) }
+        }
+        _ => return Err(client::QueryError::OutOfTurn(client::Peer::dataplane(socket)).into()),
+    })
+}
+
+fn json(document: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
+    // A pipe that broke comes back as the I/O error that it was.
+    serde_json::to_writer_pretty(&mut *out, document).map_err(io::Error::from)?;
+    out.write_all(b"\n")
+}
+
+/// <https://no-color.org>: set and not empty means none; a dumb terminal cannot.
+fn wants_colour() -> bool {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    set("NO_COLOR").is_none() && set("TERM").is_some_and(|term| term != "dumb")
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,472 @@
+//! What each answer looks like as text. Filters and order are `select`'s.
+
+use std::io::{self, Write};
+
+use proto::control;
+use proto::dataplane::{
+    DropStatus, Ledger, NeighbourStatus, PortKind, PortStatus, RouteStatus, Status, WorkerStatus,
+};
+
+use crate::table::{Cell, Style, Table, duration};
+
+/// Both halves of `podrouter status`: what is wrong first, then what answered. `errors` tells of a half that is away.
+pub(crate) fn status(
+    dataplane: Option<&Status>,
+    control: Option<&control::Status>,
+    errors: &[String],
+    style: Style,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let warnings = dataplane.iter().flat_map(|s| s.warnings.iter().map(|w| format!("data plane: {w}")));
+    let warnings =
+        warnings.chain(control.iter().flat_map(|s| s.warnings.iter().map(|w| format!("control: {w}"))));
+    let mut any = false;
+    for (word, text) in errors.iter().map(|e| ("error", e.clone())).chain(warnings.map(|w| ("warning", w))) {
+        writeln!(out, "{} {}", style.alert(&format!("{word}:")), text.replace('\n', "\n  "))?;
+        any = true;
+    }
+    if any {
+        writeln!(out)?;
+    }
+    match dataplane {
+        Some(status) => dataplane_half(status, style, out)?,
+        None => writeln!(out, "Data plane   {}", style.alert("away"))?,
+    }
+    writeln!(out)?;
+    match control {
+        Some(status) => control_half(status, style, out),
+        None => writeln!(out, "Control      {}", style.alert("away")),
+    }
+}
+
+fn dataplane_half(s: &Status, style: Style, out: &mut impl Write) -> io::Result<()> {
+    let up = duration(s.uptime_seconds);
+    writeln!(out, "Data plane   {}, pid {}, up {up}, instance {}", s.version, s.pid, s.instance)?;
+    let behind = if s.committed < s.generation {
+        style.alert(&format!("some workers still have {}", s.committed))
+    } else {
+        "every worker has it".to_owned()
+    };
+    writeln!(out, "  generation {}, {behind}", s.generation)?;
+    let hugepages = if s.hugepages { "with hugepages" } else { "without hugepages" };
+    writeln!(out, "  DPDK       {}, {hugepages}", s.dpdk.trim_start_matches("DPDK "))?;
+    let (used, mbufs) = (style.count(s.mbufs_in_use.into()), style.count(s.mbufs.into()));
+    writeln!(out, "  mbufs      {used} of {mbufs} in use")?;
+    writeln!(
+        out,
+        "  tables     {}, {}, {}",
+        things(s.ports.into(), "port", style),
+        things(s.endpoints.into(), "endpoint", style),
+        things(s.routes, "route", style)
+    )?;
+    writeln!(out, "  workers    {}", s.workers)
+}
+
+fn control_half(s: &control::Status, style: Style, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "Control      {}, pid {}, node {}", s.version, s.pid, s.node)?;
+    let synced = if s.synced { "read whole".to_owned() } else { style.alert("not yet read whole") };
+    writeln!(out, "  source     {}, {synced}", s.source)?;
+    let connected = if s.connected { "connected".to_owned() } else { style.alert("not connected") };
+    writeln!(out, "  data plane {connected}, generation {} committed", s.committed)?;
+    writeln!(
+        out,
+        "  cluster    {}, {}; here {}",
+        things(s.nodes.into(), "node", style),
+        things(s.pods.into(), "pod", style),
+        things(s.attachments.into(), "attachment", style)
+    )
+}
+
+/// `1 port`, `2 ports`.
+fn things(n: u64, thing: &str, style: Style) -> String {
+    format!("{} {thing}{}", style.count(n), if n == 1 { "" } else { "s" })
+}
+
+pub(crate) fn ports(ports: &[PortStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
+    let mut table = Table::new(&[
+        "PORT",
+        "KIND",
+        "STATE",
+        ">WORKER",
+        ">MTU",
+        "MAC",
+        ">RX-PACKETS",
+        ">RX-BYTES",
+        ">RX-DROPS",
+        ">TX-PACKETS",
+        ">TX-BYTES",
+        ">TX-DROPS",
+        "ROLE",
+        "DEVICE",
+    ]);
+    for port in ports {
+        let spec = &port.info.spec;
+        let (kind, device) = match &spec.kind {
+            PortKind::Tap => ("tap", String::new()),
+            PortKind::Vhost { path, server: true } => ("vhost-server", path.display().to_string()),
+            PortKind::Vhost { path, server: false } => ("vhost-client", path.display().to_string()),
+            PortKind::Ethdev { device, .. } => ("ethdev", device.clone()),
+            PortKind::Memory { rx_pcap, .. } => {
+                ("memory", rx_pcap.as_ref().map_or_else(String::new, |path| path.display().to_string()))
+            }
+        };
+        table.row([
+            spec.name.as_str().into(),
+            kind.into(),
+            Cell::from(if port.up { "up" } else { "down" }).alert_if(!port.up),
+            port.worker.to_string().into(),
+            spec.mtu.to_string().into(),
+            port.info.mac.to_string().into(),
+            style.count(port.rx_packets).into(),
+            style.bytes(port.rx_bytes).into(),
+            style.count(port.rx_drops).into(),
+            style.count(port.tx_packets).into(),
+            style.bytes(port.tx_bytes).into(),
+            style.count(port.tx_drops).into(),
+            port.role.as_str().into(),
+            device.into(),
+        ]);
+    }
+    table.print(style, out)
+}
+
+pub(crate) fn routes(routes: &[RouteStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
+    let mut table = Table::new(&["PREFIX", ">NETWORK", "ORIGIN", "TARGET"]);
+    for route in routes {
+        table.row([
+            route.prefix.to_string().into(),
+            route.network.to_string().into(),
+            route.origin.as_str().into(),
+            route.target.as_str().into(),
+        ]);
+    }
+    table.print(style, out)
+}
+
+pub(crate) fn neighbours(list: &[NeighbourStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
+    let age = if style.people { ">AGE" } else { ">AGE-MS" };
+    let mut table = Table::new(&["PORT", "ADDRESS", "MAC", "STATE", age, ">HELD"]);
+    for neighbour in list {
+        table.row([
+            neighbour.port.as_str().into(),
+            neighbour.address.to_string().into(),
+            neighbour.mac.map_or_else(String::new, |mac| mac.to_string()).into(),
+            Cell::from(neighbour.state.as_str()).alert_if(neighbour.state == "failed"),
+            style.milliseconds(neighbour.age_ms).into(),
+            neighbour.held.to_string().into(),
+        ]);
+    }
+    table.print(style, out)
+}
+
+/// Two tables: the workers themselves, then their ledgers with a total.
+pub(crate) fn workers(workers: &[WorkerStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
+    let mut table = Table::new(&[">WORKER", "KIND", ">CORE", "STATE", ">BUSY", ">GENERATION", "PORTS"]);
+    for worker in workers {
+        table.row([
+            worker.id.to_string().into(),
+            worker.kind.as_str().into(),
+            worker.core.map_or_else(String::new, |core| core.to_string()).into(),
+            (if worker.parked { "parked" } else { "running" }).into(),
+            format!("{}.{}%", worker.busy_permille / 10, worker.busy_permille % 10).into(),
+            worker.generation.to_string().into(),
+            worker.ports.join(",").into(),
+        ]);
+    }
+    table.print(style, out)?;
+    writeln!(out)?;
+
+    let mut table = Table::new(&[
+        ">WORKER",
+        ">RX",
+        ">HANDED-IN",
+        ">ORIGINATED",
+        ">SPLIT-EXTRA",
+        ">TX",
+        ">DROPS",
+        ">PUNTS",
+        ">HANDED-OUT",
+        ">HELD",
+        ">CONSUMED",
+        ">IMBALANCE",
+    ]);
+    for worker in workers {
+        table.row(ledger_row(&worker.id.to_string(), &worker.ledger, style));
+    }
+    table.row(ledger_row("all", &total(workers), style));
+    table.print(style, out)
+}
+
+fn ledger_row(name: &str, ledger: &Ledger, style: Style) -> Vec<Cell> {
+    let Ledger { rx, handed_in, originated, split_extra, tx, drops, punts, handed_out, held, consumed } =
+        *ledger;
+    let counts = [rx, handed_in, originated, split_extra, tx, drops, punts, handed_out, held, consumed];
+    let imbalance = ledger.imbalance();
+    let mut row = vec![name.into()];
+    row.extend(counts.map(|n| Cell::from(style.count(n))));
+    row.push(Cell::from(imbalance.to_string()).alert_if(imbalance != 0));
+    row
+}
+
+/// Counters of a process that runs for centuries do not overflow; a forged answer must not stop the program all the same.
+fn total(workers: &[WorkerStatus]) -> Ledger {
+    workers.iter().fold(Ledger::default(), |sum, worker| {
+        let l = &worker.ledger;
+        Ledger {
+            rx: sum.rx.saturating_add(l.rx),
+            handed_in: sum.handed_in.saturating_add(l.handed_in),
+            originated: sum.originated.saturating_add(l.originated),
+            split_extra: sum.split_extra.saturating_add(l.split_extra),
+            tx: sum.tx.saturating_add(l.tx),
+            drops: sum.drops.saturating_add(l.drops),
+            punts: sum.punts.saturating_add(l.punts),
+            handed_out: sum.handed_out.saturating_add(l.handed_out),
+            held: sum.held.saturating_add(l.held),
+            consumed: sum.consumed.saturating_add(l.consumed),
+        }
+    })
+}
+
+pub(crate) fn drops(drops: &[DropStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
+    let mut table = Table::new(&["PORT", "DIRECTION", "REASON", ">PACKETS", "DESCRIPTION"]);
+    for drop in drops {
+        table.row([
+            drop.port.as_str().into(),
+            drop.direction.as_str().into(),
+            drop.reason.as_str().into(),
+            style.count(drop.packets).into(),
+            drop.description.as_str().into(),
+        ]);
+    }
+    table.print(style, out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::dataplane::{PortInfo, PortSpec};
+    use wire::MacAddr;
+
+    const PEOPLE: Style = Style { people: true, colour: false };
+    const PROGRAMS: Style = Style { people: false, colour: false };
+
+    fn text(print: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
+        let mut out = Vec::new();
+        print(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn dataplane_status() -> Status {
+        Status {
+            version: "0.1.0".into(),
+            instance: "4f2a".into(),
+            pid: 812,
+            uptime_seconds: 7_500,
+            generation: 42,
+            committed: 42,
+            dpdk: "DPDK 22.11.11".into(),
+            hugepages: false,
+            mbufs: 65_535,
+            mbufs_in_use: 1_200,
+            ports: 5,
+            endpoints: 1,
+            routes: 1_000_000,
+            workers: 3,
+            warnings: vec!["the CPU is older than x86-64-v3".into()],
+        }
+    }
+
+    fn control_status() -> control::Status {
+        control::Status {
+            version: "0.1.0".into(),
+            pid: 900,
+            node: "node-1".into(),
+            source: "manifests /etc/podrouter/manifests".into(),
+            synced: true,
+            connected: false,
+            committed: 41,
+            nodes: 3,
+            pods: 12,
+            attachments: 4,
+            warnings: vec!["Node node-2 lacks the annotation podrouter.io/router-addresses".into()],
+        }
+    }
+
+    #[test]
+    fn status_of_both() {
+        let (dataplane, control) = (dataplane_status(), control_status());
+        assert_eq!(
+            text(|out| status(Some(&dataplane), Some(&control), &[], PEOPLE, out)),
+            "\
+warning: data plane: the CPU is older than x86-64-v3
+warning: control: Node node-2 lacks the annotation podrouter.io/router-addresses
+
+Data plane   0.1.0, pid 812, up 2h5m, instance 4f2a
+  generation 42, every worker has it
+  DPDK       22.11.11, without hugepages
+  mbufs      1200 of 65.5k in use
+  tables     5 ports, 1 endpoint, 1.00M routes
+  workers    3
+
+Control      0.1.0, pid 900, node node-1
+  source     manifests /etc/podrouter/manifests, read whole
+  data plane not connected, generation 41 committed
+  cluster    3 nodes, 12 pods; here 4 attachments
+"
+        );
+    }
+
+    #[test]
+    fn status_of_one_half() {
+        let mut behind = dataplane_status();
+        behind.warnings.clear();
+        behind.committed = 40;
+        let errors = ["cannot reach podrouter-control\nis it running?".to_owned()];
+        let found = text(|out| status(Some(&behind), None, &errors, PROGRAMS, out));
+        let (head, tail) = (
+            "error: cannot reach podrouter-control\n  is it running?\n\nData plane",
+            "\n\nControl      away\n",
+        );
+        assert!(found.starts_with(head) && found.ends_with(tail), "{found}");
+        assert!(found.contains("generation 42, some workers still have 40\n"), "{found}");
+        let mut well = control_status();
+        well.warnings.clear();
+        let colour = Style { people: true, colour: true };
+        let found = text(|out| status(None, Some(&well), &[], colour, out));
+        let head = "Data plane   \x1b[31maway\x1b[0m\n\nControl ";
+        assert!(found.starts_with(head), "{found:?}");
+    }
+
+    #[test]
+    fn a_port() {
+        let port = PortStatus {
+            info: PortInfo {
+                id: 1,
+                spec: PortSpec {
+                    name: "p0123456789ab".into(),
+                    kind: PortKind::Vhost { path: "/run/podrouter/vhost/p1.sock".into(), server: true },
+                    mac: None,
+                    mtu: 1500,
+                },
+                mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            },
+            worker: 0,
+            up: false,
+            role: "default/web-1".into(),
+            rx_packets: 12_345_678,
+            rx_bytes: 1_500,
+            rx_drops: 0,
+            tx_packets: 9,
+            tx_bytes: 999,
+            tx_drops: 1,
+        };
+        assert_eq!(
+            text(|out| ports(std::slice::from_ref(&port), PEOPLE, out)),
+            "\
+PORT           KIND          STATE  WORKER   MTU  MAC                RX-PACKETS  RX-BYTES  RX-DROPS  TX-PACKETS  TX-BYTES  TX-DROPS  ROLE           DEVICE
+p0123456789ab  vhost-server  down        0  1500  02:00:00:00:00:01       12.3M    1.50kB         0           9      999B         1  default/web-1  /run/podrouter/vhost/p1.sock
+"
+        );
+        let whole = text(|out| ports(&[port], PROGRAMS, out));
+        assert!(whole.contains(" 12345678 ") && whole.contains(" 1500 "), "{whole}");
+    }
+
+    #[test]
+    fn routes_and_neighbours() {
+        let route = |prefix: &str, origin: &str, target: &str| RouteStatus {
+            network: 0,
+            prefix: prefix.parse().unwrap(),
+            origin: origin.into(),
+            target: target.into(),
+        };
+        let rows = [
+            route("0.0.0.0/0", "configured", "via 192.168.77.1 dev uplink"),
+            route("10.244.1.5/32", "endpoint", "default/web-1 dev p1"),
+        ];
+        assert_eq!(
+            text(|out| routes(&rows, PEOPLE, out)),
+            "\
+PREFIX         NETWORK  ORIGIN      TARGET
+0.0.0.0/0            0  configured  via 192.168.77.1 dev uplink
+10.244.1.5/32        0  endpoint    default/web-1 dev p1
+"
+        );
+        let list = [NeighbourStatus {
+            port: "uplink".into(),
+            address: "fe80::9".parse().unwrap(),
+            mac: None,
+            state: "incomplete".into(),
+            age_ms: 3_450,
+            held: 2,
+        }];
+        assert_eq!(
+            text(|out| neighbours(&list, PEOPLE, out)),
+            "\
+PORT    ADDRESS  MAC  STATE        AGE  HELD
+uplink  fe80::9  -    incomplete  3.4s     2
+"
+        );
+        assert_eq!(
+            text(|out| neighbours(&list, PROGRAMS, out)),
+            "\
+PORT    ADDRESS  MAC  STATE       AGE-MS  HELD
+uplink  fe80::9  -    incomplete    3450     2
+"
+        );
+    }
+
+    #[test]
+    fn workers_with_their_ledger() {
+        let list = [
+            WorkerStatus {
+                id: 0,
+                kind: "poll".into(),
+                core: Some(2),
+                ports: vec!["uplink".into(), "p1".into()],
+                generation: 42,
+                parked: false,
+                busy_permille: 123,
+                ledger: Ledger { rx: 100, tx: 60, drops: 10, handed_out: 30, ..Ledger::default() },
+            },
+            WorkerStatus {
+                id: 1,
+                kind: "kernel".into(),
+                parked: true,
+                generation: 42,
+                ledger: Ledger { handed_in: 30, tx: 28, ..Ledger::default() },
+                ..WorkerStatus::default()
+            },
+        ];
+        assert_eq!(
+            text(|out| workers(&list, PEOPLE, out)),
+            "\
+WORKER  KIND    CORE  STATE     BUSY  GENERATION  PORTS
+     0  poll       2  running  12.3%          42  uplink,p1
+     1  kernel     -  parked    0.0%          42  -
+
+WORKER   RX  HANDED-IN  ORIGINATED  SPLIT-EXTRA  TX  DROPS  PUNTS  HANDED-OUT  HELD  CONSUMED  IMBALANCE
+     0  100          0           0            0  60     10      0          30     0         0          0
+     1    0         30           0            0  28      0      0           0     0         0          2
+   all  100         30           0            0  88     10      0          30     0         0          2
+"
+        );
+    }
+
+    #[test]
+    fn a_drop() {
+        let list = [DropStatus {
+            port: "p1".into(),
+            direction: "rx".into(),
+            reason: "source-address".into(),
+            description: "the source address is not the pod's".into(),
+            packets: 20_000,
+        }];
+        assert_eq!(
+            text(|out| drops(&list, PEOPLE, out)),
+            "\
+PORT  DIRECTION  REASON          PACKETS  DESCRIPTION
+p1    rx         source-address    20.0k  the source address is not the pod's
+"
+        );
+    }
+}

@@ -1,0 +1,143 @@
+//! The host's own TAP and the kernel's routes to it.
+//!
+//! The kernel reaches pods, here and on other nodes, by one device, with the node's own address as source. What always
+//! holds: every step may be taken again; of routes, only those with our protocol number on our device are touched.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use desired::{Desired, HOST_PORT};
+use proto::dataplane::Router;
+use rtnetlink::packet_route::address::AddressScope;
+use rtnetlink::packet_route::route::RouteProtocol;
+use rustix::io::Errno;
+use tap::{Tap, TapConfig, TapError};
+use wire::MacAddr;
+
+use crate::netlink::{self, KernelRoute, Link, Netlink, NetlinkError};
+use crate::store::Store;
+
+/// The kernel's own address on the host TAP. One on every node will do: nobody else is on that link.
+pub(crate) const MAC: MacAddr = MacAddr([0x02, 0x70, 0x6f, 0x64, 0x00, 0x02]);
+
+/// The kernel's own IPv4 address on the TAP: with none, `rp_filter` treats the device as one that nothing may come from.
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
+
+/// Marks our routes (`ip route show proto 112`); 112 is assigned to nobody.
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(112);
+
+/// Why the host's device could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HostError {
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    #[error("host interface `{name}`: {source}")]
+    Netlink { name: String, source: NetlinkError },
+}
+
+/// Makes the device if it is not there, and sets it up. Gives its descriptor, or `None` while the data plane holds it
+/// and can duplicate it.
+///
+/// # Errors
+/// No permission, or a device of another kind has the name.
+pub(crate) fn prepare(name: &str, mtu: u16) -> Result<Option<Tap>, HostError> {
+    let config = TapConfig { name: name.to_owned(), persistent: true, vnet_hdr: true };
+    let tap = match Tap::create(&config) {
+        Ok(tap) => Some(tap),
+        Err(TapError::Attach { errno: Errno::BUSY, .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let conf4 = format!("net/ipv4/conf/{name}");
+    let conf6 = format!("net/ipv6/conf/{name}");
+    // Answers to the node itself carry its own address as source, and come from this device.
+    netlink::sysctl(&format!("{conf4}/accept_local"), "1");
+    // Other nodes' packets come from here too, though the kernel would answer some of them elsewhere: loose (2), which
+    // also outranks a strict `all` (the larger of the two counts).
+    netlink::sysctl(&format!("{conf4}/rp_filter"), "2");
+    for switch in ["accept_dad", "accept_ra", "autoconf"] {
+        netlink::sysctl(&format!("{conf6}/{switch}"), "0");
+    }
+    let work = async |kernel: Netlink| {
+        let link = kernel.link(name).await?.ok_or_else(|| NetlinkError::NoLink(name.to_owned()))?;
+        kernel.set_link(link, MAC, mtu).await?;
+        kernel.add_address(link, ADDRESS.into(), AddressScope::Link).await
+    };
+    netlink::run(None, work).map_err(|source| HostError::Netlink { name: name.to_owned(), source })?;
+    Ok(tap)
+}
+
+/// Follows the desired state for good, on the calling thread.
+pub(crate) fn follow(store: &Store, name: &str, router: Router) {
+    let mut seen = 0;
+    let mut done = None;
+    loop {
+        // What failed may succeed later, as when the node gets the address that is to be the source.
+        let plan = store.next_plan(seen, done.is_none().then_some(RETRY));
+        seen = plan.revision;
+        let wanted = wanted(&plan.desired, router);
+        if done.as_ref() == Some(&wanted) {
+            continue;
+        }
+        let warnings = match sync(name, &wanted) {
+            Ok(warnings) => warnings,
+            Err(error) => vec![format!("host interface `{name}`: {error}; it is tried again")],
+        };
+        done = warnings.is_empty().then_some(wanted);
+        store.set_host_warnings(warnings);
+    }
+}
+
+/// Time after which what failed is tried again.
+const RETRY: Duration = Duration::from_secs(3);
+
+fn sync(name: &str, wanted: &[KernelRoute]) -> Result<Vec<String>, NetlinkError> {
+    netlink::run(None, async |kernel: Netlink| {
+        let link = kernel.link(name).await?.ok_or_else(|| NetlinkError::NoLink(name.to_owned()))?;
+        let present = kernel.routes(link, PROTOCOL).await?;
+        let mut warnings = Vec::new();
+        for route in present.iter().filter(|route| !wanted.iter().any(|other| other.prefix == route.prefix)) {
+            if let Err(error) = kernel.delete_route(link, route, PROTOCOL).await {
+                warnings.push(format!("host interface `{name}`: {error}"));
+            }
+        }
+        for route in wanted.iter().filter(|route| !present.contains(route)) {
+            if let Err(warning) = add(&kernel, link, *route, &present).await {
+                warnings.push(format!("host interface `{name}`: {warning}"));
+            }
+        }
+        Ok(warnings)
+    })
+}
+
+async fn add(kernel: &Netlink, link: Link, route: KernelRoute, present: &[KernelRoute]) -> Result<(), String> {
+    let Err(error) = kernel.add_route(link, &route, PROTOCOL, true).await else { return Ok(()) };
+    let Some(source) = route.source.filter(|_| error.errno() == Some(Errno::INVAL)) else {
+        return Err(error.to_string());
+    };
+    // The source is no address of this machine. A route without one still reaches the pods, from some address.
+    let plain = KernelRoute { source: None, ..route };
+    if !present.contains(&plain) {
+        kernel.add_route(link, &plain, PROTOCOL, true).await.map_err(|error| error.to_string())?;
+    }
+    Err(format!(
+        "the route to {} cannot have source {source}: give this machine that address, or correct the Node's \
+         status.addresses",
+        route.prefix
+    ))
+}
+
+fn wanted(desired: &Desired, router: Router) -> Vec<KernelRoute> {
+    if !desired.ports.contains_key(HOST_PORT) {
+        return Vec::new();
+    }
+    let route = |prefix: &wire::IpPrefix| {
+        let v4 = prefix.addr().is_ipv4();
+        let gateway: IpAddr = if v4 { router.gateway4.into() } else { router.gateway6.into() };
+        let source = desired.host_addresses.iter().copied().find(|own| own.is_ipv4() == v4);
+        KernelRoute { prefix: *prefix, gateway: Some(gateway), source }
+    };
+    let mut routes: Vec<KernelRoute> = desired.host_prefixes.iter().map(route).collect();
+    routes.sort();
+    routes.dedup();
+    routes
+}

@@ -1,0 +1,327 @@
+//! The attachments of this node on disk: an append-only file of one JSON record a line.
+//!
+//! What always holds: a record is fsynced before `append` returns, so what was answered is there after any crash; a
+//! torn last line was never answered and is cut off; a damaged line costs itself and no other. At start the file is
+//! rewritten with what still holds (temporary file, rename, fsync of the directory).
+//! Its records are a contract with later releases: fields may be added, none may change its meaning.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use proto::control::{AttachRequest, Attached};
+use serde::{Deserialize, Serialize};
+
+/// What an attachment is found by: network, container, interface.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct Key {
+    pub(crate) network: String,
+    pub(crate) container: String,
+    pub(crate) interface: String,
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.network, self.container, self.interface)
+    }
+}
+
+/// A pod's interface: what was asked, what was answered, and what it is called in the data plane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Attachment {
+    pub(crate) request: AttachRequest,
+    pub(crate) port: String,
+    pub(crate) endpoint: String,
+    pub(crate) attached: Attached,
+}
+
+impl Attachment {
+    pub(crate) fn key(&self) -> Key {
+        let AttachRequest { network, container, interface, .. } = self.request.clone();
+        Key { network, container, interface }
+    }
+}
+
+/// A line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "kebab-case")]
+pub(crate) enum Record {
+    Attach(Attachment),
+    Detach(Key),
+    /// Addresses given last, one a family, kept when the attachments that had them are gone from the file.
+    Last { addresses: Vec<IpAddr> },
+}
+
+/// What the records come to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct History {
+    /// In the order in which they were attached.
+    pub(crate) attachments: Vec<Attachment>,
+    /// Addresses given last, one a family.
+    pub(crate) last: Vec<IpAddr>,
+    /// What could not be read, each naming file and line.
+    pub(crate) problems: Vec<String>,
+}
+
+/// The journal could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("journal {}: {operation}: {source}", path.display())]
+pub(crate) struct JournalError {
+    path: PathBuf,
+    operation: &'static str,
+    source: io::Error,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    path: PathBuf,
+    file: File,
+    /// Bytes that are known to be whole lines.
+    length: u64,
+    /// Records that could not be written; they go before the next one.
+    deferred: Vec<Record>,
+}
+
+/// The file's name in the state directory.
+const NAME: &str = "attachments.journal";
+
+impl Journal {
+    /// Reads the journal in `dir`, rewrites it with what still holds, and opens it for appending. A file with damaged
+    /// lines is kept beside it under a name that ends in `.damaged`.
+    ///
+    /// # Errors
+    /// The directory or file cannot be read or written. Nothing is lost then.
+    pub(crate) fn open(dir: &Path) -> Result<(Self, History), JournalError> {
+        let path = dir.join(NAME);
+        let wrap = |operation| {
+            let path = path.clone();
+            move |source| JournalError { path: path.clone(), operation, source }
+        };
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(wrap("reading it")(error)),
+        };
+        let mut history = replay(&path, &text);
+        if !history.problems.is_empty() {
+            let kept = dir.join(format!("{NAME}.damaged"));
+            std::fs::copy(&path, &kept).map_err(wrap("keeping a copy of the damaged file"))?;
+            history.problems.push(format!(
+                "{}: the damaged file is kept as {}; detach and attach again what is missing",
+                path.display(),
+                kept.display()
+            ));
+        }
+        let temporary = dir.join(format!("{NAME}.new"));
+        let mut lines = line(&Record::Last { addresses: history.last.clone() }).map_err(wrap("writing it anew"))?;
+        for attachment in &history.attachments {
+            lines.extend(line(&Record::Attach(attachment.clone())).map_err(wrap("writing it anew"))?);
+        }
+        let write = || {
+            let mut file = File::create(&temporary)?;
+            file.write_all(&lines)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+            File::open(dir)?.sync_all()?;
+            OpenOptions::new().append(true).open(&path)
+        };
+        let file = write().map_err(wrap("writing it anew"))?;
+        let length = lines.len() as u64;
+        Ok((Self { path, file, length, deferred: Vec::new() }, history))
+    }
+
+    /// Writes a record, and those deferred before it, to the disk itself.
+    ///
+    /// # Errors
+    /// The disk is full or broken; the file is then as it was before.
+    pub(crate) fn append(&mut self, record: &Record) -> Result<(), JournalError> {
+        let mut lines = Vec::new();
+        let result = self.deferred.iter().chain([record]).try_for_each(|record| {
+            lines.extend(line(record)?);
+            Ok(())
+        });
+        let result = result.and_then(|()| self.file.write_all(&lines)).and_then(|()| self.file.sync_data());
+        match result {
+            Ok(()) => {
+                self.length += lines.len() as u64;
+                self.deferred.clear();
+                Ok(())
+            }
+            Err(source) => {
+                // Half a line in the middle would cost the next record; a failure to cut it off shows at the next write.
+                let _ = self.file.set_len(self.length);
+                Err(JournalError { path: self.path.clone(), operation: "appending a record", source })
+            }
+        }
+    }
+
+    /// Remembers a record that could not be written but holds all the same.
+    pub(crate) fn defer(&mut self, record: Record) {
+        self.deferred.push(record);
+    }
+}
+
+fn line(record: &Record) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(record)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn replay(path: &Path, text: &[u8]) -> History {
+    let mut history = History::default();
+    // What follows the last line feed is a record that was never answered.
+    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    for (i, line) in text[..whole].split(|byte| *byte == b'\n').enumerate() {
+        if line.is_empty() {
+            continue;
+        }
+        match serde_json::from_slice(line) {
+            Ok(record) => history.apply(record),
+            Err(error) => history.problems.push(format!(
+                "{}: line {}: {error}; the line is left out",
+                path.display(),
+                i + 1
+            )),
+        }
+    }
+    history
+}
+
+impl History {
+    fn apply(&mut self, record: Record) {
+        match record {
+            Record::Attach(attachment) => {
+                self.remember(&attachment.attached.addresses);
+                let key = attachment.key();
+                self.attachments.retain(|other| other.key() != key);
+                self.attachments.push(attachment);
+            }
+            Record::Detach(key) => self.attachments.retain(|other| other.key() != key),
+            Record::Last { addresses } => self.remember(&addresses),
+        }
+    }
+
+    fn remember(&mut self, addresses: &[IpAddr]) {
+        for &address in addresses {
+            self.last.retain(|other| other.is_ipv4() != address.is_ipv4());
+            self.last.push(address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use proto::control::{AttachPort, PodName};
+
+    fn attachment(n: u8) -> Attachment {
+        Attachment {
+            request: AttachRequest {
+                network: "pods".into(),
+                container: format!("c{n}"),
+                interface: "eth0".into(),
+                netns: "/run/netns/é".into(),
+                port: AttachPort::Tap,
+                mtu: None,
+                mac: None,
+                pod: Some(PodName { namespace: "shop".into(), name: "line\nfeed".into() }),
+            },
+            port: format!("p{n}"),
+            endpoint: format!("shop/{n}"),
+            attached: Attached {
+                mac: wire::MacAddr([2, 0, 0, 0, 0, n]),
+                mtu: 1500,
+                addresses: vec![IpAddr::from([10, 0, 0, n])],
+                gateways: vec![],
+                routes: vec![],
+                socket: None,
+            },
+        }
+    }
+
+    /// Few keys, so that they are attached and detached again and again.
+    fn records() -> impl Strategy<Value = Vec<Record>> {
+        let record = (0u8..4, any::<bool>()).prop_map(|(n, attach)| {
+            if attach { Record::Attach(attachment(n)) } else { Record::Detach(attachment(n).key()) }
+        });
+        proptest::collection::vec(record, 0..12)
+    }
+
+    fn history(records: &[Record]) -> History {
+        let mut history = History::default();
+        for record in records {
+            history.apply(record.clone());
+        }
+        history
+    }
+
+    fn reopen(dir: &Path) -> History {
+        Journal::open(dir).unwrap().1
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn cut_anywhere_it_is_a_prefix_of_the_history(records in records()) {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut journal, _) = Journal::open(dir.path()).unwrap();
+            let path = dir.path().join(NAME);
+            let mut ends = vec![std::fs::metadata(&path).unwrap().len()];
+            for record in &records {
+                journal.append(record).unwrap();
+                ends.push(std::fs::metadata(&path).unwrap().len());
+            }
+            let bytes = std::fs::read(&path).unwrap();
+            for cut in 0..=bytes.len() {
+                let whole = ends.iter().filter(|end| **end <= cut as u64).count().saturating_sub(1);
+                prop_assert_eq!(replay(&path, &bytes[..cut]), history(&records[..whole]), "cut at {}", cut);
+            }
+            // And once through the file system: cut, opened, appended to, opened again.
+            let cut = bytes.len() * 2 / 3;
+            std::fs::write(&path, &bytes[..cut]).unwrap();
+            let (mut journal, before) = Journal::open(dir.path()).unwrap();
+            journal.append(&Record::Attach(attachment(9))).unwrap();
+            let mut expected = before;
+            expected.apply(Record::Attach(attachment(9)));
+            prop_assert_eq!(reopen(dir.path()), expected);
+        }
+    }
+
+    #[test]
+    fn a_damaged_line_is_named_and_costs_itself_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(NAME);
+        let (mut journal, _) = Journal::open(dir.path()).unwrap();
+        for n in 1..=3 {
+            journal.append(&Record::Attach(attachment(n))).unwrap();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let damaged = text.replace("\"port\":\"p2\"", "\"port\":7");
+        assert_ne!(text, damaged);
+        std::fs::write(&path, &damaged).unwrap();
+        let found = reopen(dir.path());
+        assert_eq!(found.attachments, [attachment(1), attachment(3)]);
+        assert!(found.problems[0].contains("attachments.journal: line 3:"), "{:?}", found.problems);
+        assert_eq!(std::fs::read_to_string(dir.path().join("attachments.journal.damaged")).unwrap(), damaged);
+        assert_eq!(reopen(dir.path()).problems, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_detached_leaves_only_the_place_where_the_search_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(dir.path()).unwrap();
+        journal.append(&Record::Attach(attachment(1))).unwrap();
+        journal.defer(Record::Detach(attachment(1).key()));
+        journal.append(&Record::Attach(attachment(2))).unwrap();
+        journal.append(&Record::Detach(attachment(2).key())).unwrap();
+        drop(journal);
+        reopen(dir.path());
+        let text = std::fs::read_to_string(dir.path().join(NAME)).unwrap();
+        assert_eq!(text, "{\"record\":\"last\",\"addresses\":[\"10.0.0.2\"]}\n");
+        assert_eq!(reopen(dir.path()).last, [IpAddr::from([10, 0, 0, 2])]);
+    }
+}

@@ -1,0 +1,144 @@
+//! podrouter-control: turns what the cluster says into a node's tables, and attaches its pods.
+//!
+//! Composes and owns the threads; decides nothing itself. At an end by signal, ports, devices, routes and tables stay as
+//! they are: the data plane goes on forwarding, and the next start compares.
+
+mod args;
+mod attach;
+mod cni;
+mod host;
+mod ipam;
+mod journal;
+mod netlink;
+mod pod;
+mod session;
+mod store;
+mod watch;
+
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::Context;
+use clap::Parser;
+use rustix::fs::FlockOperation;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Args, Config};
+use crate::journal::Journal;
+use crate::store::Store;
+use crate::watch::{Manifests, Source};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = match EnvFilter::try_new(&args.log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("podrouter-control: --log `{}`: {error}", args.log);
+            return proto::exit::USAGE.into();
+        }
+    };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let config = match args.config() {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("podrouter-control: {error}");
+            return proto::exit::CONFIG.into();
+        }
+    };
+    match run(&args, config) {
+        Ok(()) => proto::exit::OK.into(),
+        Err(error) => {
+            eprintln!("podrouter-control: {error:#}");
+            if lacks_permission(&error) { proto::exit::DPDK.into() } else { proto::exit::FAILURE.into() }
+        }
+    }
+}
+
+fn run(args: &Args, config: Config) -> anyhow::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("asking for signals")?;
+    for directory in [&args.state_dir, &args.vhost_dir] {
+        std::fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+    }
+    let _lock = lock(&args.state_dir)?;
+    let (journal, history) = Journal::open(&args.state_dir)?;
+    let source: Box<dyn Source> = Box::new(Manifests::new(args.manifests.clone()));
+    let store = Arc::new(Store::new(config, source.describe(), journal, history).context("making an event")?);
+
+    if let Some(name) = store.config.host.as_deref()
+        && let Some(tap) = host::prepare(name, store.config.mtu)?
+    {
+        store.keep_tap(desired::HOST_PORT, tap);
+    }
+    attach::restore(&store);
+    let listener = cni::listen(&args.socket)
+        .with_context(|| format!("listening on --socket {}", args.socket.display()))?;
+
+    let shared = Arc::clone(&store);
+    start("source", move || {
+        source.follow(&mut |update| {
+            shared.set_source(update);
+            ControlFlow::Continue(())
+        });
+    })?;
+    let (shared, dataplane) = (Arc::clone(&store), args.dataplane.clone());
+    start("session", move || session::follow(&shared, &dataplane))?;
+    if let Some(name) = store.config.host.clone() {
+        let shared = Arc::clone(&store);
+        start("host", move || host::follow(&shared, &name, shared.config.router))?;
+    }
+    let shared = Arc::clone(&store);
+    start("control", move || cni::serve(&listener, &shared))?;
+    tracing::info!("node {}: listening on {}", store.config.node, args.socket.display());
+
+    if let Some(signal) = signals.forever().next() {
+        tracing::info!("signal {signal}: ending; ports, devices and routes stay");
+    }
+    // A failure leaves a stale socket, which the next start replaces.
+    let _ = std::fs::remove_file(&args.socket);
+    Ok(())
+}
+
+/// A thread that ends only with the process; should it panic, so does the process end, for a supervisor to start anew.
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+    let guarded = move || {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        if result.is_err() {
+            std::process::exit(proto::exit::FAILURE.into());
+        }
+    };
+    thread::Builder::new().name(name.to_owned()).spawn(guarded).context("starting a thread")?;
+    Ok(())
+}
+
+/// One process a state directory: two would give the same address twice.
+fn lock(directory: &Path) -> anyhow::Result<File> {
+    let path = directory.join("lock");
+    let file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).with_context(|| {
+        format!("locking {}: another podrouter-control runs with this --state-dir", path.display())
+    })?;
+    Ok(file)
+}
+
+fn lacks_permission(error: &anyhow::Error) -> bool {
+    use rustix::io::Errno;
+    let denied = |errno: Errno| matches!(errno, Errno::PERM | Errno::ACCESS);
+    error.chain().any(|cause| {
+        if let Some(cause) = cause.downcast_ref::<io::Error>() {
+            return cause.kind() == io::ErrorKind::PermissionDenied;
+        }
+        match cause.downcast_ref::<host::HostError>() {
+            Some(host::HostError::Tap(tap::TapError::Open { errno, .. } | tap::TapError::Attach { errno, .. })) => {
+                denied(*errno)
+            }
+            Some(host::HostError::Netlink { source, .. }) => source.errno().is_some_and(denied),
+            _ => false,
+        }
+    })
+}

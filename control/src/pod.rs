@@ -1,0 +1,171 @@
+//! A kernel pod's interface: a TAP in the pod's namespace, with addresses, routes and MTU.
+//!
+//! Owns the steps, not the device: the caller keeps the descriptor, which is what holds the carrier. Each address is a
+//! /32 or /128 on a point-to-point link; everything goes by a link-local gateway that the data plane answers for.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use proto::control::{Attached, AttachedRoute};
+use proto::dataplane::Router;
+use rtnetlink::packet_route::address::AddressScope;
+use rtnetlink::packet_route::route::RouteProtocol;
+use rustix::io::Errno;
+use tap::{Tap, TapConfig, TapError};
+use wire::IpPrefix;
+
+use crate::journal::Attachment;
+use crate::netlink::{self, KernelRoute, Netlink, NetlinkError};
+
+/// Why a pod's interface could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PodError {
+    #[error("interface `{0}` is there already: remove it, or choose another CNI_IFNAME")]
+    Exists(String),
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    #[error("interface `{interface}`: {source}")]
+    Netlink { interface: String, source: NetlinkError },
+}
+
+impl PodError {
+    /// Whether another process holds the device: the data plane, which then can duplicate it.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self, Self::Tap(TapError::Attach { errno, .. }) if *errno == Errno::BUSY)
+    }
+}
+
+/// Makes the interface; whatever fails, nothing of it is left.
+///
+/// # Errors
+/// There is an interface of that name, or the kernel refuses a step.
+pub(crate) fn make(netns: BorrowedFd<'_>, interface: &str, pod: &Attached) -> Result<Tap, PodError> {
+    if find(netns, interface)?.is_some() {
+        return Err(PodError::Exists(interface.to_owned()));
+    }
+    let tap = match Tap::create_in(netns, &config(interface)) {
+        Err(TapError::Attach { errno: Errno::EXIST | Errno::BUSY, .. }) => {
+            return Err(PodError::Exists(interface.to_owned()));
+        }
+        made => made?,
+    };
+    if let Err(error) = configure(netns, interface, pod) {
+        // Without persistence, the device goes with its only descriptor.
+        let _ = tap.set_persistent(false);
+        return Err(error);
+    }
+    Ok(tap)
+}
+
+/// Opens the interface again after its descriptor was lost, and makes it anew if it is gone. Sets again what a time
+/// without carrier may have undone.
+///
+/// # Errors
+/// Another process holds it ([`PodError::is_busy`]), or the kernel refuses a step.
+pub(crate) fn restore(netns: BorrowedFd<'_>, interface: &str, pod: &Attached) -> Result<Tap, PodError> {
+    let tap = Tap::create_in(netns, &config(interface))?;
+    configure(netns, interface, pod)?;
+    Ok(tap)
+}
+
+/// Takes the interface away: by the descriptor if it is held, else by name if the MAC shows that it is still this pod's.
+pub(crate) fn remove(tap: Option<&Tap>, attachment: &Attachment) {
+    if let Some(tap) = tap
+        && let Err(error) = tap.set_persistent(false)
+    {
+        tracing::debug!("{}: {error}", attachment.port);
+    }
+    let request = &attachment.request;
+    // A namespace that is gone took the device along.
+    let Ok(netns) = tap::netns::open_netns(&request.netns) else { return };
+    let mac = attachment.attached.mac;
+    let deleted = netlink::run(Some(netns.as_fd()), async |kernel: Netlink| {
+        match kernel.link(&request.interface).await? {
+            Some(link) if link.mac == Some(mac) => kernel.delete_link(link).await,
+            _ => Ok(()),
+        }
+    });
+    if let Err(error) = deleted {
+        tracing::warn!("{}: {}: {error}", request.netns.display(), request.interface);
+    }
+}
+
+/// Destinations that the pod reaches, as the kernel is told and as ADD answers.
+pub(crate) fn routes(addresses: &[IpAddr], router: Router) -> Vec<AttachedRoute> {
+    let mut routes = Vec::new();
+    let gateways: [(IpAddr, IpAddr); 2] = [
+        (Ipv4Addr::UNSPECIFIED.into(), router.gateway4.into()),
+        (Ipv6Addr::UNSPECIFIED.into(), router.gateway6.into()),
+    ];
+    for (all, gateway) in gateways {
+        if !addresses.iter().any(|own| own.is_ipv4() == all.is_ipv4()) {
+            continue;
+        }
+        // In IPv6 each link has its own fe80::/64; in IPv4 the gateway must be said to be on the link.
+        if gateway.is_ipv4() {
+            routes.push(AttachedRoute { destination: IpPrefix::host(gateway), gateway: None });
+        }
+        if let Some(destination) = IpPrefix::containing(all, 0) {
+            routes.push(AttachedRoute { destination, gateway: Some(gateway) });
+        }
+    }
+    routes
+}
+
+fn config(interface: &str) -> TapConfig {
+    TapConfig { name: interface.to_owned(), persistent: true, vnet_hdr: true }
+}
+
+fn find(netns: BorrowedFd<'_>, interface: &str) -> Result<Option<netlink::Link>, PodError> {
+    netlink::run(Some(netns), async |kernel: Netlink| kernel.link(interface).await)
+        .map_err(|source| PodError::Netlink { interface: interface.to_owned(), source })
+}
+
+fn configure(netns: BorrowedFd<'_>, interface: &str, pod: &Attached) -> Result<(), PodError> {
+    let work = async |kernel: Netlink| {
+        let conf = format!("net/ipv6/conf/{interface}");
+        if pod.addresses.iter().any(IpAddr::is_ipv6) {
+            // Runtimes switch IPv6 off in namespaces for which they know of none.
+            netlink::sysctl(&format!("{conf}/disable_ipv6"), "0");
+        }
+        // Nobody else is on the link: nothing to detect, and routes come from here alone.
+        for switch in ["accept_dad", "accept_ra", "autoconf"] {
+            netlink::sysctl(&format!("{conf}/{switch}"), "0");
+        }
+        let link = kernel.link(interface).await?.ok_or_else(|| NetlinkError::NoLink(interface.to_owned()))?;
+        kernel.set_link(link, pod.mac, pod.mtu).await?;
+        for &address in &pod.addresses {
+            kernel.add_address(link, address, AddressScope::Universe).await?;
+        }
+        for route in &pod.routes {
+            let route =
+                KernelRoute { prefix: route.destination, gateway: route.gateway, source: None };
+            match kernel.add_route(link, &route, RouteProtocol::Static, false).await {
+                // A second interface leaves the pod's first default route in force.
+                Err(error) if error.errno() == Some(Errno::EXIST) => {}
+                done => done?,
+            }
+        }
+        Ok(())
+    };
+    netlink::run(Some(netns), work)
+        .map_err(|source| PodError::Netlink { interface: interface.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_has_the_routes_of_its_families() {
+        let router = Router { gateway4: "169.254.1.1".parse().unwrap(), gateway6: "fe80::1".parse().unwrap() };
+        let text = |addresses: &[&str]| -> Vec<String> {
+            let addresses: Vec<IpAddr> = addresses.iter().map(|own| own.parse().unwrap()).collect();
+            let show = |route: &AttachedRoute| format!("{} {:?}", route.destination, route.gateway);
+            routes(&addresses, router).iter().map(show).collect()
+        };
+        assert_eq!(text(&["10.0.0.2"]), ["169.254.1.1/32 None", "0.0.0.0/0 Some(169.254.1.1)"]);
+        assert_eq!(text(&["fd00::2"]), ["::/0 Some(fe80::1)"]);
+        assert_eq!(text(&["10.0.0.2", "fd00::2"]).len(), 3);
+    }
+}

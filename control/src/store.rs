@@ -1,0 +1,388 @@
+//! What the threads of the process share: cluster view, attachments, descriptors, and how far the data plane has come.
+//!
+//! Each change makes a new revision; a [`Plan`] is what one revision asks for. The source's thread writes the view, the
+//! CNI threads attachments, the session what was applied; whoever waits is woken by each. No lock is held over I/O save
+//! the journal's own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use desired::{ClusterView, Desired, Host, Local};
+use proto::control::{AttachPort, Status};
+use proto::dataplane::PortKind;
+use rustix::event::EventfdFlags;
+use tap::Tap;
+use wire::IpPrefix;
+
+use crate::args::Config;
+use crate::host;
+use crate::ipam::{Exhausted, Ipam};
+use crate::journal::{Attachment, History, Journal, JournalError, Key, Record};
+use crate::watch::Update;
+
+/// What one revision asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) revision: u64,
+    pub(crate) desired: Arc<Desired>,
+}
+
+/// How the session stands.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    pub(crate) connected: bool,
+    /// Why it is not connected.
+    pub(crate) trouble: String,
+    /// Last generation committed.
+    pub(crate) committed: u64,
+    /// Last revision that was carried out, save what the next two name.
+    pub(crate) applied: u64,
+    /// Why the data plane refused the rows of `applied`.
+    pub(crate) refused: Option<String>,
+    /// Ports that could not be made or taken away, and why.
+    pub(crate) failed_ports: BTreeMap<String, String>,
+}
+
+#[derive(Debug)]
+struct State {
+    revision: u64,
+    view: Option<Arc<ClusterView>>,
+    attachments: BTreeMap<Key, Attachment>,
+    /// Keys that a CNI thread is at work on.
+    busy: BTreeSet<Key>,
+    ipam: Ipam,
+    /// Duplicates of the TAPs' descriptors, by port: they hold the carrier while a data plane starts again.
+    taps: BTreeMap<String, Arc<Tap>>,
+    session: Session,
+    journal_warnings: Vec<String>,
+    source_warnings: Vec<String>,
+    host_warnings: Vec<String>,
+}
+
+/// The shared state.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) config: Config,
+    source: String,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Readable when there may be a new revision, for the session, which also waits for its socket.
+    wake: OwnedFd,
+    plan: Mutex<Option<Plan>>,
+    journal: Mutex<Journal>,
+}
+
+/// A key that nobody else works on until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Claim<'a> {
+    store: &'a Store,
+    key: Key,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.store.lock().busy.remove(&self.key);
+        self.store.changed.notify_all();
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every write leaves the state whole, so that a thread's panic takes nothing from the others.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Store {
+    /// Begins where the journal ended.
+    ///
+    /// # Errors
+    /// Out of file descriptors.
+    pub(crate) fn new(config: Config, source: String, journal: Journal, history: History) -> std::io::Result<Self> {
+        let used: Vec<IpAddr> =
+            history.attachments.iter().flat_map(|own| own.attached.addresses.clone()).collect();
+        let state = State {
+            revision: 1,
+            view: None,
+            attachments: history.attachments.into_iter().map(|own| (own.key(), own)).collect(),
+            busy: BTreeSet::new(),
+            ipam: Ipam::new(used, history.last),
+            taps: BTreeMap::new(),
+            session: Session { trouble: "not connected yet".to_owned(), ..Session::default() },
+            journal_warnings: history.problems,
+            source_warnings: Vec::new(),
+            host_warnings: Vec::new(),
+        };
+        Ok(Self {
+            config,
+            source,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            wake: rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            plan: Mutex::new(None),
+            journal: Mutex::new(journal),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        locked(&self.state)
+    }
+
+    fn touch(&self, state: &mut State) -> u64 {
+        state.revision += 1;
+        // A counter at its most is readable as it is.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        self.changed.notify_all();
+        state.revision
+    }
+
+    /// Waits until `done` gives something; `None` after `timeout`.
+    fn wait<T>(&self, timeout: Duration, mut done: impl FnMut(&mut State) -> Option<T>) -> Option<T> {
+        let limit = Instant::now() + timeout;
+        let mut state = self.lock();
+        loop {
+            if let Some(result) = done(&mut state) {
+                return Some(result);
+            }
+            let left = limit.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    // Written by the source's thread.
+
+    pub(crate) fn set_source(&self, update: Update) {
+        let mut state = self.lock();
+        for warning in &update.warnings {
+            if !state.source_warnings.contains(warning) {
+                tracing::warn!("{warning}");
+            }
+        }
+        state.source_warnings = update.warnings;
+        if let Some(view) = update.view
+            && state.view.as_deref() != Some(&view)
+        {
+            state.view = Some(Arc::new(view));
+            self.touch(&mut state);
+        }
+    }
+
+    // Read by the session and the host's thread.
+
+    /// What the newest revision asks for; `None` until the source has read everything once.
+    pub(crate) fn plan(&self) -> Option<Plan> {
+        let mut plan = locked(&self.plan);
+        let (revision, view, attachments) = {
+            let state = self.lock();
+            if let Some(plan) = plan.as_ref().filter(|plan| plan.revision == state.revision) {
+                return Some(plan.clone());
+            }
+            let attachments = state.attachments.values().map(desired_attachment).collect();
+            (state.revision, state.view.clone()?, attachments)
+        };
+        let local = Local {
+            node: self.config.node.clone(),
+            router: self.config.router,
+            uplink: self.config.uplink.clone(),
+            host: self.config.host.is_some().then_some(Host { mac: host::MAC, mtu: self.config.mtu }),
+            attachments,
+        };
+        let desired = Desired::build(&view, &local);
+        let known = plan.as_ref().map(|plan| plan.desired.warnings.as_slice()).unwrap_or_default();
+        for warning in desired.warnings.iter().filter(|warning| !known.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        let next = Plan { revision, desired: Arc::new(desired) };
+        *plan = Some(next.clone());
+        Some(next)
+    }
+
+    /// The first plan newer than `seen`; after `retry`, the newest one all the same.
+    pub(crate) fn next_plan(&self, seen: u64, retry: Option<Duration>) -> Plan {
+        let limit = retry.unwrap_or(Duration::from_secs(3600));
+        loop {
+            let newer = |state: &mut State| (state.revision > seen && state.view.is_some()).then_some(());
+            let woken = self.wait(limit, newer).is_some();
+            if let Some(plan) = self.plan().filter(|_| woken || retry.is_some()) {
+                return plan;
+            }
+        }
+    }
+
+    /// Readable when there may be a new revision.
+    pub(crate) fn wake(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// Makes [`Self::wake`] unreadable again; call it before [`Self::plan`].
+    pub(crate) fn rest(&self) {
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+    }
+
+    pub(crate) fn tap(&self, port: &str) -> Option<Arc<Tap>> {
+        self.lock().taps.get(port).cloned()
+    }
+
+    pub(crate) fn keep_tap(&self, port: &str, tap: Tap) {
+        self.lock().taps.insert(port.to_owned(), Arc::new(tap));
+    }
+
+    pub(crate) fn attachment_of(&self, port: &str) -> Option<Attachment> {
+        self.lock().attachments.values().find(|own| own.port == port).cloned()
+    }
+
+    pub(crate) fn set_session(&self, change: impl FnOnce(&mut Session)) {
+        change(&mut self.lock().session);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn set_host_warnings(&self, warnings: Vec<String>) {
+        let mut state = self.lock();
+        for warning in warnings.iter().filter(|warning| !state.host_warnings.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        state.host_warnings = warnings;
+    }
+
+    // Used by the CNI threads.
+
+    /// Keeps others from a key; `None` if it stays busy for `timeout`.
+    pub(crate) fn claim(&self, key: &Key, timeout: Duration) -> Option<Claim<'_>> {
+        self.wait(timeout, |state| state.busy.insert(key.clone()).then_some(()))
+            .map(|()| Claim { store: self, key: key.clone() })
+    }
+
+    pub(crate) fn attachment(&self, key: &Key) -> Option<Attachment> {
+        self.lock().attachments.get(key).cloned()
+    }
+
+    pub(crate) fn attachments(&self) -> Vec<Attachment> {
+        self.lock().attachments.values().cloned().collect()
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.lock().session.connected
+    }
+
+    /// Why nothing can be attached for want of a data plane or of manifests.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let state = self.lock();
+        if !state.session.connected {
+            Some(format!("the data plane is away: {}", state.session.trouble))
+        } else if state.view.is_none() {
+            let first = state.source_warnings.first().map(|text| format!(": {text}")).unwrap_or_default();
+            Some(format!("the manifests were not read yet{first}"))
+        } else {
+            None
+        }
+    }
+
+    pub(crate) fn allocate(&self, cidrs: &[IpPrefix], reserved: &[IpAddr]) -> Result<Vec<IpAddr>, Exhausted> {
+        self.lock().ipam.allocate(cidrs, reserved)
+    }
+
+    pub(crate) fn release(&self, addresses: &[IpAddr]) {
+        self.lock().ipam.release(addresses);
+    }
+
+    /// Whether an attachment has that endpoint name or port.
+    pub(crate) fn is_named(&self, endpoint: &str, port: &str) -> (bool, bool) {
+        let state = self.lock();
+        let any = |is: &dyn Fn(&Attachment) -> bool| state.attachments.values().any(is);
+        (any(&|own| own.endpoint == endpoint), any(&|own| own.port == port))
+    }
+
+    pub(crate) fn write(&self, record: &Record) -> Result<(), JournalError> {
+        locked(&self.journal).append(record)
+    }
+
+    pub(crate) fn write_later(&self, record: Record) {
+        locked(&self.journal).defer(record);
+    }
+
+    /// Adds an attachment; gives the revision that has it.
+    pub(crate) fn insert(&self, attachment: Attachment, tap: Option<Tap>) -> u64 {
+        let mut state = self.lock();
+        if let Some(tap) = tap {
+            state.taps.insert(attachment.port.clone(), Arc::new(tap));
+        }
+        state.attachments.insert(attachment.key(), attachment);
+        self.touch(&mut state)
+    }
+
+    /// Takes an attachment out; gives the revision that lacks it. Its descriptor stays until [`Self::let_go`].
+    pub(crate) fn remove(&self, key: &Key) -> u64 {
+        let mut state = self.lock();
+        state.attachments.remove(key);
+        self.touch(&mut state)
+    }
+
+    pub(crate) fn let_go(&self, port: &str) -> Option<Arc<Tap>> {
+        self.lock().taps.remove(port)
+    }
+
+    /// Waits until the data plane has a revision, and `port`, if one is named, with it.
+    ///
+    /// # Errors
+    /// Why it has not, in words.
+    pub(crate) fn wait_applied(&self, revision: u64, port: Option<&str>, timeout: Duration) -> Result<(), String> {
+        let done = self.wait(timeout, |state| {
+            let session = &state.session;
+            if session.applied < revision {
+                return None;
+            }
+            if let Some(reason) = &session.refused {
+                return Some(Err(format!("the data plane refused it: {reason}")));
+            }
+            let failed = port.and_then(|port| session.failed_ports.get(port));
+            Some(failed.map_or(Ok(()), |reason| Err(reason.clone())))
+        });
+        done.unwrap_or_else(|| Err(format!("the data plane did not commit it within {timeout:?}")))
+    }
+
+    /// Control's half of `podrouter status`.
+    pub(crate) fn status(&self) -> Status {
+        let plan = self.plan();
+        let state = self.lock();
+        let session = &state.session;
+        let mut warnings = state.journal_warnings.clone();
+        warnings.extend(state.source_warnings.iter().cloned());
+        warnings.extend(plan.iter().flat_map(|plan| plan.desired.warnings.iter().cloned()));
+        warnings.extend(state.host_warnings.iter().cloned());
+        if !session.connected {
+            warnings.push(format!("the data plane is away: {}", session.trouble));
+        }
+        warnings.extend(session.refused.iter().map(|why| format!("the data plane refused the newest rows: {why}")));
+        warnings.extend(session.failed_ports.iter().map(|(port, why)| format!("port {port}: {why}")));
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            node: self.config.node.clone(),
+            source: self.source.clone(),
+            synced: state.view.is_some(),
+            connected: session.connected,
+            committed: session.committed,
+            nodes: count(state.view.as_ref().map_or(0, |view| view.nodes.len())),
+            pods: count(state.view.as_ref().map_or(0, |view| view.pods.len())),
+            attachments: count(state.attachments.len()),
+            warnings,
+        }
+    }
+}
+
+fn desired_attachment(own: &Attachment) -> desired::Attachment {
+    let kind = match (own.request.port, &own.attached.socket) {
+        (AttachPort::VhostUser, Some(path)) => PortKind::Vhost { path: path.clone(), server: true },
+        _ => PortKind::Tap,
+    };
+    desired::Attachment {
+        port: own.port.clone(),
+        endpoint: own.endpoint.clone(),
+        kind,
+        mac: own.attached.mac,
+        mtu: own.attached.mtu,
+        addresses: own.attached.addresses.clone(),
+    }
+}

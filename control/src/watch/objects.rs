@@ -1,0 +1,326 @@
+//! Nodes and Pods out of YAML and JSON text, trimmed at the edge to what routing needs.
+//!
+//! A text may hold one object, several documents, or lists (`kind: List`, `NodeList`, `PodList`); other kinds are
+//! passed over without a look at their fields. What always holds: a text is read whole or not at all, and an error
+//! names line, field and value.
+
+use std::fmt;
+
+use desired::{Node, NodeAddress, Pod};
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// What a text held, in its order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Objects {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) pods: Vec<Pod>,
+}
+
+/// Reads a JSON text.
+///
+/// # Errors
+/// A sentence with line, field and value.
+pub(crate) fn from_json(text: &str) -> Result<Objects, String> {
+    let mut objects = Objects::default();
+    let outline: Outline = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
+    let read = Document { outline: &outline, objects: &mut objects }.deserialize(tracked);
+    read.map_err(|error| format!("{}: {error}", track.path()))?;
+    Ok(objects)
+}
+
+/// Reads a YAML text of any number of documents.
+///
+/// # Errors
+/// A sentence with the document's number (where there are several), field, value and line.
+pub(crate) fn from_yaml(text: &str) -> Result<Objects, String> {
+    let mut objects = Objects::default();
+    let several = serde_norway::Deserializer::from_str(text).count() > 1;
+    let outlines = serde_norway::Deserializer::from_str(text);
+    let readers = serde_norway::Deserializer::from_str(text);
+    for (i, (first, second)) in outlines.zip(readers).enumerate() {
+        let named = |error: serde_norway::Error| {
+            if several { format!("document {}: {error}", i + 1) } else { error.to_string() }
+        };
+        // An empty document, as between two `---`, is null.
+        let Some(outline) = Option::<Outline>::deserialize(first).map_err(named)? else { continue };
+        Document { outline: &outline, objects: &mut objects }.deserialize(second).map_err(named)?;
+    }
+    Ok(objects)
+}
+
+/// The kinds alone, read first: `kubectl` prints a list's kind after its items.
+#[derive(Deserialize)]
+struct Outline {
+    kind: String,
+    #[serde(default)]
+    items: Option<Vec<OutlineItem>>,
+}
+
+#[derive(Deserialize)]
+struct OutlineItem {
+    kind: Option<String>,
+}
+
+struct Document<'a> {
+    outline: &'a Outline,
+    objects: &'a mut Objects,
+}
+
+impl<'de> DeserializeSeed<'de> for Document<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        let kind = self.outline.kind.as_str();
+        if kind == "List" || self.outline.items.is_some() && kind.ends_with("List") {
+            from.deserialize_map(self)
+        } else {
+            self.objects.read(kind, from)
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Document<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of objects")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            if key == "items" && self.outline.items.is_some() {
+                map.next_value_seed(Items(&mut self))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Items<'a, 'b>(&'a mut Document<'b>);
+
+impl<'de> DeserializeSeed<'de> for Items<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Items<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sequence of objects")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let list = self.0.outline;
+        for item in list.items.iter().flatten() {
+            // The items of an API server's own lists (`NodeList`) do not repeat their kind.
+            let kind = item.kind.as_deref().or(list.kind.strip_suffix("List")).unwrap_or_default();
+            items.next_element_seed(Item { kind, objects: self.0.objects })?;
+        }
+        match items.next_element::<IgnoredAny>()? {
+            None => Ok(()),
+            Some(_) => Err(A::Error::custom("the list changed while it was read")),
+        }
+    }
+}
+
+struct Item<'a> {
+    kind: &'a str,
+    objects: &'a mut Objects,
+}
+
+impl<'de> DeserializeSeed<'de> for Item<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        self.objects.read(self.kind, from)
+    }
+}
+
+impl Objects {
+    fn read<'de, D: Deserializer<'de>>(&mut self, kind: &str, from: D) -> Result<(), D::Error> {
+        match kind {
+            "Node" => self.nodes.push(NodeObject::deserialize(from)?.into()),
+            "Pod" => self.pods.push(PodObject::deserialize(from)?.into()),
+            _ => {
+                IgnoredAny::deserialize(from)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    name: String,
+    namespace: Option<String>,
+    uid: Option<String>,
+    creation_timestamp: Option<String>,
+    deletion_timestamp: Option<String>,
+    annotations: Option<std::collections::BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+struct NodeObject {
+    metadata: Metadata,
+    spec: Option<NodeSpec>,
+    status: Option<NodeStatus>,
+}
+
+#[derive(Deserialize, Default)]
+struct NodeSpec {
+    #[serde(rename = "podCIDR")]
+    pod_cidr: Option<String>,
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Option<Vec<String>>,
+}
+
+#[derive(Deserialize, Default)]
+struct NodeStatus {
+    addresses: Option<Vec<Address>>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    address: String,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct PodObject {
+    metadata: Metadata,
+    spec: Option<PodSpec>,
+    status: Option<PodStatus>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct PodSpec {
+    node_name: Option<String>,
+    host_network: Option<bool>,
+}
+
+#[derive(Deserialize, Default)]
+struct PodStatus {
+    phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pod_ips: Option<Vec<PodIp>>,
+}
+
+#[derive(Deserialize)]
+struct PodIp {
+    ip: String,
+}
+
+/// The plural field counts; the singular one, which it repeats, only where an old object lacks it.
+fn plural(many: Option<Vec<String>>, one: Option<String>) -> Vec<String> {
+    many.filter(|many| !many.is_empty())
+        .unwrap_or_else(|| one.into_iter().filter(|text| !text.is_empty()).collect())
+}
+
+impl From<NodeObject> for Node {
+    fn from(object: NodeObject) -> Self {
+        let spec = object.spec.unwrap_or_default();
+        let addresses = object.status.unwrap_or_default().addresses.unwrap_or_default();
+        let mut annotations = object.metadata.annotations.unwrap_or_default();
+        Self {
+            name: object.metadata.name,
+            created: object.metadata.creation_timestamp,
+            pod_cidrs: plural(spec.pod_cidrs, spec.pod_cidr),
+            addresses: addresses
+                .into_iter()
+                .map(|Address { address, kind }| NodeAddress { kind, address })
+                .collect(),
+            router_addresses: annotations.remove(desired::ROUTER_ADDRESSES),
+        }
+    }
+}
+
+impl From<PodObject> for Pod {
+    fn from(object: PodObject) -> Self {
+        let spec = object.spec.unwrap_or_default();
+        let status = object.status.unwrap_or_default();
+        let pod_ips = status.pod_ips.map(|many| many.into_iter().map(|one| one.ip).collect());
+        Self {
+            namespace: object.metadata.namespace.unwrap_or_else(|| "default".to_owned()),
+            name: object.metadata.name,
+            uid: object.metadata.uid.unwrap_or_default(),
+            node: spec.node_name.unwrap_or_default(),
+            pod_ips: plural(pod_ips, status.pod_ip),
+            host_network: spec.host_network.unwrap_or_default(),
+            phase: status.phase.unwrap_or_default(),
+            terminating: object.metadata.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECORDED: &str = include_str!("../../tests/data/cluster.yaml");
+
+    #[test]
+    fn a_recorded_cluster_is_read() {
+        let objects = from_yaml(RECORDED).unwrap();
+        let names: Vec<_> = objects.nodes.iter().map(|node| node.name.as_str()).collect();
+        assert_eq!(names, ["knode1", "knode2"]);
+        assert_eq!(objects.nodes[0].pod_cidrs, ["10.244.1.0/24", "fd00:10:244:1::/64"]);
+        assert_eq!(objects.nodes[1].addresses.len(), 3);
+        assert_eq!(objects.nodes[1].created.as_deref(), Some("2026-11-23T09:18:13Z"));
+        assert_eq!(objects.pods.len(), 5);
+        let front = objects.pods.iter().find(|pod| pod.name == "front-fbd7bbb66-5vgjk").unwrap();
+        assert_eq!((front.node.as_str(), front.phase.as_str()), ("knode2", "Running"));
+        assert_eq!(front.pod_ips, ["10.244.2.2", "fd00:10:244:2::2"]);
+        assert!(!front.host_network && !front.terminating && !front.uid.is_empty());
+    }
+
+    #[test]
+    fn json_lists_and_documents_are_read() {
+        let json = r#"{"kind":"NodeList","apiVersion":"v1","items":[
+            {"metadata":{"name":"a","annotations":{"podrouter.io/router-addresses":"10.0.0.1"}},"spec":{"podCIDR":"10.1.0.0/24"}}]}"#;
+        let node = &from_json(json).unwrap().nodes[0];
+        assert_eq!((node.pod_cidrs.len(), node.router_addresses.as_deref()), (1, Some("10.0.0.1")));
+        let yaml = "---\n---\nkind: Node\nmetadata: {name: a}\n---\nkind: Secret\nmetadata: 7\nspec: x\n---\n\
+                    kind: Pod\nmetadata: {name: p, deletionTimestamp: \"2026-01-01T00:00:00Z\"}\nspec: {hostNetwork: true}\n";
+        let objects = from_yaml(yaml).unwrap();
+        assert_eq!((objects.nodes.len(), objects.pods.len()), (1, 1));
+        assert!(objects.pods[0].terminating && objects.pods[0].host_network);
+        assert_eq!(objects.pods[0].namespace, "default");
+        assert_eq!(from_yaml("").unwrap(), Objects::default());
+        assert_eq!(from_yaml("# nothing\n").unwrap(), Objects::default());
+    }
+
+    #[test]
+    fn errors_name_line_field_and_value() {
+        let yaml = "kind: Secret\n---\nkind: List\nitems:\n- kind: Node\n  metadata: {name: a}\n  spec:\n    podCIDRs: 7\n";
+        let message = from_yaml(yaml).unwrap_err();
+        for part in ["document 2", "items[0].spec.podCIDRs", "`7`", "line 8"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        let message = from_yaml("kind: Pod\nmetadata:\n  name: [x\n").unwrap_err();
+        assert!(message.contains("line"), "{message}");
+        let message = from_yaml("kind: Pod\nspec: {}\n").unwrap_err();
+        assert!(message.contains("metadata"), "{message}");
+        assert!(from_yaml("- a\n").is_err());
+        assert!(from_yaml("metadata: {}\n").unwrap_err().contains("kind"));
+        let json = "{\"kind\":\"Pod\",\n\"metadata\":{\"name\":\"p\"},\n\"spec\":{\"hostNetwork\":\"maybe\"}}";
+        let message = from_json(json).unwrap_err();
+        for part in ["spec.hostNetwork", "maybe", "line 3"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    }
+}

@@ -1,0 +1,441 @@
+//! `podrouter` as people and scripts run it, against a data plane and a control of the test's own over real sockets.
+
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by panicking, its helpers too")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+
+use proto::dataplane::{
+    DropStatus, Hello, Ledger, NeighbourStatus, PortInfo, PortKind, PortSpec, PortStatus, Request, Response,
+    RouteStatus, Status, WorkerStatus,
+};
+use proto::{Connection, control, exit};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Sockets of one test.
+struct Node {
+    dir: TempDir,
+}
+
+impl Node {
+    /// With nobody listening.
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// With both processes, all well.
+    fn running() -> Self {
+        let node = Self::new();
+        node.serve_dataplane(dataplane);
+        node.serve_control(control);
+        node
+    }
+
+    fn dataplane(&self) -> PathBuf {
+        self.dir.path().join("dataplane.sock")
+    }
+
+    fn control(&self) -> PathBuf {
+        self.dir.path().join("control.sock")
+    }
+
+    fn serve_dataplane(&self, answer: impl Fn(Request) -> Option<Response> + Send + 'static) {
+        serve(&self.dataplane(), answer);
+    }
+
+    fn serve_control(&self, answer: impl Fn(control::Request) -> Option<control::Response> + Send + 'static) {
+        serve(&self.control(), answer);
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_podrouter"));
+        command.arg("--dataplane").arg(self.dataplane()).arg("--control").arg(self.control()).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Said {
+        Said::from(self.command(arguments).output().unwrap())
+    }
+}
+
+/// What the program said.
+#[derive(Debug, PartialEq)]
+struct Said {
+    code: Option<u8>,
+    stdout: String,
+    stderr: String,
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().and_then(|code| u8::try_from(code).ok()),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+impl Said {
+    #[track_caller]
+    fn ok(self) -> String {
+        assert_eq!((self.code, self.stderr.as_str()), (Some(exit::OK), ""), "{self:?}");
+        self.stdout
+    }
+
+    #[track_caller]
+    fn fails(&self, code: u8, named: &[&str]) {
+        assert_eq!((self.code, self.stdout.as_str()), (Some(code), ""), "{self:?}");
+        for name in named {
+            assert!(self.stderr.contains(name), "lacks {name}: {}", self.stderr);
+        }
+        assert!(!self.stderr.contains("panicked"));
+    }
+}
+
+/// Answers until the test ends; `None` hangs up.
+fn serve<Q: DeserializeOwned, A: Serialize>(path: &Path, answer: impl Fn(Q) -> Option<A> + Send + 'static) {
+    let listener = UnixListener::bind(path).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut connection = Connection::new(stream.unwrap());
+            while let Ok((request, _)) = connection.receive() {
+                let Some(response) = answer(request) else { break };
+                // The program may have ended before it read all.
+                let _ = connection.send(&response, &[]);
+            }
+        }
+    });
+}
+
+fn dataplane(request: Request) -> Option<Response> {
+    let drop = |reason: &str, packets| DropStatus {
+        port: "p1".into(),
+        direction: "rx".into(),
+        reason: reason.into(),
+        description: format!("why {reason}"),
+        packets,
+    };
+    Some(match request {
+        Request::Hello { .. } => {
+            Response::Hello(Hello { version: proto::VERSION, instance: "4f2a".into(), generation: 42 })
+        }
+        Request::ShowStatus => Response::Status(dataplane_status()),
+        Request::ShowPorts => Response::Ports { ports: vec![port(2, "uplink"), port(1, "p1")] },
+        Request::ShowRoutes => Response::Routes {
+            generation: 42,
+            routes: ["0.0.0.0/0", "10.244.1.0/24", "::/0"].map(route).to_vec(),
+        },
+        Request::ShowNeighbours => Response::Neighbours {
+            neighbours: vec![NeighbourStatus {
+                port: "uplink".into(),
+                address: "192.168.77.1".parse().unwrap(),
+                mac: Some("02:00:00:00:00:01".parse().unwrap()),
+                state: "reachable".into(),
+                age_ms: 61_500,
+                held: 0,
+            }],
+        },
+        Request::ShowWorkers => Response::Workers {
+            workers: vec![WorkerStatus {
+                kind: "poll".into(),
+                core: Some(1),
+                ledger: Ledger { rx: 12_345_678, tx: 12_345_670, drops: 7, ..Ledger::default() },
+                ..WorkerStatus::default()
+            }],
+        },
+        Request::ShowDrops => Response::Drops { drops: vec![drop("never", 0), drop("ttl-exceeded", 20_000)] },
+        other => Response::Failed { reason: format!("not expected: {other:?}") },
+    })
+}
+
+fn dataplane_status() -> Status {
+    Status {
+        version: "0.1.0".into(),
+        instance: "4f2a".into(),
+        pid: 812,
+        uptime_seconds: 61,
+        generation: 42,
+        committed: 42,
+        dpdk: "22.11.11".into(),
+        hugepages: true,
+        mbufs: 65_535,
+        mbufs_in_use: 1_200,
+        ports: 2,
+        endpoints: 1,
+        routes: 3,
+        workers: 1,
+        warnings: vec!["no core is isolated".into()],
+    }
+}
+
+fn control(request: control::Request) -> Option<control::Response> {
+    Some(match request {
+        control::Request::Hello { .. } => control::Response::Hello { version: proto::VERSION },
+        control::Request::Status => control::Response::Status(control::Status {
+            version: "0.1.0".into(),
+            pid: 900,
+            node: "node-1".into(),
+            source: "manifests /etc/podrouter/manifests".into(),
+            synced: true,
+            connected: true,
+            committed: 42,
+            nodes: 2,
+            pods: 3,
+            attachments: 1,
+            warnings: vec!["Node node-2 has no router address".into()],
+        }),
+        _ => return None,
+    })
+}
+
+fn port(id: u16, name: &str) -> PortStatus {
+    PortStatus {
+        info: PortInfo {
+            id,
+            spec: PortSpec { name: name.into(), kind: PortKind::Tap, mac: None, mtu: 1500 },
+            mac: "02:00:00:00:00:09".parse().unwrap(),
+        },
+        worker: 0,
+        up: true,
+        role: String::new(),
+        rx_packets: 12_345_678,
+        rx_bytes: 0,
+        rx_drops: 0,
+        tx_packets: 0,
+        tx_bytes: 0,
+        tx_drops: 0,
+    }
+}
+
+fn route(prefix: &str) -> RouteStatus {
+    RouteStatus {
+        network: 0,
+        prefix: prefix.parse().unwrap(),
+        origin: "configured".into(),
+        target: "via 192.168.77.1 dev uplink".into(),
+    }
+}
+
+/// The first field of each line under the header.
+fn first_fields(text: &str) -> Vec<&str> {
+    text.lines().skip(1).map(|line| line.split_whitespace().next().unwrap()).collect()
+}
+
+#[test]
+fn status_joins_both_halves() {
+    let node = Node::running();
+    let text = node.run(&["status"]).ok();
+    let warnings =
+        "warning: data plane: no core is isolated\nwarning: control: Node node-2 has no router address\n\n";
+    assert!(text.starts_with(warnings), "{text}");
+    for words in [
+        "pid 812, up 1m1s",
+        "generation 42, every worker has it",
+        "1200 of 65535",
+        "node node-1",
+        "2 nodes, 3 pods",
+    ] {
+        assert!(text.contains(words), "lacks {words}: {text}");
+    }
+    let document: Value = serde_json::from_str(&node.run(&["--json", "status"]).ok()).unwrap();
+    let status: Status = serde_json::from_value(document["dataplane"].clone()).unwrap();
+    assert_eq!(status, dataplane_status());
+    assert_eq!(
+        (&document["control"]["node"], &document["errors"]),
+        (&"node-1".into(), &Value::Array(vec![]))
+    );
+}
+
+#[test]
+fn status_with_a_half_away_prints_the_other_and_fails() {
+    let no_control = Node::new();
+    no_control.serve_dataplane(dataplane);
+    let said = no_control.run(&["status"]);
+    assert_eq!(said.code, Some(exit::FAILURE));
+    assert!(said.stdout.starts_with("error: cannot reach podrouter-control at "), "{}", said.stdout);
+    assert!(said.stdout.contains("Data plane   0.1.0, pid 812") && said.stdout.contains("Control      away"));
+
+    let no_dataplane = Node::new();
+    no_dataplane.serve_control(control);
+    let said = no_dataplane.run(&["status"]);
+    assert_eq!(said.code, Some(exit::FAILURE));
+    assert!(
+        said.stdout.contains("Data plane   away") && said.stdout.contains("node node-1"),
+        "{}",
+        said.stdout
+    );
+    let said = no_dataplane.run(&["status", "--json"]);
+    assert_eq!(said.code, Some(exit::FAILURE));
+    let document: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!((&document["dataplane"], &document["control"]["pid"]), (&Value::Null, &900.into()));
+    assert!(document["errors"][0].as_str().unwrap().contains("podrouter-dataplane"));
+
+    let said = Node::new().run(&["status"]);
+    assert_eq!(said.code, Some(exit::FAILURE));
+    assert!(said.stdout.contains("Data plane   away") && said.stdout.contains("Control      away"));
+}
+
+#[test]
+fn tables_with_whole_numbers_off_a_terminal() {
+    let node = Node::running();
+    let ports = node.run(&["show", "ports"]).ok();
+    assert_eq!(first_fields(&ports), ["p1", "uplink"]);
+    assert!(ports.contains(" 12345678 ") && !ports.contains('\x1b'), "{ports}");
+    assert_eq!(first_fields(&node.run(&["show", "ports", "uplink"]).ok()), ["uplink"]);
+
+    assert_eq!(first_fields(&node.run(&["show", "routes"]).ok()), ["0.0.0.0/0", "10.244.1.0/24", "::/0"]);
+    let matching = node.run(&["show", "routes", "10.244.1.7"]).ok();
+    assert_eq!(first_fields(&matching), ["10.244.1.0/24", "0.0.0.0/0"]);
+    assert_eq!(first_fields(&node.run(&["show", "routes", "::/0"]).ok()), ["::/0"]);
+
+    let neighbours = node.run(&["show", "neighbours"]).ok();
+    assert!(neighbours.contains("AGE-MS") && neighbours.contains(" 61500 "), "{neighbours}");
+
+    let workers = node.run(&["show", "workers"]).ok();
+    let total: Vec<_> = workers.lines().last().unwrap().split_whitespace().collect();
+    assert_eq!((total[0], total[1], total.last()), ("all", "12345678", Some(&"1")));
+
+    assert_eq!(node.run(&["show", "drops"]).ok().lines().count(), 2);
+    let all = node.run(&["show", "drops", "--all"]).ok();
+    assert!(all.lines().count() == 3 && all.contains("20000") && all.contains("why never"), "{all}");
+}
+
+#[test]
+fn json_is_the_protocols_own() {
+    let node = Node::running();
+    let ask = |arguments: &[&str]| -> Response {
+        serde_json::from_str(&node.run(&[arguments, &["--json"]].concat()).ok()).unwrap()
+    };
+    assert_eq!(ask(&["show", "ports"]), Response::Ports { ports: vec![port(1, "p1"), port(2, "uplink")] });
+    assert_eq!(
+        ask(&["show", "routes", "10.0.0.1"]),
+        Response::Routes { generation: 42, routes: vec![route("0.0.0.0/0")] }
+    );
+    for (what, request) in [("neighbours", Request::ShowNeighbours), ("workers", Request::ShowWorkers)] {
+        assert_eq!(ask(&["show", what]), dataplane(request).unwrap());
+    }
+    let Response::Drops { drops } = ask(&["show", "drops"]) else { panic!() };
+    assert_eq!(drops.len(), 1);
+}
+
+#[test]
+fn who_is_away_is_named_with_what_to_do() {
+    let node = Node::new();
+    let socket = node.dataplane();
+    let named =
+        [socket.to_str().unwrap(), "No such file", "is podrouter-dataplane running?", "--dataplane PATH"];
+    node.run(&["show", "ports"]).fails(exit::FAILURE, &named);
+    drop(UnixListener::bind(&socket).unwrap());
+    node.run(&["show", "ports"]).fails(exit::FAILURE, &[named[0], "nobody listens"]);
+
+    let hangs_up = Node::new();
+    hangs_up
+        .serve_dataplane(|request| dataplane(request).filter(|answer| matches!(answer, Response::Hello(_))));
+    hangs_up.run(&["show", "drops"]).fails(exit::FAILURE, &["podrouter-dataplane", "closed the connection"]);
+
+    let refuses = Node::new();
+    refuses.serve_dataplane(|request| match request {
+        Request::Hello { .. } => dataplane(request),
+        _ => Some(Response::Failed { reason: "draining".into() }),
+    });
+    refuses.run(&["show", "workers"]).fails(exit::FAILURE, &["podrouter-dataplane", "refused: draining"]);
+
+    let newer = Node::new();
+    newer.serve_dataplane(|_| {
+        Some(Response::Hello(Hello { version: proto::VERSION + 2, instance: String::new(), generation: 0 }))
+    });
+    newer.run(&["show", "ports"]).fails(exit::FAILURE, &["speaks protocol 3", "one release"]);
+
+    let confused = Node::new();
+    confused.serve_dataplane(|request| match request {
+        Request::Hello { .. } => dataplane(request),
+        _ => Some(Response::Done),
+    });
+    confused.run(&["show", "ports"]).fails(exit::FAILURE, &["something else"]);
+    assert!(confused.run(&["status"]).stdout.contains("something else"));
+}
+
+#[test]
+fn what_is_not_there_is_a_failure() {
+    let node = Node::running();
+    node.run(&["show", "ports", "eth7"]).fails(exit::FAILURE, &["`eth7`", "p1, uplink"]);
+    node.run(&["show", "neighbours", "192.0.2.1"]).fails(exit::FAILURE, &["192.0.2.1"]);
+    // No route to an address is an answer like any other.
+    assert_eq!(node.run(&["show", "routes", "fe80::/10"]).ok().lines().count(), 1);
+}
+
+#[test]
+fn a_wrong_command_line_is_code_2() {
+    let node = Node::new();
+    node.run(&["show", "routes", "10.0.0.1/8"]).fails(exit::USAGE, &["10.0.0.1/8", "10.0.0.0/8"]);
+    node.run(&["show", "everything"]).fails(exit::USAGE, &["everything"]);
+    node.run(&["--colour", "status"]).fails(exit::USAGE, &["--colour"]);
+    assert_eq!(node.run(&[]).code, Some(exit::USAGE));
+    assert_eq!(node.run(&["show"]).code, Some(exit::USAGE));
+    for arguments in [["--help"].as_slice(), &["show", "routes", "--help"], &["status", "--help"]] {
+        assert!(node.run(arguments).ok().contains("Usage: podrouter"));
+    }
+    assert!(node.run(&["--help"]).ok().contains("Exit codes:\n  0  done"));
+    assert_eq!(node.run(&["--version"]).ok(), concat!("podrouter ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+fn a_broken_pipe_is_success() {
+    let node = Node::new();
+    // Far more than a pipe holds, so that the program writes after its reader went away.
+    let many: Vec<_> = (0..20_000_u16).map(|i| route(&format!("10.{}.{}.0/24", i >> 8, i & 255))).collect();
+    node.serve_dataplane(move |request| match request {
+        Request::ShowRoutes => Some(Response::Routes { generation: 42, routes: many.clone() }),
+        other => dataplane(other),
+    });
+    for arguments in [["show", "routes"].as_slice(), &["show", "routes", "--json"]] {
+        let mut child = node.command(arguments).spawn().unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        assert!(!line.is_empty());
+        drop(stdout);
+        let mut stderr = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(0), ""));
+    }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let node = Node::running();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let said = Said::from(node.command(&["show", "ports"]).stdout(full).output().unwrap());
+    said.fails(exit::FAILURE, &["No space left"]);
+}
+
+#[test]
+fn people_on_a_terminal_get_short_numbers_and_colour() {
+    let node = Node::running();
+    // script(1) runs the program on a terminal of its own.
+    let run = |what: &str, no_colour: &str| {
+        let line = format!(
+            "{} --dataplane {} --control {} {what}",
+            env!("CARGO_BIN_EXE_podrouter"),
+            node.dataplane().display(),
+            node.control().display()
+        );
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+        command.env("TERM", "xterm").env("NO_COLOR", no_colour).stdin(Stdio::null());
+        Said::from(command.output().unwrap()).ok()
+    };
+    let workers = run("show workers", "");
+    assert!(workers.contains("12.3M") && workers.contains("\x1b[31m1\x1b[0m"), "{workers}");
+    let workers = run("show workers", "1");
+    assert!(workers.contains("12.3M") && !workers.contains('\x1b'), "{workers}");
+    let document: Value = serde_json::from_str(&run("show workers --json", "")).unwrap();
+    assert_eq!(document["workers"][0]["ledger"]["rx"], 12_345_678);
+}

@@ -1,0 +1,124 @@
+//! Debian packages: which are needed for what, which are missing, and installing them.
+
+use std::io::{IsTerminal, Write};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::getuid;
+
+use crate::process::{finish, show};
+
+/// What a command needs of the distribution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Set {
+    /// To build what links DPDK: headers, and libclang for the bindings.
+    Build,
+    /// To run topologies: DPDK's drivers and testpmd, and the tools that make and look at networks.
+    Run,
+    /// To build libFuzzer, which is C++.
+    Fuzz,
+}
+
+impl Set {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Build, Self::Run, Self::Fuzz];
+
+    const fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Build => &["gcc", "libclang-dev", "libdpdk-dev", "pkg-config"],
+            Self::Run => {
+                &["dpdk", "dpdk-dev", "ethtool", "iperf3", "iproute2", "iputils-ping", "nftables", "tcpdump"]
+            }
+            Self::Fuzz => &["g++"],
+        }
+    }
+}
+
+/// Installs what is missing of `sets`. Says what, and asks unless `yes` or nobody is there to answer.
+///
+/// # Errors
+/// Not Debian, not root, refused, or apt-get failed; each says what to do.
+pub fn install(sets: &[Set], yes: bool) -> Result<()> {
+    let wanted: Vec<&str> = sets.iter().flat_map(|set| set.packages()).copied().collect();
+    let missing = missing(&wanted)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    println!("Missing Debian packages: {list}");
+    if !getuid().is_root() {
+        bail!(
+            "installing packages needs root: run `apt-get install {list}` as root, or this command as root"
+        );
+    }
+    if !yes && std::io::stdin().is_terminal() && !agreed()? {
+        bail!("not installed; `apt-get install {list}` does it by hand");
+    }
+    // Lists that are missing or older than the archive are the usual reason for a failure, so they are fetched then.
+    if !installable(&missing)? {
+        update()?;
+    }
+    if fetch(&missing).is_err() {
+        update()?;
+        fetch(&missing).with_context(|| format!("these packages could not be installed: {list}"))?;
+    }
+    Ok(())
+}
+
+/// Those of `wanted` that dpkg does not list as installed.
+fn missing(wanted: &[&str]) -> Result<Vec<String>> {
+    let mut query = Command::new("dpkg-query");
+    query.args(["-W", "-f=${Package} ${db:Status-Status}\\n"]).args(wanted);
+    let answer = finish(&mut query, Duration::from_secs(60)).with_context(|| {
+        format!(
+            "this needs a Debian system (dpkg-query is not there); on another one, install the counterparts of: {}",
+            wanted.join(" ")
+        )
+    })?;
+    let installed = |name: &&str| answer.stdout.lines().any(|line| line == format!("{name} installed"));
+    Ok(wanted.iter().filter(|name| !installed(name)).map(|&name| name.to_owned()).collect())
+}
+
+fn agreed() -> Result<bool> {
+    print!("Install them now with apt-get? [Y/n] ");
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer)?;
+    // Ctrl-D is no answer, and no is the careful reading of it.
+    Ok(read > 0 && matches!(answer.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes"))
+}
+
+fn installable(packages: &[String]) -> Result<bool> {
+    let mut simulate = apt_get(&["install", "--simulate"]);
+    simulate.args(packages);
+    Ok(finish(&mut simulate, Duration::from_secs(120))?.status.success())
+}
+
+fn update() -> Result<()> {
+    show(&mut apt_get(&["update", "-q"])).context("the package lists cannot be fetched; is there a network?")
+}
+
+fn fetch(packages: &[String]) -> Result<()> {
+    show(apt_get(&["install", "-q", "-y", "--no-install-recommends"]).args(packages))
+}
+
+fn apt_get(arguments: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(arguments);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_installed_is_found() {
+        // dpkg itself is always there; the other name cannot be a package (Debian Policy, section 5.6.7).
+        match missing(&["dpkg", "No_Such_Package"]) {
+            Ok(missing) => assert_eq!(missing, ["No_Such_Package"]),
+            Err(error) => assert!(format!("{error:#}").contains("Debian"), "{error:#}"),
+        }
+    }
+}

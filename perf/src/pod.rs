@@ -1,0 +1,192 @@
+//! Pods: a namespace or a socket, attached and detached by the CNI plug-in itself, with its Pod object beside it.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
+
+use crate::netns::Netns;
+use crate::node::Node;
+
+/// Name of the network configuration, and of the interface in each pod.
+const NETWORK: &str = "podrouter";
+/// `CNI_IFNAME`.
+pub const INTERFACE: &str = "eth0";
+
+/// How a pod is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A TAP in its namespace.
+    Kernel,
+    /// A vhost-user socket.
+    VhostUser,
+}
+
+/// A pod that is attached. Dropping it removes its namespace, not its attachment: that is [`Pod::detach`].
+#[derive(Debug)]
+pub struct Pod {
+    pub name: String,
+    pub kind: Kind,
+    pub netns: Netns,
+    /// One a family, IPv4 first.
+    pub addresses: Vec<IpAddr>,
+    /// As the plug-in reported it.
+    pub mac: String,
+    /// The vhost-user socket, for that kind.
+    pub socket: Option<PathBuf>,
+    /// What ADD printed.
+    pub result: Value,
+    container: String,
+}
+
+impl Pod {
+    /// Makes a namespace and has the plug-in attach it; the Pod object is there before and has its addresses after,
+    /// as with kubelet.
+    ///
+    /// # Errors
+    /// When the plug-in fails, or its result lacks what the specification asks for.
+    pub fn attach(node: &Node, name: &str, kind: Kind) -> Result<Self> {
+        let container = node.run.name(&format!("{name}-{}", node.run.number()));
+        let netns = Netns::create(&node.run, &format!("{name}-{}", node.run.number()))?;
+        node.manifests.write_pod(name, &[])?;
+        let result = add(node, name, kind, &container, &netns)?;
+        let pod = Self {
+            name: name.to_owned(),
+            kind,
+            addresses: addresses(&result)?,
+            mac: interface(&result, "mac")?,
+            socket: interface(&result, "socketPath").ok().filter(|path| !path.is_empty()).map(PathBuf::from),
+            netns,
+            result,
+            container,
+        };
+        if pod.addresses.len() != 2 || pod.addresses.iter().filter(|address| address.is_ipv4()).count() != 1 {
+            bail!("{name} should have an address of each family, not {:?}", pod.addresses);
+        }
+        node.manifests.write_pod(name, &pod.addresses)?;
+        Ok(pod)
+    }
+
+    /// The pod's address: 4 or 6 by `family`.
+    ///
+    /// # Panics
+    /// Never: [`Self::attach`] has checked that there is one of each.
+    #[must_use]
+    pub fn address(&self, family: Family) -> String {
+        let found = self.addresses.iter().find(|address| address.is_ipv4() == (family == Family::V4));
+        found.map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// CNI DEL, as often as one likes.
+    ///
+    /// # Errors
+    /// When the plug-in fails.
+    pub fn detach(&self, node: &Node) -> Result<()> {
+        let path = self.netns.path();
+        let environment = environment("DEL", &self.name, &self.container, &path.to_string_lossy());
+        let pairs: Vec<(&str, &str)> =
+            environment.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let finished = node.cni(&pairs, &configuration(node, self.kind))?;
+        if !finished.status.success() {
+            bail!("CNI DEL of {} failed: {}{}", self.name, finished.stdout, finished.stderr);
+        }
+        Ok(())
+    }
+}
+
+/// The IP families.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    /// Both, in the order in which pairs of addresses are written here.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// This family's of a pair.
+    #[must_use]
+    pub fn of(self, pair: [&'static str; 2]) -> &'static str {
+        match self {
+            Self::V4 => pair[0],
+            Self::V6 => pair[1],
+        }
+    }
+}
+
+/// The CNI configuration for a pod of this kind.
+#[must_use]
+pub fn configuration(node: &Node, kind: Kind) -> String {
+    let port = match kind {
+        Kind::Kernel => "tap",
+        Kind::VhostUser => "vhost-user",
+    };
+    let mut configuration = json!({
+        "cniVersion": "1.1.0", "name": NETWORK, "type": "podrouter-cni",
+        "socket": node.control_socket(), "port": port,
+    });
+    if let Some(mtu) = node.options.pod_mtu {
+        configuration["mtu"] = mtu.into();
+    }
+    configuration.to_string()
+}
+
+fn add(node: &Node, name: &str, kind: Kind, container: &str, netns: &Netns) -> Result<Value> {
+    let environment = environment("ADD", name, container, &netns.path().to_string_lossy());
+    let pairs: Vec<(&str, &str)> = environment.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    let finished = node.cni(&pairs, &configuration(node, kind))?;
+    if !finished.status.success() {
+        bail!("CNI ADD of {name} failed: {}{}\n{}", finished.stdout, finished.stderr, node.logs(10));
+    }
+    serde_json::from_str(&finished.stdout)
+        .with_context(|| format!("CNI ADD of {name} printed no JSON: {}", finished.stdout))
+}
+
+fn environment(command: &str, pod: &str, container: &str, netns: &str) -> [(&'static str, String); 5] {
+    [
+        ("CNI_COMMAND", command.to_owned()),
+        ("CNI_CONTAINERID", container.to_owned()),
+        ("CNI_NETNS", netns.to_owned()),
+        ("CNI_IFNAME", INTERFACE.to_owned()),
+        ("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}")),
+    ]
+}
+
+/// The addresses of a CNI result (CNI 1.1.0, section 5), without their prefix lengths.
+fn addresses(result: &Value) -> Result<Vec<IpAddr>> {
+    let ips = result["ips"].as_array().ok_or_else(|| anyhow!("a CNI result without `ips`: {result}"))?;
+    let mut addresses = Vec::new();
+    for ip in ips {
+        let text = ip["address"].as_str().unwrap_or_default();
+        let bare = text.split('/').next().unwrap_or_default();
+        addresses.push(bare.parse().with_context(|| format!("a CNI result's address: `{text}`"))?);
+    }
+    addresses.sort();
+    Ok(addresses)
+}
+
+fn interface(result: &Value, field: &str) -> Result<String> {
+    let interfaces = result["interfaces"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let named = interfaces.iter().find(|interface| interface["name"] == INTERFACE);
+    let value = named.and_then(|interface| interface[field].as_str());
+    value.map(str::to_owned).ok_or_else(|| anyhow!("a CNI result without {INTERFACE}'s `{field}`: {result}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_is_read() {
+        let result = json!({
+            "interfaces": [{"name": "eth0", "mac": "02:00:00:00:00:01", "socketPath": "/run/x.sock"}],
+            "ips": [{"address": "fd00::2/128"}, {"address": "10.0.0.2/32"}],
+        });
+        let addresses = addresses(&result).unwrap();
+        assert_eq!(addresses, ["10.0.0.2".parse::<IpAddr>().unwrap(), "fd00::2".parse().unwrap()]);
+        assert_eq!(interface(&result, "mac").unwrap(), "02:00:00:00:00:01");
+        assert!(interface(&result, "mtu").is_err());
+    }
+}

@@ -1,0 +1,24 @@
+//! `cargo lab soak`: the system tests again and again, for what shows only once in a hundred rounds.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use lab::artefacts::Artefacts;
+use lab::signals;
+
+use crate::steps::system;
+
+/// Repeats until `limit` has passed; the first failure ends it.
+pub(crate) fn run(limit: Duration, filter: Option<&str>) -> Result<()> {
+    let artefacts = Artefacts::build()?;
+    let start = Instant::now();
+    let mut round = 0_u32;
+    while round == 0 || start.elapsed() < limit {
+        signals::check()?;
+        round += 1;
+        println!("==> round {round}, {} of {} min", start.elapsed().as_secs() / 60, limit.as_secs() / 60);
+        system(&artefacts, filter).with_context(|| format!("round {round}"))?;
+    }
+    println!("==> {round} rounds passed");
+    Ok(())
+}
