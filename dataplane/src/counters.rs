@@ -75,6 +75,8 @@ pub(crate) struct WorkerCounters {
     pub(crate) busy_us: Counter,
     pub(crate) busy_permille: AtomicU32,
     pub(crate) icmp_suppressed: Counter,
+    /// Of the tables it uses.
+    pub(crate) generation: Counter,
     ports: Box<[PortCounters]>,
 }
 
@@ -85,6 +87,7 @@ impl WorkerCounters {
             busy_us: Counter::default(),
             busy_permille: AtomicU32::new(0),
             icmp_suppressed: Counter::default(),
+            generation: Counter::default(),
             ports: (0..MAX_PORTS).map(|_| PortCounters::default()).collect(),
         }
     }

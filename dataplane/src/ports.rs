@@ -197,6 +197,8 @@ impl Core {
                     rx_desc: DESCRIPTORS,
                     tx_desc: DESCRIPTORS,
                     promiscuous: spec.mac.is_some(),
+                    // Every Ethernet device takes 1,500; not every one can be told.
+                    mtu: (spec.mtu > 1_500).then_some(spec.mtu),
                     ..PortConfig::new(&self.pools.small)
                 };
                 let (port, rx, tx) = dpdk::Port::open(&self.eal, device, config)?;

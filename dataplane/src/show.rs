@@ -236,7 +236,8 @@ impl Core {
                     .filter(|record| record.worker == worker.id)
                     .map(|record| record.info.spec.name.clone())
                     .collect(),
-                generation: self.publisher.committed(),
+                generation: worker.counters.generation.get(),
+                icmp_errors_suppressed: worker.counters.icmp_suppressed.get(),
                 parked: worker.doorbell.is_parked(),
                 busy_permille: worker.counters.busy_permille.load(Ordering::Relaxed),
                 ledger: worker.counters.ledger(),

@@ -126,10 +126,11 @@ impl Waiter {
         }
     }
 
-    /// Waits for work, if there was none; not beyond `next`.
+    /// Waits for work, if there was none; not beyond `next`. Without a port, only the doorbell can bring any.
     pub(crate) fn wait(
         &mut self,
         worked: bool,
+        portless: bool,
         now: Tick,
         next: Option<Tick>,
         shared: &WorkerShared,
@@ -149,7 +150,7 @@ impl Waiter {
                     return;
                 }
                 // As long asleep as idle before, halved: a burst after a pause finds it soon.
-                let nap = until((idle / 2).min(NAP_US)).max(1);
+                let nap = until(if portless { SLEEP_US } else { (idle / 2).min(NAP_US) }).max(1);
                 let Some(asleep) = Asleep::begin(shared, tables) else { return };
                 let mut fds = [PollFd::from_borrowed_fd(shared.doorbell.fd(), PollFlags::IN)];
                 let rung = poll(&mut fds, Some(&timespec(nap))).is_ok_and(|n| n > 0);

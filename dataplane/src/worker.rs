@@ -11,7 +11,7 @@ use arrayvec::ArrayVec;
 use dpdk::Burst;
 use pipeline::{BURST, DropReason, Fate, NeighbourEvent, Neighbours, Output, Packet, Resolution, Router, Tick, Verdict};
 use publish::Reader;
-use tables::{MAX_PORTS, PortId, Tables};
+use tables::{MAX_PORTS, PortId, PortRole, Tables};
 use wire::MacAddr;
 
 use crate::frame::Frame;
@@ -94,6 +94,7 @@ impl Worker {
             let now = Tick(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX));
             self.waiter.account(now, worked, &self.shared.counters);
             self.tables.refresh();
+            self.shared.counters.generation.set(self.tables.generation());
             worked = self.commands(now);
             worked |= self.take_handed(now);
             for at in 0..self.slots.len() {
@@ -104,7 +105,8 @@ impl Worker {
             self.look_after_neighbours(now);
             self.flush();
             let next = self.neighbours.next_tick();
-            self.waiter.wait(worked, now, next, &self.shared, &mut self.tables);
+            let idle = self.slots.is_empty();
+            self.waiter.wait(worked, idle, now, next, &self.shared, &mut self.tables);
         }
         self.drain();
     }
@@ -113,6 +115,9 @@ impl Worker {
     fn forward(&mut self, at: usize, now: Tick, packets: &mut Packets) -> bool {
         let slot = &mut *self.slots[at];
         let (id, counters) = (slot.id, &self.shared.counters);
+        if slot.device.waits_for_role() && self.tables.get().port(id).is_none_or(|port| port.role == PortRole::Idle) {
+            return false;
+        }
         slot.device.receive(id, &mut self.tools, packets, &mut |reason| {
             counters.ledger.rx.add(1);
             counters.port(id).rx.packets.add(1);

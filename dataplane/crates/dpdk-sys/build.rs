@@ -55,8 +55,7 @@ const VARS: &[&str] = &[
 ];
 
 /// Seen only through pointers.
-const OPAQUE: &[&str] =
-    &["rte_mempool", "rte_device", "rte_eth_dev", "rte_eth_rxseg.*", "rte_eth_.*_adv_conf", "rte_flow.*"];
+const OPAQUE: &[&str] = &["rte_mempool", "rte_device", "rte_eth_dev", "rte_eth_rxseg.*", "rte_flow.*"];
 
 fn main() {
     println!("cargo:rerun-if-changed=shim.c");

@@ -8,7 +8,8 @@ use pipeline::{
     BURST, Buffer, Fate, GsoKind, Offload, Output, Packet, Router, Tick, VecBuffer, Verdict, segment,
 };
 use tables::{
-    Endpoint, EndpointId, EndpointKind, Interface, NetworkId, PortEntry, PortId, PortRole, RouteTarget, Tables,
+    Endpoint, EndpointId, EndpointKind, Interface, NetworkId, PortEntry, PortId, PortRole, RouteTarget,
+    Tables,
 };
 use wire::{Addrs, MacAddr, PacketKind};
 
@@ -138,7 +139,8 @@ fn fix(port: PortId, frame: &mut [u8]) {
 
 /// Runs one frame in a burst with a plain one before and behind it, and looks at what became of them.
 pub(crate) fn check(tables: &Tables, port: PortId, offload: Offload, frame: &[u8]) -> Verdict {
-    let plain = || Packet { buffer: VecBuffer::with_capacity(&PLAIN, 2048), in_port: POD_A, offload: Offload::Done };
+    let plain =
+        || Packet { buffer: VecBuffer::with_capacity(&PLAIN, 2048), in_port: POD_A, offload: Offload::Done };
     let odd = Packet { buffer: VecBuffer::with_capacity(frame, 2048), in_port: port, offload };
     let mut burst = [plain(), odd, plain()];
     let mut router = Router::default();
@@ -181,7 +183,9 @@ fn forwarded(tables: &Tables, before: &[u8], packet: &Packet<VecBuffer>, output:
     assert_eq!(new, wire::Parsed { ttl: old.ttl - 1, ..old });
     assert_eq!(after[6..12], port.mac.0);
     // TTL and checksum are bytes 22, 24 and 25 in IPv4; the hop limit is byte 21 in IPv6.
-    let may = |at: usize| at < 12 || if old.kind == PacketKind::Ipv4 { matches!(at, 22 | 24 | 25) } else { at == 21 };
+    let may = |at: usize| {
+        at < 12 || if old.kind == PacketKind::Ipv4 { matches!(at, 22 | 24 | 25) } else { at == 21 }
+    };
     for (at, (a, b)) in before.iter().zip(after).enumerate() {
         assert!(a == b || may(at), "byte {at}: {a:#x} became {b:#x}");
     }

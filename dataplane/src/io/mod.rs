@@ -84,6 +84,12 @@ impl Device {
         }
     }
 
+    /// Whether nothing is received before the tables say what the port is for. True of a memory port: what it plays is
+    /// there only once, so that it begins when somebody listens.
+    pub(crate) fn waits_for_role(&self) -> bool {
+        matches!(self, Self::Memory(_))
+    }
+
     /// Sends all that is staged, or says why not; `staged` is empty afterwards.
     pub(crate) fn send(&mut self, tools: &mut Tools, staged: &mut Staged) -> Sent {
         let mut sent = Sent::default();

@@ -149,7 +149,11 @@ mod tests {
             let seq = u32::try_from(step.saturating_sub((state >> 33) % 900)).unwrap();
             let expected = match highest {
                 Some(top) if seq <= top => {
-                    if seen.contains(&seq) { Arrival::Duplicate } else { Arrival::Reordered }
+                    if seen.contains(&seq) {
+                        Arrival::Duplicate
+                    } else {
+                        Arrival::Reordered
+                    }
                 }
                 _ => Arrival::InOrder,
             };

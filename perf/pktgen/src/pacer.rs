@@ -23,7 +23,8 @@ impl FromStr for Rate {
         if text == "max" {
             return Ok(Self::Max);
         }
-        let bad = || format!("`{text}` is no rate: write packets a second, as in 2500, 100k or 1.5M, or `max`");
+        let bad =
+            || format!("`{text}` is no rate: write packets a second, as in 2500, 100k or 1.5M, or `max`");
         let (digits, scale) = match text.strip_suffix(['k', 'K']) {
             Some(rest) => (rest, 1_000_000),
             None => match text.strip_suffix(['m', 'M']) {
@@ -32,7 +33,8 @@ impl FromStr for Rate {
             },
         };
         let (whole, part) = digits.split_once('.').unwrap_or((digits, "0"));
-        let fits = |text: &str| !text.is_empty() && text.len() <= 9 && text.bytes().all(|c| c.is_ascii_digit());
+        let fits =
+            |text: &str| !text.is_empty() && text.len() <= 9 && text.bytes().all(|c| c.is_ascii_digit());
         if !fits(whole) || !fits(part) {
             return Err(bad());
         }
@@ -99,9 +101,13 @@ mod tests {
 
     #[test]
     fn rates() {
-        for (text, milli) in
-            [("2500", 2_500_000), ("100k", 100_000_000), ("1.5M", 1_500_000_000), ("0.5", 500), ("1000M", MOST_MILLI)]
-        {
+        for (text, milli) in [
+            ("2500", 2_500_000),
+            ("100k", 100_000_000),
+            ("1.5M", 1_500_000_000),
+            ("0.5", 500),
+            ("1000M", MOST_MILLI),
+        ] {
             assert_eq!(text.parse(), Ok(Rate::Milli(milli)), "{text}");
         }
         assert_eq!("max".parse(), Ok(Rate::Max));

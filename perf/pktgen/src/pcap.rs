@@ -30,7 +30,9 @@ fn frames(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     let little = match *magic {
         [0xd4, 0xc3, 0xb2, 0xa1] | [0x4d, 0x3c, 0xb2, 0xa1] => true,
         [0xa1, 0xb2, 0xc3, 0xd4] | [0xa1, 0xb2, 0x3c, 0x4d] => false,
-        [0x0a, 0x0d, 0x0d, 0x0a] => return Err("pcapng is not read: convert it with `editcap -F pcap`".into()),
+        [0x0a, 0x0d, 0x0d, 0x0a] => {
+            return Err("pcapng is not read: convert it with `editcap -F pcap`".into());
+        }
         _ => return Err("not a pcap file: its first bytes are none of the known ones".into()),
     };
     let word = |at: usize| -> Option<u32> {
@@ -52,7 +54,8 @@ fn frames(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
             return Err(format!("record {number}: {len} bytes are no Ethernet frame (14 to {LONGEST})"));
         }
         let start = at + RECORD_HEADER;
-        let frame = bytes.get(start..start + len).ok_or_else(|| format!("record {number}: its frame is cut off"))?;
+        let frame =
+            bytes.get(start..start + len).ok_or_else(|| format!("record {number}: its frame is cut off"))?;
         frames.push(frame.to_vec());
         at = start + len;
     }

@@ -110,9 +110,12 @@ mod tests {
 
     #[test]
     fn packets_are_valid_udp() {
-        for (src, dst, size) in
-            [("10.0.0.1", "10.0.0.2", 60), ("fd00::1", "fd00::2", 80), ("10.0.0.1", "10.0.0.2", 1514), ("fd00::1", "fd00::2", 1001)]
-        {
+        for (src, dst, size) in [
+            ("10.0.0.1", "10.0.0.2", 60),
+            ("fd00::1", "fd00::2", 80),
+            ("10.0.0.1", "10.0.0.2", 1514),
+            ("fd00::1", "fd00::2", 1001),
+        ] {
             let template = Template::new(ends(src, dst), size).unwrap();
             for seq in 0..2000 {
                 let mut frame = vec![0xff; template.len()];

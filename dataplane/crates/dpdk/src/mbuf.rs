@@ -160,10 +160,11 @@ impl Mbuf {
     #[must_use]
     pub fn prepend(&mut self, n: usize) -> Option<&mut [u8]> {
         let head = self.head_mut();
-        let len = usize::from(head.data_len) + n;
-        if n > usize::from(head.data_off) || len > usize::from(u16::MAX) {
+        if n > usize::from(head.data_off) {
             return None;
         }
+        // Both lie within one buffer, whose length has 16 bits.
+        let len = usize::from(head.data_len) + n;
         head.data_off -= narrow(n);
         head.data_len = narrow(len);
         head.pkt_len += len32(n);

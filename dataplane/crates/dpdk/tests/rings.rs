@@ -93,7 +93,8 @@ fn a_ring_gives_back_what_it_was_sent_in_order() {
     assert_eq!(numbers, (1000..1030).chain(0..34).collect::<Vec<_>>());
     assert!(back.iter().all(|mbuf| mbuf.total_len() == 60 && mbuf.segment_count() == 1));
     back.clear();
-    assert_eq!(rx[0].rx(&mut back), 6);
+    assert_eq!(rx[0].rx_at_most(&mut back, 2), 2);
+    assert_eq!(rx[0].rx(&mut back), 4);
     assert_eq!(number(&back.as_slice()[5]), 39);
 
     let stats = port.stats().unwrap();
@@ -277,6 +278,7 @@ fn lengths_end_where_buffers_end() {
     assert_eq!(mbuf.append(2048).unwrap().len(), 2048);
     assert_eq!(mbuf.prepend(128).unwrap().len(), 128);
     assert_eq!((mbuf.headroom(), mbuf.tailroom(), mbuf.total_len()), (0, 0, 2176));
+    assert!(mbuf.append(usize::MAX).is_none() && mbuf.prepend(usize::MAX).is_none() && !mbuf.adj(usize::MAX));
     assert!(!mbuf.set_data_len(2177) && mbuf.set_data_len(10));
     assert_eq!((mbuf.data().len(), mbuf.total_len(), mbuf.tailroom()), (10, 10, 2166));
     assert!(mbuf.append(usize::from(u16::MAX) + 1).is_none());

@@ -75,17 +75,6 @@ pub(crate) fn macs(head: &[u8]) -> (MacAddr, MacAddr) {
     EthernetFrame::new_checked(head).map_or_else(|_| Default::default(), |frame| (frame.dst(), frame.src()))
 }
 
-/// Sets both.
-#[inline]
-pub(crate) fn set_macs(head: &mut [u8], dst: Option<MacAddr>, src: MacAddr) {
-    if let Ok(mut frame) = EthernetFrame::new_checked(head) {
-        if let Some(dst) = dst {
-            frame.set_dst(dst);
-        }
-        frame.set_src(src);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,10 +9,10 @@ use tables::Tables;
 use wire::{Fragment, MacAddr, PacketKind, protocol};
 
 use crate::address::is_link_local;
-use crate::burst::{Hop, Ingress, Side, State, Work, Works};
+use crate::burst::{Hop, Ingress, Side, State, Station, Work, Works};
 use crate::icmp_error::{Complaint, icmp_type};
 use crate::neighbour::Learned;
-use crate::{BURST, Buffer, ConsumeReason, DropReason, Output, Packet, Verdict, arp, echo, nd, route};
+use crate::{BURST, Buffer, ConsumeReason, DropReason, Packet, Verdict, arp, echo, nd, route};
 
 pub(crate) fn burst<B: Buffer>(
     tables: &Tables,
@@ -30,7 +30,11 @@ pub(crate) fn burst<B: Buffer>(
     }
 }
 
-fn answer<B: Buffer>(tables: &Tables, packet: &mut Packet<B>, work: &Work<'_>) -> (State, Option<Learned>) {
+fn answer<B: Buffer>(
+    tables: &Tables,
+    packet: &mut Packet<B>,
+    work: &Work<'_>,
+) -> (State<'static>, Option<Learned>) {
     let parsed = &work.parsed;
     let kind = icmp_type(parsed, packet.buffer.head());
     let state = match (parsed.kind, kind) {
@@ -51,19 +55,18 @@ fn answer<B: Buffer>(tables: &Tables, packet: &mut Packet<B>, work: &Work<'_>) -
 ///
 /// # Errors
 /// What becomes of the packet that came, where none leads there: that reason, and no further answer.
-pub(crate) fn way_back(
-    tables: &Tables,
-    ingress: &Ingress<'_>,
+pub(crate) fn way_back<'t>(
+    tables: &'t Tables,
+    ingress: &Ingress<'t>,
     to: IpAddr,
     sender: MacAddr,
-) -> Result<Hop, DropReason> {
-    let port = ingress.port;
-    let straight = |dst| Hop { output: Output::Port(port.id), src: port.mac, dst: Some(dst), mtu: port.mtu };
+) -> Result<Hop<'t>, DropReason> {
+    let straight = |to| Ok(Hop { port: ingress.port, to });
     match ingress.side {
         Side::Endpoint(endpoint) if is_link_local(to) || endpoint.addresses.contains(&to) => {
-            Ok(straight(endpoint.mac))
+            straight(Station::Endpoint(endpoint))
         }
-        Side::Uplink(_) if is_link_local(to) => Ok(straight(sender)),
+        Side::Uplink(_) if is_link_local(to) => straight(Station::Sender(sender)),
         _ => route::hop_to(tables, ingress, to).map_err(|state| match state {
             State::Refused(reason, _) | State::Done(Verdict::Drop(reason)) => reason,
             // Our own address: nobody else has it.

@@ -13,13 +13,13 @@ use crate::burst::{Ingress, Side, State};
 use crate::neighbour::{Heard, Learned};
 use crate::{Buffer, ConsumeReason, DropReason, Fate, Offload, Output, Packet, Verdict};
 
-const CONSUMED: State = State::Done(Verdict::Consume(ConsumeReason::Arp));
+const CONSUMED: State<'static> = State::Done(Verdict::Consume(ConsumeReason::Arp));
 
 pub(crate) fn answer<B: Buffer>(
     tables: &Tables,
     packet: &mut Packet<B>,
     ingress: &Ingress<'_>,
-) -> (State, Option<Learned>) {
+) -> (State<'static>, Option<Learned>) {
     let Ok(arp) = ArpPacket::new_checked(packet.buffer.head().get(14..).unwrap_or_default()) else {
         return (DropReason::ArpInvalid.into(), None);
     };
@@ -61,7 +61,7 @@ fn on_uplink<B: Buffer>(
     ingress: &Ingress<'_>,
     interface: &Interface,
     said: &Said,
-) -> (State, Option<Learned>) {
+) -> (State<'static>, Option<Learned>) {
     // A station that claims our address is not believed; its requests would be answered to ourselves.
     if !said.valid || is_ours(interface, ingress.port.mac, said.sender) {
         return (DropReason::SourceInvalid.into(), None);
@@ -83,7 +83,7 @@ fn on_uplink<B: Buffer>(
     (state, taught)
 }
 
-fn reply<B: Buffer>(packet: &mut Packet<B>, ingress: &Ingress<'_>) -> State {
+fn reply<B: Buffer>(packet: &mut Packet<B>, ingress: &Ingress<'_>) -> State<'static> {
     if write_arp_reply(packet.buffer.head_mut(), ingress.port.mac).is_err() {
         return DropReason::ArpInvalid.into();
     }

@@ -1,8 +1,10 @@
 //! What the steps of the path hand to each other: a [`Work`] for each packet whose headers could be read.
 
+use std::net::IpAddr;
+
 use arrayvec::ArrayVec;
 use tables::{Endpoint, EndpointId, Interface, NetworkId, PortEntry, PortId, PortRole, Tables};
-use wire::{MacAddr, Parsed};
+use wire::{EthernetFrame, MacAddr, Parsed};
 
 use crate::icmp_error::Complaint;
 use crate::{BURST, DropReason, Output, Verdict};
@@ -16,38 +18,69 @@ pub(crate) struct Work<'t> {
     pub(crate) at: usize,
     pub(crate) parsed: Parsed,
     pub(crate) ingress: Ingress<'t>,
-    pub(crate) state: State,
+    pub(crate) state: State<'t>,
 }
 
 /// How far a packet has come.
 #[derive(Clone, Copy)]
-pub(crate) enum State {
+pub(crate) enum State<'t> {
     /// Nothing decided.
     Live,
     /// To one of the router's own addresses, or the business of its link.
     ForRouter,
     /// It goes on, once its headers are rewritten.
-    Onward(Hop),
+    Onward(Hop<'t>),
     /// Dropped, and its source is to be told.
     Refused(DropReason, Complaint),
     /// No step has more to do.
     Done(Verdict),
 }
 
-impl From<DropReason> for State {
+impl From<DropReason> for State<'_> {
     fn from(reason: DropReason) -> Self {
         Self::Done(Verdict::Drop(reason))
     }
 }
 
-/// The next link on a packet's way.
+/// The next link on a packet's way. It refers to what the tables say: a burst's decisions are small, and few bytes of them are copied.
 #[derive(Clone, Copy)]
-pub(crate) struct Hop {
-    pub(crate) output: Output,
-    pub(crate) src: MacAddr,
-    /// `None` until the port's owner knows its neighbour.
-    pub(crate) dst: Option<MacAddr>,
-    pub(crate) mtu: u16,
+pub(crate) struct Hop<'t> {
+    pub(crate) port: &'t PortEntry,
+    pub(crate) to: Station<'t>,
+}
+
+/// Who takes the packet there.
+#[derive(Clone, Copy)]
+pub(crate) enum Station<'t> {
+    /// The endpoint behind the port.
+    Endpoint(&'t Endpoint),
+    /// A neighbour whose MAC the port's owner knows or finds out.
+    NextHop(IpAddr),
+    /// The one that sent the packet which is answered.
+    Sender(MacAddr),
+}
+
+impl Hop<'_> {
+    #[inline]
+    pub(crate) const fn output(&self) -> Output {
+        match self.to {
+            Station::Endpoint(_) | Station::Sender(_) => Output::Port(self.port.id),
+            Station::NextHop(next_hop) => Output::Neighbour { port: self.port.id, next_hop },
+        }
+    }
+
+    /// Sets a frame's source MAC, and its destination where that is known.
+    #[inline]
+    pub(crate) fn set_macs(&self, head: &mut [u8]) {
+        if let Ok(mut frame) = EthernetFrame::new_checked(head) {
+            match self.to {
+                Station::Endpoint(endpoint) => frame.set_dst(endpoint.mac),
+                Station::Sender(mac) => frame.set_dst(mac),
+                Station::NextHop(_) => {}
+            }
+            frame.set_src(self.port.mac);
+        }
+    }
 }
 
 /// The port that a packet came by, and what is there.
@@ -92,8 +125,7 @@ impl<'t> Ingress<'t> {
 
 /// The way to an endpoint of this node.
 #[inline]
-pub(crate) fn to_endpoint(tables: &Tables, id: EndpointId) -> Option<Hop> {
+pub(crate) fn to_endpoint(tables: &Tables, id: EndpointId) -> Option<Hop<'_>> {
     let endpoint = tables.endpoint(id)?;
-    let port = tables.port(endpoint.port)?;
-    Some(Hop { output: Output::Port(port.id), src: port.mac, dst: Some(endpoint.mac), mtu: port.mtu })
+    Some(Hop { port: tables.port(endpoint.port)?, to: Station::Endpoint(endpoint) })
 }

@@ -11,7 +11,7 @@ use wire::{
     Icmpv6Type, Ipv4Packet, protocol,
 };
 
-use crate::address::{macs, set_macs};
+use crate::address::macs;
 use crate::answer::way_back;
 use crate::burst::{State, Work};
 use crate::segment::finish_checksum;
@@ -20,7 +20,7 @@ use crate::{Buffer, ConsumeReason, DropReason, Fate, Offload, Packet, Verdict};
 /// TTL and hop limit of what the router itself sends (RFC 1700).
 pub(crate) const HOPS: u8 = 64;
 
-pub(crate) fn answer<B: Buffer>(tables: &Tables, packet: &mut Packet<B>, work: &Work<'_>) -> State {
+pub(crate) fn answer<B: Buffer>(tables: &Tables, packet: &mut Packet<B>, work: &Work<'_>) -> State<'static> {
     match reply(tables, packet, work) {
         Ok(verdict) => State::Done(verdict),
         Err(reason) => reason.into(),
@@ -76,15 +76,15 @@ fn reply<B: Buffer>(tables: &Tables, packet: &mut Packet<B>, work: &Work<'_>) ->
     // Options and extension headers are left out.
     frame.copy_within(l4.., behind);
     let len = len - (l4 - behind);
-    if len - ETHERNET_HEADER > usize::from(hop.mtu) {
+    if len - ETHERNET_HEADER > usize::from(hop.port.mtu) {
         return Err(DropReason::PacketTooBig);
     }
     let frame = frame.get_mut(..len).ok_or(DropReason::NoService)?;
     write_ip_header(frame, parsed.addrs);
-    set_macs(frame, hop.dst, hop.src);
+    hop.set_macs(frame);
     packet.buffer.truncate(len);
     packet.offload = Offload::Done;
-    Ok(Verdict::Answer { fate: Fate::Consumed(ConsumeReason::Echo), output: hop.output })
+    Ok(Verdict::Answer { fate: Fate::Consumed(ConsumeReason::Echo), output: hop.output() })
 }
 
 const fn type_code(message_type: u8, code: u8) -> u16 {

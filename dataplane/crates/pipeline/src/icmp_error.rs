@@ -9,10 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tables::Tables;
 use wire::{
     Addrs, ETHERNET_HEADER, EtherType, Fragment, ICMPV4_HEADER, ICMPV6_HEADER, IPV4_HEADER, IPV6_HEADER,
-    Icmpv4Packet, Icmpv4Type, Icmpv6Packet, Icmpv6Type, Ipv4Packet, MacAddr, PacketKind, Parsed, protocol,
+    Icmpv4Packet, Icmpv4Type, Icmpv6Packet, Icmpv6Type, Ipv4Packet, PacketKind, Parsed, protocol,
 };
 
-use crate::address::{is_host, macs, set_macs};
+use crate::address::{is_host, macs};
 use crate::answer::way_back;
 use crate::burst::{Ingress, Side, State, Work, Works};
 use crate::echo::HOPS;
@@ -111,9 +111,9 @@ pub(crate) fn complain<B: Buffer>(
     if written.is_none() {
         return silent;
     }
-    set_macs(packet.buffer.head_mut(), Some(hop.dst.unwrap_or(MacAddr::default())), hop.src);
+    hop.set_macs(packet.buffer.head_mut());
     packet.offload = Offload::Done;
-    Verdict::Answer { fate: Fate::Dropped(reason), output: hop.output }
+    Verdict::Answer { fate: Fate::Dropped(reason), output: hop.output() }
 }
 
 /// The type of an ICMP message of the packet's own family; `None` for all else, and where a fragment hides it.

@@ -14,7 +14,7 @@ use crate::icmp_error::icmp_type;
 use crate::neighbour::{Heard, Learned};
 use crate::{Buffer, ConsumeReason, DropReason, Fate, Offload, Output, Packet, Verdict};
 
-const CONSUMED: State = State::Done(Verdict::Consume(ConsumeReason::Nd));
+const CONSUMED: State<'static> = State::Done(Verdict::Consume(ConsumeReason::Nd));
 /// ff02::1
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
@@ -22,7 +22,7 @@ pub(crate) fn answer<B: Buffer>(
     tables: &Tables,
     packet: &mut Packet<B>,
     work: &Work<'_>,
-) -> (State, Option<Learned>) {
+) -> (State<'static>, Option<Learned>) {
     let (parsed, ingress) = (&work.parsed, &work.ingress);
     let Addrs::V6 { src, dst } = parsed.addrs else {
         return (DropReason::NdInvalid.into(), None);

@@ -4,16 +4,15 @@
 
 use wire::{Ipv4Packet, Ipv6Packet, PacketKind};
 
-use crate::address::set_macs;
 use crate::burst::{State, Works};
 use crate::{Buffer, Packet, Verdict};
 
 #[inline]
 pub(crate) fn burst<B: Buffer>(packets: &mut [Packet<B>], works: &mut Works<'_>) {
     for work in works {
-        let State::Onward(hop) = work.state else { continue };
+        let State::Onward(hop) = &work.state else { continue };
         let head = packets[work.at].buffer.head_mut();
-        set_macs(head, hop.dst, hop.src);
+        hop.set_macs(head);
         let l3 = head.get_mut(usize::from(work.parsed.l3_offset)..).unwrap_or_default();
         match work.parsed.kind {
             PacketKind::Ipv4 => {
@@ -28,6 +27,6 @@ pub(crate) fn burst<B: Buffer>(packets: &mut [Packet<B>], works: &mut Works<'_>)
             }
             PacketKind::Arp => {}
         }
-        work.state = State::Done(Verdict::Forward(hop.output));
+        work.state = State::Done(Verdict::Forward(hop.output()));
     }
 }

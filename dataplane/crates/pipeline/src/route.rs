@@ -8,16 +8,16 @@ use tables::{EndpointKind, Tables, Target};
 use wire::{Addrs, PacketKind, Parsed, protocol};
 
 use crate::address::{is_host_v4, is_host_v6, is_link_local, is_ours, is_subnet_broadcast, macs};
-use crate::burst::{Hop, Ingress, Side, State, Works, to_endpoint};
+use crate::burst::{Hop, Ingress, Side, State, Station, Works, to_endpoint};
 use crate::icmp_error::{Complaint, icmp_type};
-use crate::{Buffer, DropReason, Offload, Output, Packet};
+use crate::{Buffer, DropReason, Offload, Packet};
 
 #[inline]
-pub(crate) fn burst<B: Buffer>(
-    tables: &Tables,
+pub(crate) fn burst<'t, B: Buffer>(
+    tables: &'t Tables,
     fragment: bool,
     packets: &[Packet<B>],
-    works: &mut Works<'_>,
+    works: &mut Works<'t>,
 ) {
     for work in works.iter_mut().filter(|work| matches!(work.state, State::Live)) {
         let packet = &packets[work.at];
@@ -30,7 +30,12 @@ pub(crate) fn burst<B: Buffer>(
 }
 
 #[inline]
-fn destination(tables: &Tables, ingress: &Ingress<'_>, parsed: &Parsed, head: &[u8]) -> Result<Hop, State> {
+fn destination<'t>(
+    tables: &'t Tables,
+    ingress: &Ingress<'_>,
+    parsed: &Parsed,
+    head: &[u8],
+) -> Result<Hop<'t>, State<'t>> {
     let (group, host, dst) = match parsed.addrs {
         Addrs::V4 { dst, .. } => (dst.is_multicast() || dst.is_broadcast(), is_host_v4(dst), IpAddr::V4(dst)),
         Addrs::V6 { dst, .. } => (dst.is_multicast(), is_host_v6(dst), IpAddr::V6(dst)),
@@ -58,15 +63,14 @@ fn destination(tables: &Tables, ingress: &Ingress<'_>, parsed: &Parsed, head: &[
 
 /// Where `dst`, the address of one host, is reached.
 #[inline]
-pub(crate) fn hop_to(tables: &Tables, ingress: &Ingress<'_>, dst: IpAddr) -> Result<Hop, State> {
+pub(crate) fn hop_to<'t>(
+    tables: &'t Tables,
+    ingress: &Ingress<'_>,
+    dst: IpAddr,
+) -> Result<Hop<'t>, State<'t>> {
     let neighbour = |id, next_hop| {
         let port = tables.port(id)?;
-        Some(Hop {
-            output: Output::Neighbour { port: id, next_hop },
-            src: port.mac,
-            dst: None,
-            mtu: port.mtu,
-        })
+        Some(Hop { port, to: Station::NextHop(next_hop) })
     };
     let hop = match tables.lookup(ingress.network, dst) {
         Some(Target::Endpoint(id)) => to_endpoint(tables, id),
@@ -91,12 +95,18 @@ pub(crate) fn hop_to(tables: &Tables, ingress: &Ingress<'_>, dst: IpAddr) -> Res
 }
 
 #[inline]
-fn onward(ingress: &Ingress<'_>, parsed: &Parsed, offload: Offload, fragment: bool, hop: Hop) -> State {
-    if hop.output.port() == ingress.port.id && !ingress.is_uplink() {
+fn onward<'t>(
+    ingress: &Ingress<'_>,
+    parsed: &Parsed,
+    offload: Offload,
+    fragment: bool,
+    hop: Hop<'t>,
+) -> State<'t> {
+    if hop.port.id == ingress.port.id && !ingress.is_uplink() {
         return DropReason::SamePort.into();
     }
     if let Addrs::V6 { src, .. } = parsed.addrs
-        && !is_host_v6(src) | src.is_unicast_link_local()
+        && (!is_host_v6(src) || src.is_unicast_link_local())
     {
         // Good for its link alone (RFC 4291, sections 2.5.2 and 2.5.6).
         let pod = matches!(ingress.side, Side::Endpoint(e) if e.kind == EndpointKind::Pod);
@@ -105,9 +115,9 @@ fn onward(ingress: &Ingress<'_>, parsed: &Parsed, offload: Offload, fragment: bo
     if parsed.ttl <= 1 {
         return State::Refused(DropReason::TtlExceeded, Complaint::TimeExceeded);
     }
-    if largest(parsed, offload) > u32::from(hop.mtu) {
+    if largest(parsed, offload) > u32::from(hop.port.mtu) {
         if parsed.dont_fragment {
-            return State::Refused(DropReason::PacketTooBig, Complaint::TooBig(hop.mtu));
+            return State::Refused(DropReason::PacketTooBig, Complaint::TooBig(hop.port.mtu));
         }
         if !fragment {
             return DropReason::PacketTooBig.into();
@@ -135,7 +145,7 @@ fn is_link_business(parsed: &Parsed, head: &[u8]) -> bool {
 }
 
 /// Link-local addresses belong to the link that the packet came by.
-fn link_local_destination(tables: &Tables, ingress: &Ingress<'_>, dst: IpAddr) -> State {
+fn link_local_destination(tables: &Tables, ingress: &Ingress<'_>, dst: IpAddr) -> State<'static> {
     let ours = match ingress.side {
         Side::Endpoint(_) => dst == IpAddr::V6(tables.router().gateway6),
         Side::Uplink(interface) => is_ours(interface, ingress.port.mac, dst),

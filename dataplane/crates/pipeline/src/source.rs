@@ -23,7 +23,7 @@ pub(crate) fn burst<B: Buffer>(packets: &[Packet<B>], works: &mut Works<'_>) {
 }
 
 #[inline]
-fn check(ingress: &Ingress<'_>, parsed: &Parsed, head: &[u8]) -> Result<(), State> {
+fn check(ingress: &Ingress<'_>, parsed: &Parsed, head: &[u8]) -> Result<(), State<'static>> {
     let endpoint = match ingress.side {
         Side::Endpoint(endpoint) if macs(head).1 != endpoint.mac => {
             return Err(DropReason::SourceMacSpoofed.into());
@@ -39,7 +39,12 @@ fn check(ingress: &Ingress<'_>, parsed: &Parsed, head: &[u8]) -> Result<(), Stat
 }
 
 #[inline]
-fn check_v4(endpoint: Option<&Endpoint>, parsed: &Parsed, src: Ipv4Addr, dst: Ipv4Addr) -> Result<(), State> {
+fn check_v4(
+    endpoint: Option<&Endpoint>,
+    parsed: &Parsed,
+    src: Ipv4Addr,
+    dst: Ipv4Addr,
+) -> Result<(), State<'static>> {
     if let Some(pod) = endpoint.filter(|e| e.kind == EndpointKind::Pod) {
         if pod.addresses.contains(&IpAddr::V4(src)) {
             return Ok(());
@@ -56,7 +61,12 @@ fn check_v4(endpoint: Option<&Endpoint>, parsed: &Parsed, src: Ipv4Addr, dst: Ip
 }
 
 #[inline]
-fn check_v6(endpoint: Option<&Endpoint>, parsed: &Parsed, src: Ipv6Addr, head: &[u8]) -> Result<(), State> {
+fn check_v6(
+    endpoint: Option<&Endpoint>,
+    parsed: &Parsed,
+    src: Ipv6Addr,
+    head: &[u8],
+) -> Result<(), State<'static>> {
     if let Some(pod) = endpoint.filter(|e| e.kind == EndpointKind::Pod) {
         if pod.addresses.contains(&IpAddr::V6(src)) || is_link_local(IpAddr::V6(src)) {
             return Ok(());
@@ -79,7 +89,7 @@ fn check_v6(endpoint: Option<&Endpoint>, parsed: &Parsed, src: Ipv6Addr, head: &
 
 /// What an endpoint says in ARP is of itself; 0.0.0.0 is a probe (RFC 5227, section 2.1.1). What a neighbour says is looked
 /// at where it is answered.
-fn check_arp(endpoint: Option<&Endpoint>, head: &[u8]) -> Result<(), State> {
+fn check_arp(endpoint: Option<&Endpoint>, head: &[u8]) -> Result<(), State<'static>> {
     let Some(endpoint) = endpoint else { return Ok(()) };
     let arp =
         ArpPacket::new_checked(head.get(14..).unwrap_or_default()).map_err(|_| DropReason::ArpInvalid)?;

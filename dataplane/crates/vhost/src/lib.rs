@@ -7,19 +7,6 @@
 //!
 //! Known limits, until the rings are our own: a guest that truncates its memory file ends the process by `SIGBUS`; a
 //! peer that undoes `O_NONBLOCK` on an eventfd it shares with us and fills it up can hold the worker that signals it.
-//!
-//! ```no_run
-//! # use podrouter_vhost::{Mode, Received, Sent, VhostConfig, VhostPort};
-//! let config = VhostConfig { path: "/run/podrouter/vm1".into(), mode: Mode::Server, name: "vm1".into() };
-//! let (port, mut rx, mut tx) = VhostPort::start(config, None)?;
-//! let mut frame = [0; 2048];
-//! let mut burst = rx.burst(); // takes the ring's lock; dropping it gives the descriptors back and signals
-//! while let Received::Frame(length) = burst.receive(&mut frame) {
-//!     let sent = tx.burst().send(&[&frame[..length]]);
-//!     assert!(sent == Sent::Ok || sent == Sent::Full);
-//! }
-//! # Ok::<(), podrouter_vhost::VhostError>(())
-//! ```
 
 #![forbid(unsafe_code)]
 

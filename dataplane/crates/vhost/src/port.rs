@@ -85,6 +85,19 @@ impl fmt::Display for PeerState {
 
 /// A port's control half. Dropping it closes the connection, joins the thread, and removes the socket it made; the worker's
 /// halves then find nothing more, and may be dropped before or after.
+///
+/// ```no_run
+/// # use podrouter_vhost::{Mode, Received, Sent, VhostConfig, VhostPort};
+/// let config = VhostConfig { path: "/run/podrouter/vm1".into(), mode: Mode::Server, name: "vm1".into() };
+/// let (port, mut rx, mut tx) = VhostPort::start(config, None)?;
+/// let mut frame = [0; 2048];
+/// let mut burst = rx.burst(); // takes the ring's lock; dropping it gives the descriptors back and signals
+/// while let Received::Frame(length) = burst.receive(&mut frame) {
+///     let sent = tx.burst().send(&[&frame[..length]]);
+///     assert!(sent == Sent::Ok || sent == Sent::Full);
+/// }
+/// # Ok::<(), podrouter_vhost::VhostError>(())
+/// ```
 #[derive(Debug)]
 pub struct VhostPort {
     link: Arc<Link>,

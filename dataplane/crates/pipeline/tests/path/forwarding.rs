@@ -7,7 +7,13 @@ use crate::frames::*;
 
 /// Forwarded there, with this destination MAC if it is known; otherwise as it was, but for TTL and checksum.
 #[track_caller]
-fn forwards(bench: &mut Bench, port: tables::PortId, frame: &[u8], output: Output, dst: Option<wire::MacAddr>) {
+fn forwards(
+    bench: &mut Bench,
+    port: tables::PortId,
+    frame: &[u8],
+    output: Output,
+    dst: Option<wire::MacAddr>,
+) {
     let (verdict, after) = bench.put(port, frame);
     assert_eq!(verdict, Verdict::Forward(output));
     let (old, new) = (read(frame), read(&after));
@@ -45,15 +51,35 @@ fn pods_reach_pods_the_host_and_the_outside() {
 #[test]
 fn the_outside_and_the_host_reach_pods() {
     let mut bench = Bench::new();
-    for (port, src) in [(UPLINK, "198.51.100.1"), (UPLINK, "8.8.8.8"), (HOST, "10.0.0.10"), (HOST, "203.0.113.9")] {
-        forwards(&mut bench, port, &from(port, src, "10.244.1.2", UDP, &udp(1, 2, &[])), by(POD_A), Some(mac(POD_A)));
+    for (port, src) in
+        [(UPLINK, "198.51.100.1"), (UPLINK, "8.8.8.8"), (HOST, "10.0.0.10"), (HOST, "203.0.113.9")]
+    {
+        forwards(
+            &mut bench,
+            port,
+            &from(port, src, "10.244.1.2", UDP, &udp(1, 2, &[])),
+            by(POD_A),
+            Some(mac(POD_A)),
+        );
     }
     for (port, src) in [(UPLINK, "2001:db8:100::1"), (HOST, "fd00:a::10"), (HOST, "2001:db8:100::1")] {
-        forwards(&mut bench, port, &from(port, src, "fd00:1::2", UDP, &udp(1, 2, &[])), by(POD_A), Some(mac(POD_A)));
+        forwards(
+            &mut bench,
+            port,
+            &from(port, src, "fd00:1::2", UDP, &udp(1, 2, &[])),
+            by(POD_A),
+            Some(mac(POD_A)),
+        );
     }
     // From one neighbour to another: an uplink may be left by where it was entered.
     let output = Output::Neighbour { port: UPLINK, next_hop: ip("192.0.2.254") };
-    forwards(&mut bench, UPLINK, &from(UPLINK, "192.0.2.7", "198.51.100.1", UDP, &udp(1, 2, &[])), output, None);
+    forwards(
+        &mut bench,
+        UPLINK,
+        &from(UPLINK, "192.0.2.7", "198.51.100.1", UDP, &udp(1, 2, &[])),
+        output,
+        None,
+    );
 }
 
 #[test]
@@ -62,7 +88,9 @@ fn networks_are_apart() {
     // Both pods have the same address; the other network has no route to pod B.
     let frame = from(OTHER, "10.244.1.2", "10.244.1.3", UDP, &udp(1, 2, &[]));
     let (verdict, _) = bench.put(OTHER, &frame);
-    assert!(matches!(verdict, Verdict::Answer { fate: pipeline::Fate::Dropped(DropReason::NoRoute), output } if output == by(OTHER)));
+    assert!(
+        matches!(verdict, Verdict::Answer { fate: pipeline::Fate::Dropped(DropReason::NoRoute), output } if output == by(OTHER))
+    );
     let frame = from(UPLINK, "198.51.100.1", "10.244.1.2", UDP, &udp(1, 2, &[]));
     assert_eq!(bench.put(UPLINK, &frame).0, Verdict::Forward(by(POD_A)));
 }
@@ -207,7 +235,8 @@ fn an_offload_fits_its_headers_or_the_packet_is_dropped() {
         (&udp6, gso(GsoKind::Udp, 10, 54, 6), true),
         (&udp6, gso(GsoKind::TcpV6, 10, 54, 16), false),
     ] {
-        let expected = if fits { Verdict::Forward(by(POD_B)) } else { Verdict::Drop(DropReason::OffloadInvalid) };
+        let expected =
+            if fits { Verdict::Forward(by(POD_B)) } else { Verdict::Drop(DropReason::OffloadInvalid) };
         assert_eq!(bench.put_offloaded(POD_A, frame, offload).verdict, expected, "{offload:?}");
     }
     let later = edited_v4(&from(POD_A, "10.244.1.2", "10.244.1.3", UDP, &[1; 64]), 64, 2, &[]);

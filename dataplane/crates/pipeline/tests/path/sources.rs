@@ -48,8 +48,20 @@ fn pods_speak_for_themselves_alone() {
         bench.drops(POD_A, &to_b(port_mac(POD_A), mac(POD_B), src), DropReason::SourceMacSpoofed);
     }
     for src in [
-        "10.244.1.3", "10.244.1.20", "8.8.8.8", "0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255",
-        "169.254.1.1", "fd00:1::3", "2001:db8::1", "::", "::1", "ff02::1", "fe80::1234",
+        "10.244.1.3",
+        "10.244.1.20",
+        "8.8.8.8",
+        "0.0.0.0",
+        "127.0.0.1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "169.254.1.1",
+        "fd00:1::3",
+        "2001:db8::1",
+        "::",
+        "::1",
+        "ff02::1",
+        "fe80::1234",
     ] {
         let frame = to_b(port_mac(POD_A), mac(POD_A), src);
         bench.drops(POD_A, &frame, DropReason::SourceAddressSpoofed);
@@ -74,8 +86,17 @@ fn nobody_speaks_for_none_or_many() {
     let mut bench = Bench::new();
     for (port, station) in [(HOST, mac(HOST)), (UPLINK, NEIGHBOUR)] {
         for src in [
-            "0.0.0.0", "0.0.0.1", "127.0.0.1", "224.0.0.5", "240.0.0.1", "255.255.255.255", "::", "::1", "ff02::1",
-            "::ffff:10.0.0.1", "fe80::1234",
+            "0.0.0.0",
+            "0.0.0.1",
+            "127.0.0.1",
+            "224.0.0.5",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "fe80::1234",
         ] {
             bench.drops(port, &to_b(port_mac(port), station, src), DropReason::SourceInvalid);
         }
