@@ -115,7 +115,8 @@ impl Args {
             let link_local = matches!(gateway, IpAddr::V6(own) if own.is_unicast_link_local());
             let on_link = self.uplink_address.iter().any(|own| {
                 own.address != *gateway
-                    && IpPrefix::containing(own.address, own.prefix_len).is_some_and(|net| net.contains(*gateway))
+                    && IpPrefix::containing(own.address, own.prefix_len)
+                        .is_some_and(|net| net.contains(*gateway))
             });
             if !link_local && !on_link {
                 return Err(format!("{flag}: is a neighbour in no subnet of --uplink-address"));

@@ -62,7 +62,11 @@ fn failure(code: u32, reason: impl Into<String>, details: impl Into<String>) -> 
 ///
 /// # Errors
 /// Nothing is left behind.
-pub(crate) fn attach(store: &Store, request: AttachRequest, netns: Option<OwnedFd>) -> Result<Attached, Failure> {
+pub(crate) fn attach(
+    store: &Store,
+    request: AttachRequest,
+    netns: Option<OwnedFd>,
+) -> Result<Attached, Failure> {
     check(&request)?;
     let key = Key {
         network: request.network.clone(),
@@ -92,7 +96,8 @@ pub(crate) fn attach(store: &Store, request: AttachRequest, netns: Option<OwnedF
         .allocate(&plan.desired.own_cidrs, &plan.desired.host_addresses)
         .map_err(|error| again(error.to_string()))?;
     let attachment = draw_up(store, request, &key, &addresses);
-    let result = attachment.and_then(|attachment| put_in_force(store, &attachment, netns).map(|()| attachment));
+    let result =
+        attachment.and_then(|attachment| put_in_force(store, &attachment, netns).map(|()| attachment));
     match result {
         Ok(attachment) => {
             tracing::info!("{key}: attached as {} ({})", attachment.endpoint, attachment.port);
@@ -134,9 +139,14 @@ fn check(request: &AttachRequest) -> Result<(), Failure> {
     }
     let name = &request.interface;
     let bad = |c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control();
-    if name.len() > 15 || name.contains(bad) || matches!(name.as_str(), "." | ".." | "lo" | "all" | "default") {
+    if name.len() > 15 || name.contains(bad) || matches!(name.as_str(), "." | ".." | "lo" | "all" | "default")
+    {
         let reason = format!("CNI_IFNAME `{name}` cannot be an interface's name");
-        return Err(failure(code::INVALID_ENVIRONMENT, reason, "1 to 15 bytes, no `/`, `:`, `%` or white space"));
+        return Err(failure(
+            code::INVALID_ENVIRONMENT,
+            reason,
+            "1 to 15 bytes, no `/`, `:`, `%` or white space",
+        ));
     }
     if let Some(mtu) = request.mtu.filter(|mtu| *mtu < LEAST_MTU) {
         let details = format!("at least {LEAST_MTU} (RFC 8200, section 5)");
@@ -175,7 +185,11 @@ fn draw_up(
     };
     if let Some(path) = socket.as_deref().filter(|path| path.as_os_str().len() > SOCKET_PATH) {
         let reason = format!("the socket's path {} is longer than {SOCKET_PATH} bytes", path.display());
-        return Err(failure(code::INVALID_CONFIG, reason, "start podrouter-control with a shorter --vhost-dir"));
+        return Err(failure(
+            code::INVALID_CONFIG,
+            reason,
+            "start podrouter-control with a shorter --vhost-dir",
+        ));
     }
     let routes = pod::routes(addresses, store.config.router);
     let attached = Attached {
@@ -195,7 +209,7 @@ fn put_in_force(store: &Store, attachment: &Attachment, netns: Option<OwnedFd>) 
         AttachPort::Tap => Some(make_tap(attachment, netns)?),
         AttachPort::VhostUser => None,
     };
-    if let Err(error) = store.write(&Record::Attach(attachment.clone())) {
+    if let Err(error) = store.write(&Record::Attach(Box::new(attachment.clone()))) {
         if attachment.request.port == AttachPort::Tap {
             pod::remove(tap.as_ref(), attachment);
         }
@@ -214,12 +228,16 @@ fn make_tap(attachment: &Attachment, netns: Option<OwnedFd>) -> Result<Tap, Fail
     let request = &attachment.request;
     let path = request.netns.display();
     let netns = netns.ok_or_else(|| {
-        failure(code::INVALID_ENVIRONMENT, format!("no descriptor of CNI_NETNS `{path}` came with the request"), "")
+        failure(
+            code::INVALID_ENVIRONMENT,
+            format!("no descriptor of CNI_NETNS `{path}` came with the request"),
+            "",
+        )
     })?;
     pod::make(netns.as_fd(), &request.interface, &attachment.attached).map_err(|error| {
         let code = match error {
             PodError::Exists(_) => code::INTERFACE_EXISTS,
-            PodError::Tap(_) | PodError::Netlink { .. } => code::INTERFACE,
+            PodError::Gone(_) | PodError::Tap(_) | PodError::Netlink { .. } => code::INTERFACE,
         };
         failure(code, error.to_string(), format!("CNI_NETNS {path}"))
     })
@@ -303,7 +321,7 @@ mod tests {
     #[test]
     fn port_names_are_short_and_stay_as_they_are() {
         let name = port_name(&key("pods", "abc", "eth0"));
-        assert_eq!(name, "pd6a7d3f2d1f0");
+        assert_eq!(name, "p4a30a33f2925");
         assert_ne!(port_name(&key("a", "bc", "eth0")), port_name(&key("ab", "c", "eth0")));
     }
 

@@ -30,7 +30,9 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
         std::fs::create_dir_all(directory)?;
     }
     match UnixStream::connect(path) {
-        Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there already")),
+        Ok(_) => {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there already"));
+        }
         // A socket that its process left behind. What is no socket stays, and makes `bind` fail.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             use std::os::unix::fs::FileTypeExt;

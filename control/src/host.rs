@@ -109,7 +109,12 @@ fn sync(name: &str, wanted: &[KernelRoute]) -> Result<Vec<String>, NetlinkError>
     })
 }
 
-async fn add(kernel: &Netlink, link: Link, route: KernelRoute, present: &[KernelRoute]) -> Result<(), String> {
+async fn add(
+    kernel: &Netlink,
+    link: Link,
+    route: KernelRoute,
+    present: &[KernelRoute],
+) -> Result<(), String> {
     let Err(error) = kernel.add_route(link, &route, PROTOCOL, true).await else { return Ok(()) };
     let Some(source) = route.source.filter(|_| error.errno() == Some(Errno::INVAL)) else {
         return Err(error.to_string());

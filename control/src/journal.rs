@@ -47,10 +47,12 @@ impl Attachment {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "kebab-case")]
 pub(crate) enum Record {
-    Attach(Attachment),
+    Attach(Box<Attachment>),
     Detach(Key),
     /// Addresses given last, one a family, kept when the attachments that had them are gone from the file.
-    Last { addresses: Vec<IpAddr> },
+    Last {
+        addresses: Vec<IpAddr>,
+    },
 }
 
 /// What the records come to.
@@ -115,9 +117,12 @@ impl Journal {
             ));
         }
         let temporary = dir.join(format!("{NAME}.new"));
-        let mut lines = line(&Record::Last { addresses: history.last.clone() }).map_err(wrap("writing it anew"))?;
+        let mut lines =
+            line(&Record::Last { addresses: history.last.clone() }).map_err(wrap("writing it anew"))?;
         for attachment in &history.attachments {
-            lines.extend(line(&Record::Attach(attachment.clone())).map_err(wrap("writing it anew"))?);
+            lines.extend(
+                line(&Record::Attach(Box::new(attachment.clone()))).map_err(wrap("writing it anew"))?,
+            );
         }
         let write = || {
             let mut file = File::create(&temporary)?;
@@ -196,7 +201,7 @@ impl History {
                 self.remember(&attachment.attached.addresses);
                 let key = attachment.key();
                 self.attachments.retain(|other| other.key() != key);
-                self.attachments.push(attachment);
+                self.attachments.push(*attachment);
             }
             Record::Detach(key) => self.attachments.retain(|other| other.key() != key),
             Record::Last { addresses } => self.remember(&addresses),
@@ -245,7 +250,7 @@ mod tests {
     /// Few keys, so that they are attached and detached again and again.
     fn records() -> impl Strategy<Value = Vec<Record>> {
         let record = (0u8..4, any::<bool>()).prop_map(|(n, attach)| {
-            if attach { Record::Attach(attachment(n)) } else { Record::Detach(attachment(n).key()) }
+            if attach { Record::Attach(Box::new(attachment(n))) } else { Record::Detach(attachment(n).key()) }
         });
         proptest::collection::vec(record, 0..12)
     }
@@ -284,9 +289,9 @@ mod tests {
             let cut = bytes.len() * 2 / 3;
             std::fs::write(&path, &bytes[..cut]).unwrap();
             let (mut journal, before) = Journal::open(dir.path()).unwrap();
-            journal.append(&Record::Attach(attachment(9))).unwrap();
+            journal.append(&Record::Attach(Box::new(attachment(9)))).unwrap();
             let mut expected = before;
-            expected.apply(Record::Attach(attachment(9)));
+            expected.apply(Record::Attach(Box::new(attachment(9))));
             prop_assert_eq!(reopen(dir.path()), expected);
         }
     }
@@ -297,7 +302,7 @@ mod tests {
         let path = dir.path().join(NAME);
         let (mut journal, _) = Journal::open(dir.path()).unwrap();
         for n in 1..=3 {
-            journal.append(&Record::Attach(attachment(n))).unwrap();
+            journal.append(&Record::Attach(Box::new(attachment(n)))).unwrap();
         }
         let text = std::fs::read_to_string(&path).unwrap();
         let damaged = text.replace("\"port\":\"p2\"", "\"port\":7");
@@ -314,9 +319,9 @@ mod tests {
     fn what_is_detached_leaves_only_the_place_where_the_search_goes_on() {
         let dir = tempfile::tempdir().unwrap();
         let (mut journal, _) = Journal::open(dir.path()).unwrap();
-        journal.append(&Record::Attach(attachment(1))).unwrap();
+        journal.append(&Record::Attach(Box::new(attachment(1)))).unwrap();
         journal.defer(Record::Detach(attachment(1).key()));
-        journal.append(&Record::Attach(attachment(2))).unwrap();
+        journal.append(&Record::Attach(Box::new(attachment(2)))).unwrap();
         journal.append(&Record::Detach(attachment(2).key())).unwrap();
         drop(journal);
         reopen(dir.path());

@@ -16,7 +16,7 @@ mod store;
 mod watch;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
@@ -43,7 +43,8 @@ fn main() -> ExitCode {
             return proto::exit::USAGE.into();
         }
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
     let config = match args.config() {
         Ok(config) => config,
         Err(error) => {
@@ -134,9 +135,9 @@ fn lacks_permission(error: &anyhow::Error) -> bool {
             return cause.kind() == io::ErrorKind::PermissionDenied;
         }
         match cause.downcast_ref::<host::HostError>() {
-            Some(host::HostError::Tap(tap::TapError::Open { errno, .. } | tap::TapError::Attach { errno, .. })) => {
-                denied(*errno)
-            }
+            Some(host::HostError::Tap(
+                tap::TapError::Open { errno, .. } | tap::TapError::Attach { errno, .. },
+            )) => denied(*errno),
             Some(host::HostError::Netlink { source, .. }) => source.errno().is_some_and(denied),
             _ => false,
         }

@@ -140,7 +140,8 @@ impl Netlink {
             message = message.address(mac.0.to_vec());
         }
         let result = self.0.link().set(message.build()).execute().await;
-        result.map_err(|error| NetlinkError::from(format!("setting MAC {mac}, MTU {mtu} and link up"), &error))
+        result
+            .map_err(|error| NetlinkError::from(format!("setting MAC {mac}, MTU {mtu} and link up"), &error))
     }
 
     /// Deletes a device.
@@ -200,7 +201,8 @@ impl Netlink {
         protocol: RouteProtocol,
     ) -> Result<Vec<KernelRoute>, NetlinkError> {
         let mut routes = Vec::new();
-        let all = [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()];
+        let all =
+            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()];
         for family in all {
             let mut found = self.0.route().get(family).execute();
             loop {

@@ -22,6 +22,8 @@ use crate::netlink::{self, KernelRoute, Netlink, NetlinkError};
 pub(crate) enum PodError {
     #[error("interface `{0}` is there already: remove it, or choose another CNI_IFNAME")]
     Exists(String),
+    #[error("interface `{0}` is no longer in its namespace: DEL it and ADD it again")]
+    Gone(String),
     #[error(transparent)]
     Tap(#[from] TapError),
     #[error("interface `{interface}`: {source}")]
@@ -57,12 +59,15 @@ pub(crate) fn make(netns: BorrowedFd<'_>, interface: &str, pod: &Attached) -> Re
     Ok(tap)
 }
 
-/// Opens the interface again after its descriptor was lost, and makes it anew if it is gone. Sets again what a time
-/// without carrier may have undone.
+/// Opens the interface again after its descriptor was lost, and sets again what a time without carrier may have undone.
+/// Never makes one: a path such as `/proc/PID/ns/net` may be another's namespace by now, which the MAC shows.
 ///
 /// # Errors
-/// Another process holds it ([`PodError::is_busy`]), or the kernel refuses a step.
+/// It is gone, another process holds it ([`PodError::is_busy`]), or the kernel refuses a step.
 pub(crate) fn restore(netns: BorrowedFd<'_>, interface: &str, pod: &Attached) -> Result<Tap, PodError> {
+    if find(netns, interface)?.is_none_or(|link| link.mac != Some(pod.mac)) {
+        return Err(PodError::Gone(interface.to_owned()));
+    }
     let tap = Tap::create_in(netns, &config(interface))?;
     configure(netns, interface, pod)?;
     Ok(tap)
@@ -138,8 +143,7 @@ fn configure(netns: BorrowedFd<'_>, interface: &str, pod: &Attached) -> Result<(
             kernel.add_address(link, address, AddressScope::Universe).await?;
         }
         for route in &pod.routes {
-            let route =
-                KernelRoute { prefix: route.destination, gateway: route.gateway, source: None };
+            let route = KernelRoute { prefix: route.destination, gateway: route.gateway, source: None };
             match kernel.add_route(link, &route, RouteProtocol::Static, false).await {
                 // A second interface leaves the pod's first default route in force.
                 Err(error) if error.errno() == Some(Errno::EXIST) => {}
@@ -158,7 +162,8 @@ mod tests {
 
     #[test]
     fn a_pod_has_the_routes_of_its_families() {
-        let router = Router { gateway4: "169.254.1.1".parse().unwrap(), gateway6: "fe80::1".parse().unwrap() };
+        let router =
+            Router { gateway4: "169.254.1.1".parse().unwrap(), gateway6: "fe80::1".parse().unwrap() };
         let text = |addresses: &[&str]| -> Vec<String> {
             let addresses: Vec<IpAddr> = addresses.iter().map(|own| own.parse().unwrap()).collect();
             let show = |route: &AttachedRoute| format!("{} {:?}", route.destination, route.gateway);

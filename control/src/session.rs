@@ -194,7 +194,10 @@ impl Session {
             if outcome.refused.is_some() {
                 break;
             }
-            self.remove_ports(|name| !desired.ports.contains_key(name) || stale.contains(name), &mut outcome)?;
+            self.remove_ports(
+                |name| !desired.ports.contains_key(name) || stale.contains(name),
+                &mut outcome,
+            )?;
             if stale.is_empty() || !outcome.failed_ports.is_empty() {
                 break;
             }
@@ -274,7 +277,11 @@ impl Session {
         }
     }
 
-    fn remove_ports(&mut self, gone: impl Fn(&str) -> bool, outcome: &mut Outcome) -> Result<(), SessionError> {
+    fn remove_ports(
+        &mut self,
+        gone: impl Fn(&str) -> bool,
+        outcome: &mut Outcome,
+    ) -> Result<(), SessionError> {
         let names: Vec<String> = self.ports.keys().filter(|name| gone(name)).cloned().collect();
         for name in names {
             match self.call(&Request::RemovePort { name: name.clone() })?.0 {

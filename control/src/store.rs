@@ -99,7 +99,12 @@ impl Store {
     ///
     /// # Errors
     /// Out of file descriptors.
-    pub(crate) fn new(config: Config, source: String, journal: Journal, history: History) -> std::io::Result<Self> {
+    pub(crate) fn new(
+        config: Config,
+        source: String,
+        journal: Journal,
+        history: History,
+    ) -> std::io::Result<Self> {
         let used: Vec<IpAddr> =
             history.attachments.iter().flat_map(|own| own.attached.addresses.clone()).collect();
         let state = State {
@@ -326,7 +331,12 @@ impl Store {
     ///
     /// # Errors
     /// Why it has not, in words.
-    pub(crate) fn wait_applied(&self, revision: u64, port: Option<&str>, timeout: Duration) -> Result<(), String> {
+    pub(crate) fn wait_applied(
+        &self,
+        revision: u64,
+        port: Option<&str>,
+        timeout: Duration,
+    ) -> Result<(), String> {
         let done = self.wait(timeout, |state| {
             let session = &state.session;
             if session.applied < revision {
@@ -353,7 +363,9 @@ impl Store {
         if !session.connected {
             warnings.push(format!("the data plane is away: {}", session.trouble));
         }
-        warnings.extend(session.refused.iter().map(|why| format!("the data plane refused the newest rows: {why}")));
+        warnings.extend(
+            session.refused.iter().map(|why| format!("the data plane refused the newest rows: {why}")),
+        );
         warnings.extend(session.failed_ports.iter().map(|(port, why)| format!("port {port}: {why}")));
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Status {

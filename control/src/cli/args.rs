@@ -34,13 +34,13 @@ pub(crate) struct Args {
 const CODES: &str = "\
 Exit codes:
   0  done; also when the reader of the output went away
-  1  failed: a process is away or refused, or what was named is not there; the message says which and why
+  1  failed: a process is away, or what was named is not there; the message says why
   2  the command line is wrong";
 
 const LONG: &str = "\
 Exit codes:
   0  done; also when the reader of the output went away
-  1  failed: a process is away or refused, or what was named is not there; the message says which and why.
+  1  failed: a process is away, or what was named is not there; the message says why.
      `status` prints the half that answered all the same
   2  the command line is wrong
 

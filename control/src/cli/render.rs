@@ -425,6 +425,7 @@ uplink  fe80::9  -    incomplete    3450     2
                 ports: vec!["uplink".into(), "p1".into()],
                 generation: 42,
                 parked: false,
+                icmp_errors_suppressed: 0,
                 busy_permille: 123,
                 ledger: Ledger { rx: 100, tx: 60, drops: 10, handed_out: 30, ..Ledger::default() },
             },

@@ -61,10 +61,9 @@ impl Manifests {
                     ));
                 }
             }
-            Err(error) => warnings.push(format!(
-                "{}: {error}; what was read before stays in force",
-                self.describe()
-            )),
+            Err(error) => {
+                warnings.push(format!("{}: {error}; what was read before stays in force", self.describe()))
+            }
         }
         for (path, content) in &self.files {
             if let Some(error) = &content.error {
@@ -176,7 +175,10 @@ impl Source for Manifests {
             Ok(watcher)
         });
         if let Err(error) = &watching {
-            tracing::warn!("{}: no reports of changes ({error}); it is read every {RESCAN:?}", self.describe());
+            tracing::warn!(
+                "{}: no reports of changes ({error}); it is read every {RESCAN:?}",
+                self.describe()
+            );
         }
         let mut last = None;
         loop {
@@ -226,7 +228,11 @@ mod tests {
         let mut source = Manifests::new(dir.path().into());
         let first = source.read();
         assert_eq!(first.view, None);
-        assert!(first.warnings[1].contains("b.yml") && first.warnings[1].contains("line"), "{:?}", first.warnings);
+        assert!(
+            first.warnings[1].contains("b.yml") && first.warnings[1].contains("line"),
+            "{:?}",
+            first.warnings
+        );
 
         write("b.yml", &node("b", "10.2.0.0/24"));
         let good = source.read();

@@ -35,15 +35,15 @@ pub(crate) fn from_json(text: &str) -> Result<Objects, String> {
 /// Reads a YAML text of any number of documents.
 ///
 /// # Errors
-/// A sentence with the document's number (where there are several), field, value and line.
+/// A sentence with the document's number (after the first), field, value and line.
 pub(crate) fn from_yaml(text: &str) -> Result<Objects, String> {
     let mut objects = Objects::default();
-    let several = serde_norway::Deserializer::from_str(text).count() > 1;
+    // Both go on for ever after a syntax error: the first one ends the loop.
     let outlines = serde_norway::Deserializer::from_str(text);
     let readers = serde_norway::Deserializer::from_str(text);
     for (i, (first, second)) in outlines.zip(readers).enumerate() {
         let named = |error: serde_norway::Error| {
-            if several { format!("document {}: {error}", i + 1) } else { error.to_string() }
+            if i > 0 { format!("document {}: {error}", i + 1) } else { error.to_string() }
         };
         // An empty document, as between two `---`, is null.
         let Some(outline) = Option::<Outline>::deserialize(first).map_err(named)? else { continue };
@@ -317,7 +317,8 @@ mod tests {
         assert!(message.contains("metadata"), "{message}");
         assert!(from_yaml("- a\n").is_err());
         assert!(from_yaml("metadata: {}\n").unwrap_err().contains("kind"));
-        let json = "{\"kind\":\"Pod\",\n\"metadata\":{\"name\":\"p\"},\n\"spec\":{\"hostNetwork\":\"maybe\"}}";
+        let json =
+            "{\"kind\":\"Pod\",\n\"metadata\":{\"name\":\"p\"},\n\"spec\":{\"hostNetwork\":\"maybe\"}}";
         let message = from_json(json).unwrap_err();
         for part in ["spec.hostNetwork", "maybe", "line 3"] {
             assert!(message.contains(part), "{part}: {message}");

@@ -276,7 +276,7 @@ impl Desired {
     }
 
     fn owned(&self) -> BTreeSet<IpAddr> {
-        self.rows.owners().map(|((_, address), _)| address).collect()
+        self.rows.addresses().collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The operations between two sets of rows.
 //!
 //! Removals come first, users before what they use; then sets, what is used before its users. A row that gives up an
-//! address which another one takes is removed and set anew, so that no address has two owners in between.
+//! address or a port which another one takes is removed and set anew, so that neither has two owners in between.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,12 +73,12 @@ pub fn diff(current: &Rows, desired: &Rows) -> Vec<Op> {
     steps.into_iter().flatten().collect()
 }
 
-/// Those of `current` that hold an address which belongs to another one in `desired`.
+/// Those of `current` that hold what belongs to another one in `desired`.
 fn givers<'a>(current: &'a Rows, desired: &'a Rows) -> BTreeSet<Owner<'a>> {
-    let takers: BTreeMap<_, _> = desired.owners().collect();
+    let takers: BTreeMap<_, _> = desired.holdings().collect();
     current
-        .owners()
-        .filter(|(address, owner)| takers.get(address).is_some_and(|taker| taker != owner))
+        .holdings()
+        .filter(|(held, owner)| takers.get(held).is_some_and(|taker| taker != owner))
         .map(|(_, owner)| owner)
         .collect()
 }
@@ -103,12 +103,13 @@ mod tests {
         }
     }
 
-    /// Rows in which every address has one owner: few names and addresses, so that they meet often.
+    /// Rows in which every address and port has one owner: few of each, so that they meet often.
     fn rows() -> impl Strategy<Value = Rows> {
         let owners = btree_map((0u16..2, 0u8..12), 0u8..6, 0..12);
+        let ports = Just((0..6).map(|n| format!("port{n}")).collect::<Vec<_>>()).prop_shuffle();
         let looks = vec(0u8..3, 6);
         let routes = btree_map((0u16..2, 0u8..12), 0u8..6, 0..8);
-        (owners, looks, routes, 1u8..4).prop_map(|(owners, looks, routes, gateway)| {
+        (owners, ports, looks, routes, 1u8..4).prop_map(|(owners, ports, looks, routes, gateway)| {
             let mut rows = Rows {
                 router: Some(Router {
                     gateway4: Ipv4Addr::new(169, 254, 1, gateway),
@@ -117,29 +118,20 @@ mod tests {
                 ..Rows::default()
             };
             for ((network, own), owner) in owners {
+                let port = ports[usize::from(owner)].clone();
                 let look = looks[usize::from(owner)];
                 if owner < 2 {
-                    let port = format!("port{owner}");
-                    let row = rows.interfaces.entry(port.clone()).or_insert_with(|| Interface {
-                        port,
-                        network,
-                        addresses: vec![],
-                    });
-                    row.addresses.push(InterfaceAddress { address: address(own), prefix_len: 24 + look });
-                    // Another network would give its address two owners.
-                    if row.network != network {
-                        row.addresses.pop();
+                    let new = Interface { port: port.clone(), network, addresses: vec![] };
+                    let row = rows.interfaces.entry(port).or_insert(new);
+                    if row.network == network {
+                        row.addresses.push(InterfaceAddress { address: address(own), prefix_len: 24 + look });
                     }
                 } else {
                     let name = format!("endpoint{owner}");
-                    let row = rows.endpoints.entry(name.clone()).or_insert_with(|| Endpoint {
-                        name,
-                        port: format!("port{look}"),
-                        network,
-                        mac: MacAddr([2, 0, 0, 0, 0, look]),
-                        addresses: vec![],
-                        kind: EndpointKind::Pod,
-                    });
+                    let mac = MacAddr([2, 0, 0, 0, 0, look]);
+                    let (addresses, kind) = (vec![], EndpointKind::Pod);
+                    let new = Endpoint { name: name.clone(), port, network, mac, addresses, kind };
+                    let row = rows.endpoints.entry(name).or_insert(new);
                     if row.network == network {
                         row.addresses.push(address(own));
                     }

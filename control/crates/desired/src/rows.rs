@@ -22,8 +22,8 @@ pub struct Rows {
 pub enum ApplyError {
     #[error("there is no {kind} `{key}` to remove")]
     Absent { kind: &'static str, key: String },
-    #[error("address {address} of network {network} would belong to both {first} and {second}")]
-    Conflict { network: u16, address: IpAddr, first: String, second: String },
+    #[error("{held} would belong to both {first} and {second}")]
+    Conflict { held: String, first: String, second: String },
 }
 
 impl Rows {
@@ -45,15 +45,42 @@ impl Rows {
         rows
     }
 
-    /// Every address that belongs to something of this node, with what that is, in words.
-    pub(crate) fn owners(&self) -> impl Iterator<Item = ((u16, IpAddr), Owner<'_>)> {
+    /// Everything that only one row may have, and the row that has it.
+    pub(crate) fn holdings(&self) -> impl Iterator<Item = (Held<'_>, Owner<'_>)> {
         let interfaces = self.interfaces.iter().flat_map(|(port, row)| {
-            row.addresses.iter().map(move |own| ((row.network, own.address), Owner::Interface(port.as_str())))
+            let addresses = row.addresses.iter().map(|own| Held::Address(row.network, own.address));
+            addresses.chain([Held::Port(port)]).map(move |held| (held, Owner::Interface(port)))
         });
         let endpoints = self.endpoints.iter().flat_map(|(name, row)| {
-            row.addresses.iter().map(move |&own| ((row.network, own), Owner::Endpoint(name.as_str())))
+            let addresses = row.addresses.iter().map(|own| Held::Address(row.network, *own));
+            addresses.chain([Held::Port(&row.port)]).map(move |held| (held, Owner::Endpoint(name)))
         });
         interfaces.chain(endpoints)
+    }
+
+    /// Every address of this node.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.holdings().filter_map(|(held, _)| match held {
+            Held::Address(_, address) => Some(address),
+            Held::Port(_) => None,
+        })
+    }
+}
+
+/// What only one row may have: an address of a network, a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Held<'a> {
+    Address(u16, IpAddr),
+    Port(&'a str),
+}
+
+impl std::fmt::Display for Held<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(0, address) => write!(f, "address {address}"),
+            Self::Address(network, address) => write!(f, "address {address} of network {network}"),
+            Self::Port(port) => write!(f, "port `{port}`"),
+        }
     }
 }
 
@@ -68,7 +95,7 @@ impl From<Snapshot> for Rows {
     }
 }
 
-/// Who an address belongs to.
+/// Who has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Owner<'a> {
     Interface(&'a str),
@@ -94,7 +121,7 @@ pub(crate) fn port_of(target: &RouteTarget) -> Option<&str> {
 /// Carries out operations in their order.
 ///
 /// # Errors
-/// What a data plane refuses too: removing what is not there, and an address with two owners after any operation.
+/// What a data plane refuses too: removing what is not there, and an address or port with two owners after any operation.
 /// `rows` is then partly changed: apply to a copy.
 pub fn apply(rows: &mut Rows, ops: &[Op]) -> Result<(), ApplyError> {
     for op in ops {
@@ -136,12 +163,12 @@ pub fn apply(rows: &mut Rows, ops: &[Op]) -> Result<(), ApplyError> {
 
 fn unique_owners(rows: &Rows) -> Result<(), ApplyError> {
     let mut seen = BTreeMap::new();
-    for ((network, address), owner) in rows.owners() {
-        if let Some(first) = seen.insert((network, address), owner)
+    for (held, owner) in rows.holdings() {
+        if let Some(first) = seen.insert(held, owner)
             && first != owner
         {
-            let (first, second) = (first.to_string(), owner.to_string());
-            return Err(ApplyError::Conflict { network, address, first, second });
+            let (held, first, second) = (held.to_string(), first.to_string(), owner.to_string());
+            return Err(ApplyError::Conflict { held, first, second });
         }
     }
     Ok(())

@@ -1,5 +1,7 @@
 //! What the rows are for a cluster, warnings included.
 
+#![expect(clippy::unwrap_used, reason = "tests say what they expect by panicking")]
+
 use std::net::IpAddr;
 
 use desired::{

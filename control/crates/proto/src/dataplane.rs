@@ -311,6 +311,9 @@ pub struct WorkerStatus {
     pub ports: Vec<String>,
     pub generation: u64,
     pub parked: bool,
+    /// ICMP errors that were not sent, for want of tokens.
+    #[serde(default)]
+    pub icmp_errors_suppressed: u64,
     /// Share of the last second spent on packets, in per mille.
     pub busy_permille: u32,
     pub ledger: Ledger,

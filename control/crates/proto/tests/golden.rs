@@ -1,0 +1,411 @@
+//! Every message as it is written, held by the files in `tests/golden`.
+//!
+//! A change of a file is a change of the protocol: fields may be added, none may change its meaning. After adding one,
+//! run with `PODROUTER_REGENERATE_GOLDEN=1` and read the difference.
+
+#![expect(clippy::unwrap_used, reason = "tests say what they expect by panicking")]
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use proto::control::{self, AttachPort, AttachRequest, Attached, AttachedRoute, PodName};
+use proto::dataplane::{
+    self, DropStatus, Endpoint, EndpointKind, Hello, Interface, InterfaceAddress, Ledger, NeighbourStatus,
+    Op, PortInfo, PortKind, PortSpec, PortStatus, Route, RouteKey, RouteStatus, RouteTarget, Router,
+    Snapshot, Transaction, WorkerStatus,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use wire::{IpPrefix, MacAddr};
+
+const MAC: MacAddr = MacAddr([0x02, 0x70, 0x6f, 0x64, 0x00, 0x01]);
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn prefix(text: &str) -> IpPrefix {
+    text.parse().unwrap()
+}
+
+fn port(name: &str, kind: PortKind) -> PortSpec {
+    PortSpec { name: name.into(), kind, mac: Some(MAC), mtu: 1500 }
+}
+
+fn info() -> PortInfo {
+    PortInfo { id: 3, spec: PortSpec { mac: None, ..port("p0", PortKind::Tap) }, mac: MAC }
+}
+
+fn router() -> Router {
+    Router { gateway4: "169.254.1.1".parse().unwrap(), gateway6: "fe80::1".parse().unwrap() }
+}
+
+fn interface() -> Interface {
+    let own = |text: &str, prefix_len| InterfaceAddress { address: ip(text), prefix_len };
+    Interface {
+        port: "uplink".into(),
+        network: 0,
+        addresses: vec![own("192.168.77.11", 24), own("fd00:77::11", 64)],
+    }
+}
+
+fn endpoints() -> Vec<Endpoint> {
+    let endpoint = |name: &str, address: &str, kind| Endpoint {
+        name: name.into(),
+        port: "p0".into(),
+        network: 7,
+        mac: MAC,
+        addresses: vec![ip(address)],
+        kind,
+    };
+    vec![
+        endpoint("shop/front", "10.244.1.2", EndpointKind::Pod),
+        endpoint("host", "fd00:77::11", EndpointKind::Host),
+    ]
+}
+
+fn routes() -> Vec<Route> {
+    let route = |text: &str, target| Route { key: RouteKey { network: 0, prefix: prefix(text) }, target };
+    let uplink = || "uplink".to_owned();
+    vec![
+        route("10.244.2.0/24", RouteTarget::NextHop { port: uplink(), address: ip("192.168.77.12") }),
+        route("fd00:10:244:2::/64", RouteTarget::Connected { port: uplink() }),
+        route("10.244.1.0/24", RouteTarget::Unreachable),
+        route("0.0.0.0/0", RouteTarget::Blackhole),
+    ]
+}
+
+fn transaction() -> Transaction {
+    Transaction {
+        base: 41,
+        target: 42,
+        ops: vec![
+            Op::RemoveRoutes { routes: vec![RouteKey { network: 1, prefix: prefix("10.244.3.0/24") }] },
+            Op::RemoveEndpoints { names: vec!["shop/gone".into()] },
+            Op::RemoveInterfaces { ports: vec!["old".into()] },
+            Op::SetRouter { router: router() },
+            Op::SetInterfaces { interfaces: vec![interface()] },
+            Op::SetEndpoints { endpoints: endpoints() },
+            Op::SetRoutes { routes: routes() },
+        ],
+    }
+}
+
+fn dataplane_requests() -> Vec<(&'static str, dataplane::Request)> {
+    use dataplane::Request;
+    let ethdev = |devargs: Option<&str>| PortKind::Ethdev {
+        device: "net_af_packet0".into(),
+        devargs: devargs.map(str::to_owned),
+    };
+    let memory = PortKind::Memory { rx_pcap: Some("/tmp/in.pcap".into()), tx_pcap: None };
+    vec![
+        ("hello", Request::Hello { version: 1, program: "podrouter-control".into() }),
+        ("add-port-tap", Request::AddPort(port("p0", PortKind::Tap))),
+        ("add-port-vhost", {
+            let path = "/run/podrouter/vhost/p1.sock".into();
+            Request::AddPort(PortSpec { mtu: 9000, ..port("p1", PortKind::Vhost { path, server: true }) })
+        }),
+        ("add-port-ethdev", Request::AddPort(PortSpec { mac: None, ..port("uplink", ethdev(None)) })),
+        ("add-port-ethdev-devargs", Request::AddPort(port("uplink", ethdev(Some("iface=eth1"))))),
+        ("add-port-memory", Request::AddPort(port("m0", memory))),
+        ("remove-port", Request::RemovePort { name: "p0".into() }),
+        ("duplicate-tap", Request::DuplicateTap { name: "p0".into() }),
+        ("snapshot", Request::Snapshot),
+        ("transaction", Request::Transaction(transaction())),
+        ("show-status", Request::ShowStatus),
+        ("show-ports", Request::ShowPorts),
+        ("show-routes", Request::ShowRoutes),
+        ("show-neighbours", Request::ShowNeighbours),
+        ("show-workers", Request::ShowWorkers),
+        ("show-drops", Request::ShowDrops),
+    ]
+}
+
+fn dataplane_responses() -> Vec<(&'static str, dataplane::Response)> {
+    use dataplane::Response;
+    let ledger = Ledger {
+        rx: 100,
+        handed_in: 5,
+        originated: 2,
+        split_extra: 1,
+        tx: 90,
+        drops: 6,
+        punts: 1,
+        handed_out: 4,
+        held: 3,
+        consumed: 4,
+    };
+    vec![
+        ("hello", Response::Hello(Hello { version: 1, instance: "7f3a".into(), generation: 42 })),
+        ("port", Response::Port(info())),
+        ("done", Response::Done),
+        ("tap", Response::Tap { name: "p0".into() }),
+        ("snapshot", {
+            let (interfaces, endpoints, routes) = (vec![interface()], endpoints(), routes());
+            let router = Some(router());
+            Response::Snapshot(Snapshot {
+                generation: 42,
+                ports: vec![info()],
+                router,
+                interfaces,
+                endpoints,
+                routes,
+            })
+        }),
+        ("snapshot-empty", Response::Snapshot(Snapshot::default())),
+        ("committed", Response::Committed { generation: 42 }),
+        (
+            "rejected",
+            Response::Rejected { current: 41, wrong_base: true, reason: "base 40 is not 41".into() },
+        ),
+        ("failed", Response::Failed { reason: "there is no device net_x".into() }),
+        (
+            "status",
+            Response::Status(dataplane::Status {
+                version: "0.1.0".into(),
+                instance: "7f3a".into(),
+                pid: 4711,
+                uptime_seconds: 60,
+                generation: 42,
+                committed: 42,
+                dpdk: "22.11.11".into(),
+                hugepages: true,
+                mbufs: 65535,
+                mbufs_in_use: 512,
+                ports: 3,
+                endpoints: 2,
+                routes: 4,
+                workers: 2,
+                warnings: vec!["no hugepages".into()],
+            }),
+        ),
+        (
+            "ports",
+            Response::Ports {
+                ports: vec![PortStatus {
+                    info: info(),
+                    worker: 1,
+                    up: true,
+                    role: "shop/front".into(),
+                    rx_packets: 1,
+                    rx_bytes: 2,
+                    rx_drops: 3,
+                    tx_packets: 4,
+                    tx_bytes: 5,
+                    tx_drops: 6,
+                }],
+            },
+        ),
+        (
+            "routes",
+            Response::Routes {
+                generation: 42,
+                routes: vec![RouteStatus {
+                    network: 0,
+                    prefix: prefix("10.244.2.0/24"),
+                    origin: "configured".into(),
+                    target: "via 192.168.77.12 dev uplink".into(),
+                }],
+            },
+        ),
+        ("neighbours", {
+            let neighbour = |mac: Option<MacAddr>, state: &str| NeighbourStatus {
+                port: "uplink".into(),
+                address: ip("192.168.77.12"),
+                mac,
+                state: state.into(),
+                age_ms: 1500,
+                held: 2,
+            };
+            Response::Neighbours {
+                neighbours: vec![neighbour(Some(MAC), "reachable"), neighbour(None, "incomplete")],
+            }
+        }),
+        ("workers", {
+            let poll = WorkerStatus {
+                id: 0,
+                kind: "poll".into(),
+                core: Some(2),
+                ports: vec!["uplink".into()],
+                generation: 42,
+                parked: false,
+                busy_permille: 250,
+                icmp_errors_suppressed: 8,
+                ledger,
+            };
+            let kernel =
+                WorkerStatus { id: 1, kind: "kernel".into(), core: None, parked: true, ..poll.clone() };
+            Response::Workers { workers: vec![poll, kernel] }
+        }),
+        (
+            "drops",
+            Response::Drops {
+                drops: vec![DropStatus {
+                    port: "p0".into(),
+                    direction: "rx".into(),
+                    reason: "ttl-exceeded".into(),
+                    description: "the packet's hop limit ran out".into(),
+                    packets: 9,
+                }],
+            },
+        ),
+    ]
+}
+
+fn control_requests() -> Vec<(&'static str, control::Request)> {
+    use control::Request;
+    let attach = AttachRequest {
+        network: "pods".into(),
+        container: "c0ffee".into(),
+        interface: "eth0".into(),
+        netns: "/run/netns/cni-1".into(),
+        port: AttachPort::Tap,
+        mtu: None,
+        mac: None,
+        pod: None,
+    };
+    let named = AttachRequest {
+        port: AttachPort::VhostUser,
+        mtu: Some(9000),
+        mac: Some(MAC),
+        pod: Some(PodName { namespace: "shop".into(), name: "front".into() }),
+        ..attach.clone()
+    };
+    vec![
+        ("hello", Request::Hello { version: 1, program: "podrouter-cni".into() }),
+        ("attach-tap", Request::Attach(attach)),
+        ("attach-vhost-user", Request::Attach(named)),
+        ("detach", {
+            let (network, container, interface) = ("pods".into(), "c0ffee".into(), "eth0".into());
+            Request::Detach { network, container, interface }
+        }),
+        ("status", Request::Status),
+    ]
+}
+
+fn control_responses() -> Vec<(&'static str, control::Response)> {
+    use control::Response;
+    let attached = Attached {
+        mac: MAC,
+        mtu: 1500,
+        addresses: vec![ip("10.244.1.2"), ip("fd00:10:244:1::2")],
+        gateways: vec![ip("169.254.1.1"), ip("fe80::1")],
+        routes: vec![
+            AttachedRoute { destination: prefix("169.254.1.1/32"), gateway: None },
+            AttachedRoute { destination: prefix("0.0.0.0/0"), gateway: Some(ip("169.254.1.1")) },
+        ],
+        socket: None,
+    };
+    let vhost = Attached { socket: Some("/run/podrouter/vhost/p1.sock".into()), ..attached.clone() };
+    vec![
+        ("hello", Response::Hello { version: 1 }),
+        ("attached-tap", Response::Attached(attached)),
+        ("attached-vhost-user", Response::Attached(vhost)),
+        ("detached", Response::Detached),
+        (
+            "status",
+            Response::Status(control::Status {
+                version: "0.1.0".into(),
+                pid: 4712,
+                node: "knode1".into(),
+                source: "manifests /etc/podrouter/manifests".into(),
+                synced: true,
+                connected: true,
+                committed: 42,
+                nodes: 2,
+                pods: 5,
+                attachments: 1,
+                warnings: vec!["Node knode2: spec.podCIDRs[1] `fd00::/200`: left out".into()],
+            }),
+        ),
+        (
+            "failed",
+            Response::Failed {
+                code: 11,
+                reason: "the data plane is away".into(),
+                details: "try again".into(),
+            },
+        ),
+    ]
+}
+
+/// Names a file for each variant; a new variant does not compile until it has a message above.
+fn named(messages: &BTreeSet<String>) {
+    use control::{Request as CtlQ, Response as CtlA};
+    use dataplane::{Request as Q, Response as A};
+    for (_, message) in dataplane_requests() {
+        match message {
+            Q::Hello { .. } | Q::AddPort(_) | Q::RemovePort { .. } | Q::DuplicateTap { .. } | Q::Snapshot => {
+            }
+            Q::Transaction(_) | Q::ShowStatus | Q::ShowPorts | Q::ShowRoutes | Q::ShowNeighbours => {}
+            Q::ShowWorkers | Q::ShowDrops => {}
+        }
+    }
+    for (_, message) in dataplane_responses() {
+        match message {
+            A::Hello(_) | A::Port(_) | A::Done | A::Tap { .. } | A::Snapshot(_) | A::Committed { .. } => {}
+            A::Rejected { .. } | A::Failed { .. } | A::Status(_) | A::Ports { .. } | A::Routes { .. } => {}
+            A::Neighbours { .. } | A::Workers { .. } | A::Drops { .. } => {}
+        }
+    }
+    for (_, message) in control_requests() {
+        match message {
+            CtlQ::Hello { .. } | CtlQ::Attach(_) | CtlQ::Detach { .. } | CtlQ::Status => {}
+        }
+    }
+    for (_, message) in control_responses() {
+        match message {
+            CtlA::Hello { .. }
+            | CtlA::Attached(_)
+            | CtlA::Detached
+            | CtlA::Status(_)
+            | CtlA::Failed { .. } => {}
+        }
+    }
+    let files: BTreeSet<String> = std::fs::read_dir(directory())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(&files, messages, "files in tests/golden, and messages");
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// Prints as the file has it, parses to the same, and bears a field that a later release may add.
+fn check<T>(side: &str, messages: Vec<(&'static str, T)>, seen: &mut BTreeSet<String>)
+where
+    T: Serialize + DeserializeOwned + PartialEq + Debug,
+{
+    let regenerate = std::env::var_os("PODROUTER_REGENERATE_GOLDEN").is_some();
+    for (name, message) in messages {
+        let name = format!("{side}-{name}.json");
+        let path = directory().join(&name);
+        let printed = serde_json::to_string_pretty(&message).unwrap() + "\n";
+        if regenerate {
+            std::fs::create_dir_all(directory()).unwrap();
+            std::fs::write(&path, &printed).unwrap();
+        }
+        let golden = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(printed, golden, "{name}: run with PODROUTER_REGENERATE_GOLDEN=1 and read the difference");
+        assert_eq!(serde_json::from_str::<T>(&golden).unwrap(), message, "{name}");
+
+        let mut later: serde_json::Value = serde_json::from_str(&golden).unwrap();
+        later["field-of-a-later-release"] = serde_json::json!({ "any": [1, null] });
+        assert_eq!(serde_json::from_value::<T>(later).unwrap(), message, "{name}");
+        assert!(seen.insert(name));
+    }
+}
+
+#[test]
+fn every_message_is_as_its_file_says() {
+    let mut seen = BTreeSet::new();
+    check("dataplane-request", dataplane_requests(), &mut seen);
+    check("dataplane-response", dataplane_responses(), &mut seen);
+    check("control-request", control_requests(), &mut seen);
+    check("control-response", control_responses(), &mut seen);
+    named(&seen);
+}
