@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use tables::Tables;
 use wire::{
-    Addrs, ChecksumDelta, ETHERNET_HEADER, IPV4_HEADER, IPV6_HEADER, Icmpv4Packet, Icmpv4Type, Icmpv6Packet,
-    Icmpv6Type, Ipv4Packet, protocol,
+    Addrs, ETHERNET_HEADER, IPV4_HEADER, IPV6_HEADER, Icmpv4Packet, Icmpv4Type, Icmpv6Packet, Icmpv6Type,
+    Ipv4Packet, protocol,
 };
 
 use crate::address::macs;
@@ -47,11 +47,10 @@ fn reply<B: Buffer>(tables: &Tables, packet: &mut Packet<B>, work: &Work<'_>) ->
             if icmp.message_type() != Icmpv4Type::ECHO_REQUEST {
                 return Err(DropReason::NoService);
             }
-            let code = icmp.code();
-            let delta =
-                ChecksumDelta::replace_u16(type_code(Icmpv4Type::ECHO_REQUEST, code), type_code(0, code));
-            icmp.set_checksum(delta.apply(icmp.checksum()));
-            icmp.set_type_code(Icmpv4Type::ECHO_REPLY, code);
+            icmp.set_type_code(Icmpv4Type::ECHO_REPLY, icmp.code());
+            // Computed anew: where all that is left is zeros, the difference would give zero instead of all ones (RFC 1624,
+            // section 3), and there is no pseudo-header to prevent that.
+            icmp.fill_checksum();
             (IpAddr::V4(src), ETHERNET_HEADER + IPV4_HEADER)
         }
         Addrs::V6 { src, dst } => {
@@ -62,12 +61,9 @@ fn reply<B: Buffer>(tables: &Tables, packet: &mut Packet<B>, work: &Work<'_>) ->
             if icmp.message_type() != Icmpv6Type::ECHO_REQUEST {
                 return Err(DropReason::NoService);
             }
+            icmp.set_type_code(Icmpv6Type::ECHO_REPLY, icmp.code());
             // Source and destination change places, which leaves the pseudo-header's sum as it is.
-            let code = icmp.code();
-            let (old, new) = (Icmpv6Type::ECHO_REQUEST, Icmpv6Type::ECHO_REPLY);
-            let delta = ChecksumDelta::replace_u16(type_code(old, code), type_code(new, code));
-            icmp.set_checksum(delta.apply(icmp.checksum()));
-            icmp.set_type_code(new, code);
+            icmp.fill_checksum(src, dst);
             (IpAddr::V6(src), ETHERNET_HEADER + IPV6_HEADER)
         }
         Addrs::None => return Err(DropReason::NoService),
@@ -85,10 +81,6 @@ fn reply<B: Buffer>(tables: &Tables, packet: &mut Packet<B>, work: &Work<'_>) ->
     packet.buffer.truncate(len);
     packet.offload = Offload::Done;
     Ok(Verdict::Answer { fate: Fate::Consumed(ConsumeReason::Echo), output: hop.output() })
-}
-
-const fn type_code(message_type: u8, code: u8) -> u16 {
-    u16::from_be_bytes([message_type, code])
 }
 
 /// The request's own header turned round, without what followed it: identification, DF and traffic class stay the asker's.

@@ -33,21 +33,30 @@ pub(crate) fn burst<'t, B: Buffer>(
             refuse(at, DropReason::PortIdle);
             continue;
         };
-        match parse(tables, &ingress, packet) {
-            Ok(parsed) if works.is_full() => debug_assert!(false, "{parsed:?}: more than BURST packets"),
-            Ok(parsed) => works.push(Work { at, parsed, ingress, state: State::Live }),
-            Err(reason) => refuse(at, reason),
+        let parsed = match wire::parse(packet.buffer.head(), packet.buffer.frame_len()) {
+            Ok(parsed) => parsed,
+            Err(malformed) => {
+                refuse(at, malformed.into());
+                continue;
+            }
+        };
+        if let Err(reason) = accept(tables, &ingress, &parsed, packet) {
+            refuse(at, reason);
+            continue;
         }
+        // As many as packets, which are at most BURST.
+        works.push(Work { at, parsed, ingress, state: State::Live });
     }
 }
 
+/// Whether the frame is for this station, by one that can be, and what it leaves to hardware can be done. Cuts its padding.
 #[inline]
-fn parse<B: Buffer>(
+fn accept<B: Buffer>(
     tables: &Tables,
     ingress: &Ingress<'_>,
+    parsed: &Parsed,
     packet: &mut Packet<B>,
-) -> Result<Parsed, DropReason> {
-    let parsed = wire::parse(packet.buffer.head(), packet.buffer.frame_len())?;
+) -> Result<(), DropReason> {
     let (dst, src) = macs(packet.buffer.head());
     if dst != ingress.port.mac && !dst.is_multicast() {
         // The gateway's MAC is as good on an endpoint's link, where there is nobody else.
@@ -61,11 +70,14 @@ fn parse<B: Buffer>(
     }
     if packet.offload != Offload::Done {
         packet.offload =
-            checked(packet.offload, &parsed, packet.buffer.head()).ok_or(DropReason::OffloadInvalid)?;
+            checked(packet.offload, parsed, packet.buffer.head()).ok_or(DropReason::OffloadInvalid)?;
     }
     // Ethernet pads frames to 60 bytes; what comes from a TAP or guest may have anything behind the packet.
-    packet.buffer.truncate(usize::try_from(parsed.frame_len).unwrap_or(usize::MAX));
-    Ok(parsed)
+    let len = usize::try_from(parsed.frame_len).unwrap_or(usize::MAX);
+    if packet.buffer.frame_len() > len {
+        packet.buffer.truncate(len);
+    }
+    Ok(())
 }
 
 /// The offload as the headers have it, or `None` if it does not fit them. `header_len` is a hint that drivers get wrong

@@ -29,7 +29,7 @@ pub enum Target {
     Local,
     /// To be dropped without an answer.
     Blackhole,
-    /// To be answered with "no route" (RFC 1812, section 5.2.7.1; RFC 4443, section 3.1).
+    /// To be answered with "host unreachable" (RFC 792) or "address unreachable" (RFC 4443, section 3.1).
     Unreachable,
 }
 
@@ -49,7 +49,7 @@ pub enum RouteTarget {
     Endpoint(EndpointId),
     /// Drop without an answer.
     Blackhole,
-    /// Answer with "no route".
+    /// Answer with "host unreachable" or "address unreachable".
     Unreachable,
 }
 

@@ -54,6 +54,16 @@ fn pings_to_the_router_are_answered() {
     assert!(matches!(bench.put(POD_A, &frame).0, Verdict::Answer { fate: ECHO, .. }));
 }
 
+/// A message of nothing but zeros sums to zero, and its checksum is all ones: the difference from the request's is not.
+#[test]
+fn a_ping_of_zeros_gets_a_right_checksum() {
+    let mut bench = Bench::new();
+    let frame = from(POD_A, "10.244.1.2", "169.254.1.1", ICMP, &icmp4(8, 0, &[0; 40]));
+    let (verdict, reply) = bench.put(POD_A, &frame);
+    assert_eq!(verdict, Verdict::Answer { fate: ECHO, output: by(POD_A) });
+    assert_eq!(read(&reply).payload[..8], [0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+}
+
 #[test]
 fn replies_are_plain() {
     let mut bench = Bench::new();
