@@ -92,8 +92,10 @@ impl FromStr for Cores {
         if text == "none" {
             return Ok(Self::List(Vec::new()));
         }
-        let bad = |part: &str| format!("`{part}` is no core: write `auto`, `none`, or a list as in 2,3 or 2-5");
-        let core = |part: &str| part.trim().parse::<usize>().ok().filter(|&c| c < 1024).ok_or_else(|| bad(part));
+        let bad =
+            |part: &str| format!("`{part}` is no core: write `auto`, `none`, or a list as in 2,3 or 2-5");
+        let core =
+            |part: &str| part.trim().parse::<usize>().ok().filter(|&c| c < 1024).ok_or_else(|| bad(part));
         let mut cores = Vec::new();
         for part in text.split(',') {
             let range = match part.split_once('-') {

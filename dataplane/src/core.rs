@@ -1,5 +1,6 @@
 //! What the socket's threads share: the current tables, the ports, and the handles on the workers. Workers never see it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,6 +22,8 @@ pub(crate) struct Core {
     pub(crate) ports: Ports,
     pub(crate) workers: Arc<[Arc<WorkerShared>]>,
     pub(crate) owners: Arc<PortOwners>,
+    /// DPDK's arguments for the devices named at start, by device name.
+    pub(crate) devices: BTreeMap<String, String>,
     /// Made anew at each start.
     pub(crate) instance: String,
     pub(crate) started: Instant,

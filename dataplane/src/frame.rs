@@ -57,7 +57,8 @@ pub(crate) struct Pools {
 impl Pools {
     /// A frame of these bytes; `None` when no buffer is free or they do not fit.
     pub(crate) fn frame(&self, bytes: &[u8]) -> Option<Frame> {
-        let mut mbuf = self.small.alloc()?;
+        let pool = if bytes.len() > usize::from(SMALL_ROOM) { &self.large } else { &self.small };
+        let mut mbuf = pool.alloc()?;
         mbuf.append(bytes.len())?.copy_from_slice(bytes);
         Some(Frame(mbuf))
     }

@@ -12,6 +12,7 @@ use tables::{MAX_PORTS, PortId};
 use crate::counters::WorkerCounters;
 use crate::doorbell::Doorbell;
 use crate::frame::Frame;
+use crate::io::Device;
 use crate::worker::Slot;
 
 /// A packet that has been decided.
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     AddPort(Box<Slot>),
     /// Give it back; what waits for it is dropped by name.
     RemovePort(PortId, Sender<Box<Slot>>),
+    /// Serve this port by this device from now on, and give the old one back.
+    ReplaceDevice(PortId, Box<Device>, Sender<Device>),
     /// Tell of the neighbours.
     Neighbours(Sender<(Tick, Vec<NeighbourRow>)>),
 }

@@ -25,10 +25,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Parser;
 use crossbeam::channel;
 use dpdk::{Eal, EalConfig, Huge, Pool, PoolConfig};
+use pipeline::NeighbourConfig;
 use publish::Publisher;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -43,10 +44,35 @@ use crate::serve::Socket;
 use crate::wait::Waiter;
 use crate::worker::{Worker, WorkerConfig};
 
+/// Large buffers that one segment of 64 KiB takes.
+const MBUFS_A_SEGMENT: u32 = 65_536 / LARGE_ROOM as u32 + 1;
+
 /// The environment's failures have an exit code of their own.
 #[derive(Debug, thiserror::Error)]
 #[error("DPDK could not be started")]
 struct DpdkFailed;
+
+/// An argument that is well formed and cannot be had here.
+#[derive(Debug, thiserror::Error)]
+#[error("--workers: core {core} is not in this process's cpuset, which is {cpuset:?}")]
+struct NoSuchCore {
+    core: usize,
+    cpuset: Vec<usize>,
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let denied = error.chain().any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| io.kind() == std::io::ErrorKind::PermissionDenied)
+    });
+    if denied || error.is::<DpdkFailed>() {
+        proto::exit::DPDK
+    } else if error.is::<NoSuchCore>() {
+        proto::exit::USAGE
+    } else {
+        proto::exit::FAILURE
+    }
+}
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -63,9 +89,9 @@ fn main() -> ExitCode {
     match run(&args) {
         Ok(()) => ExitCode::from(proto::exit::OK),
         Err(error) => {
-            tracing::error!("{error:#}");
-            let dpdk = error.is::<DpdkFailed>();
-            ExitCode::from(if dpdk { proto::exit::DPDK } else { proto::exit::FAILURE })
+            // Not by the log, which may be off: whoever started it must learn why it ended.
+            eprintln!("podrouter-dataplane: {error:#}");
+            ExitCode::from(exit_code(&error))
         }
     }
 }
@@ -97,7 +123,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let owners = Arc::new(PortOwners::new());
     let threads = start_workers(args, &eal, &pools, &mut publisher, &workers, &owners, started)?;
 
-    let core = Arc::new(Mutex::new(Core {
+    let core = Arc::new(Mutex::new(Some(Core {
         eal,
         pools,
         publisher,
@@ -105,26 +131,34 @@ fn run(args: &Args) -> anyhow::Result<()> {
         ports: ports::Ports::default(),
         workers: Arc::clone(&workers),
         owners,
+        devices: args
+            .vdev
+            .iter()
+            .chain(&args.allow)
+            .map(|a| (ports::device_name(a).to_owned(), a.clone()))
+            .collect(),
         instance: instance(),
         started,
         warnings,
-    }));
+    })));
     socket.serve(&core)?;
     tracing::info!(socket = %args.socket.display(), workers = workers.len(), "ready");
 
     if let Some(signal) = signals.forever().next() {
         tracing::info!(signal, "ending");
     }
+    // Taken out: clients that are still there find nothing, and nothing of DPDK outlives this function.
+    let core = serve::lock(&core).take();
     drop(socket);
-    end(&core, &workers, threads);
+    if let Some(core) = core {
+        end(core, &workers, threads);
+    }
     Ok(())
 }
 
-/// Workers drain what is on its way; then ports are closed, then EAL.
-fn end(core: &Mutex<Core>, workers: &[Arc<WorkerShared>], threads: Vec<JoinHandle<()>>) {
-    // Ports go first, each given back by its worker; TAPs and guests keep theirs, for the next start.
-    let mut core = serve::lock(core);
-    core.tables = Tables::empty();
+/// Ports go first, each given back by its worker; TAPs and guests keep theirs, for the next start. Then workers settle
+/// what is on its way, and EAL ends with the last of all this.
+fn end(mut core: Core, workers: &[Arc<WorkerShared>], threads: Vec<JoinHandle<()>>) {
     let names: Vec<_> = core.ports.iter().map(|record| record.info.spec.name.clone()).collect();
     for name in names {
         if let Err(error) = core.close_port(&name) {
@@ -141,16 +175,23 @@ fn end(core: &Mutex<Core>, workers: &[Arc<WorkerShared>], threads: Vec<JoinHandl
         }
     }
     let ledger: Vec<_> = workers.iter().map(|worker| worker.counters.ledger()).collect();
+    let between = ledger.iter().map(|l| i128::from(l.handed_out) - i128::from(l.handed_in)).sum::<i128>();
+    if between != 0 || ledger.iter().any(|l| l.imbalance() != 0) {
+        tracing::warn!(?ledger, between, "the ledger does not add up: packets were lost without a name");
+    }
     tracing::info!(?ledger, "ended");
 }
 
 fn poll_cores(args: &Args) -> anyhow::Result<Vec<usize>> {
-    let mine: Vec<usize> =
-        core_affinity::get_core_ids().context("reading this process's cpuset")?.iter().map(|core| core.id).collect();
+    let mine: Vec<usize> = core_affinity::get_core_ids()
+        .context("reading this process's cpuset")?
+        .iter()
+        .map(|core| core.id)
+        .collect();
     match &args.workers {
         Cores::Auto => Ok(mine),
         Cores::List(list) => match list.iter().find(|core| !mine.contains(core)) {
-            Some(core) => bail!("--workers: core {core} is not in this process's cpuset, which is {mine:?}"),
+            Some(&core) => Err(NoSuchCore { core, cpuset: mine }.into()),
             None => Ok(list.clone()),
         },
     }
@@ -172,7 +213,8 @@ fn eal_config(args: &Args) -> EalConfig {
 fn memory_mb(args: &Args) -> u32 {
     /// An mbuf's own header and the mempool's beside it, in bytes.
     const OVERHEAD: u64 = 320;
-    let of = |n: u32, room: u16| u64::from(n) * (u64::from(room) + u64::from(PoolConfig::HEADROOM) + OVERHEAD);
+    let of =
+        |n: u32, room: u16| u64::from(n) * (u64::from(room) + u64::from(PoolConfig::HEADROOM) + OVERHEAD);
     let bytes = of(args.mbufs, SMALL_ROOM) + of(args.large_mbufs, LARGE_ROOM);
     u32::try_from((bytes + bytes / 4) >> 20).unwrap_or(u32::MAX).max(64) + 64
 }
@@ -198,6 +240,15 @@ fn worker_list(args: &Args, cores: &[usize]) -> anyhow::Result<Arc<[Arc<WorkerSh
     Ok(workers.into())
 }
 
+/// What waits for neighbours keeps its buffers for seconds, five of the large ones for a segment from a TAP: all workers
+/// together hold a quarter of these at most, or one pod could stop the TAPs of all others.
+fn neighbours(args: &Args, workers: usize) -> NeighbourConfig {
+    let default = NeighbourConfig::default();
+    let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
+    let share = args.large_mbufs / 4 / MBUFS_A_SEGMENT / workers;
+    NeighbourConfig { held_total: share.clamp(1, default.held_total), ..default }
+}
+
 fn start_workers(
     args: &Args,
     eal: &Eal,
@@ -219,8 +270,9 @@ fn start_workers(
             workers: Arc::clone(workers),
             owners: Arc::clone(owners),
             tables: publisher.reader(),
-            tools: Tools { pools: pools.clone(), scratch: Vec::with_capacity(1 << 17) },
+            tools: Tools::new(pools.clone()),
             waiter,
+            neighbours: neighbours(args, workers.len()),
             start,
         };
         let (eal, ready) = (eal.clone(), ready.clone());
@@ -231,17 +283,21 @@ fn start_workers(
                 .shared
                 .core
                 .is_none_or(|id| core_affinity::set_for_current(core_affinity::CoreId { id }));
-            let token = match (pinned, eal.register_thread()) {
-                (true, Ok(token)) => token,
-                (false, _) => {
-                    drop(ready.send(Err(anyhow::anyhow!("core {:?} refused to be pinned to", config.shared.core))));
-                    return;
-                }
-                (_, Err(error)) => {
-                    drop(ready.send(Err(error.into())));
-                    return;
-                }
-            };
+            let token =
+                match (pinned, eal.register_thread()) {
+                    (true, Ok(token)) => token,
+                    (false, _) => {
+                        drop(ready.send(Err(anyhow::anyhow!(
+                            "core {:?} refused to be pinned to",
+                            config.shared.core
+                        ))));
+                        return;
+                    }
+                    (_, Err(error)) => {
+                        drop(ready.send(Err(anyhow::Error::from(error).context(DpdkFailed))));
+                        return;
+                    }
+                };
             drop(ready.send(Ok(())));
             Worker::new(config).run();
             drop(token);
@@ -253,7 +309,7 @@ fn start_workers(
     Ok(threads)
 }
 
-/// Unique for this start: boot-time clock and process id.
+/// Unique for this start: wall clock and process id.
 fn instance() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     format!("{:x}-{:x}", now.as_nanos(), std::process::id())

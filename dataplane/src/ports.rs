@@ -14,6 +14,7 @@ use tables::{MAX_PORTS, PortEntry, PortId, PortRole};
 use wire::MacAddr;
 
 use crate::core::Core;
+use crate::frame::{LARGE_ROOM, SMALL_ROOM};
 use crate::handover::{Command, Kind, WorkerShared};
 use crate::io::{Device, Ethdev, Memory, Staged, TapPort, Vhost};
 use crate::worker::Slot;
@@ -23,6 +24,9 @@ const GIVE_BACK: Duration = Duration::from_secs(10);
 
 /// Longest name of a port, in bytes.
 const NAME_MAX: usize = 63;
+
+/// Bytes of an Ethernet header with one VLAN tag (IEEE 802.1Q), which no MTU counts.
+const ETHERNET: u16 = 18;
 
 /// Descriptors of a NIC queue: DPDK's own example default, and what a burst of 32 wants.
 const DESCRIPTORS: u16 = 1_024;
@@ -103,31 +107,70 @@ impl Ports {
 }
 
 impl Core {
-    /// Makes a port and gives it to a worker, or finds that it is there as asked.
+    /// Makes a port and gives it to a worker, or finds that it is there as asked. A TAP that is there goes on with the
+    /// descriptor that came last: it is another device where the pod's, or the host's, was deleted and made anew.
     pub(crate) fn add_port(&mut self, spec: PortSpec, fds: Vec<OwnedFd>) -> anyhow::Result<PortInfo> {
         check(&spec)?;
         if let Some(there) = self.ports.get(&spec.name) {
-            if there.info.spec == spec {
-                return Ok(there.info.clone());
+            if there.info.spec != spec {
+                bail!(
+                    "port `{}` exists with other settings ({:?}): remove it first",
+                    spec.name,
+                    there.info.spec
+                );
             }
-            bail!("port `{}` exists with other settings ({:?}): remove it first", spec.name, there.info.spec);
+            let info = there.info.clone();
+            if matches!(spec.kind, PortKind::Tap) && !fds.is_empty() {
+                self.replace_tap(&spec, fds)?;
+            }
+            return Ok(info);
         }
         let worker = self.worker_for(&spec)?;
-        let (device, handle, device_mac) = self
-            .open(&spec, fds, &worker)
-            .with_context(|| format!("port `{}` could not be made", spec.name))?;
         let id = self.ports.free_id()?;
-        let mac = spec.mac.or(device_mac).unwrap_or_else(|| made_up_mac(&spec.name));
-        let entry = PortEntry { id, name: spec.name.clone(), mac, mtu: spec.mtu, role: PortRole::Idle };
+        let mut entry = PortEntry {
+            id,
+            name: spec.name.clone(),
+            mac: spec.mac.unwrap_or_else(|| made_up_mac(&spec.name)),
+            mtu: spec.mtu,
+            role: PortRole::Idle,
+        };
+        // Asked of a copy, before anything is opened that would have to be closed again.
+        self.tables.clone().set_port(entry.clone())?;
+        let (device, handle, device_mac) =
+            self.open(&spec, fds).with_context(|| format!("port `{}` could not be made", spec.name))?;
+        if spec.mac.is_none() && device_mac.is_some_and(|mac| mac.is_unicast()) {
+            entry.mac = device_mac.unwrap_or(entry.mac);
+        }
+        let info = PortInfo { id: id.0, mac: entry.mac, spec };
         self.tables.set_port(entry)?;
-        self.owners.set(id, Some(worker.id));
-        worker.command(Command::AddPort(Box::new(Slot { id, device, staged: Staged::new() })));
-        let info = PortInfo { id: id.0, mac, spec };
-        tracing::info!(port = info.spec.name, id = id.0, worker = worker.id, %mac, "port added");
+        // Before the worker counts anything for it.
         let baseline = crate::show::Totals::of(&self.workers, id);
+        self.owners.set(id, Some(worker.id));
+        worker.command(Command::AddPort(Box::new(Slot {
+            id,
+            mtu: info.spec.mtu,
+            device,
+            staged: Staged::new(),
+        })));
+        tracing::info!(port = info.spec.name, id = id.0, worker = worker.id, mac = %info.mac, "port added");
         let record = PortRecord { info: info.clone(), worker: worker.id, handle, baseline };
         self.ports.by_name.insert(info.spec.name.clone(), record);
         Ok(info)
+    }
+
+    fn replace_tap(&mut self, spec: &PortSpec, fds: Vec<OwnedFd>) -> anyhow::Result<()> {
+        let (device, handle) = open_tap(fds).with_context(|| {
+            format!("port `{}` keeps the device it has, for the new one could not be taken", spec.name)
+        })?;
+        let Some(record) = self.ports.by_name.get_mut(&spec.name) else { return Ok(()) };
+        let (reply, old) = channel::bounded(1);
+        let command = Command::ReplaceDevice(PortId(record.info.id), Box::new(device), reply);
+        self.workers[usize::from(record.worker)].command(command);
+        record.handle = handle;
+        let old = old.recv_timeout(GIVE_BACK);
+        drop(old.with_context(|| gave_nothing_back(record.worker, &spec.name))?);
+        tracing::info!(port = spec.name, "the port goes on with another TAP descriptor");
+        Ok(())
     }
 
     /// Takes a port away. No row of the published tables names it then, so no new packet goes there.
@@ -144,42 +187,40 @@ impl Core {
         self.owners.set(id, None);
         let (reply, slot) = channel::bounded(1);
         self.workers[usize::from(record.worker)].command(Command::RemovePort(id, reply));
-        match slot.recv_timeout(GIVE_BACK) {
-            Ok(slot) => {
-                if let Device::Memory(memory) = &slot.device {
-                    memory.finish()?;
-                }
-                // Queues first, then the device they belong to.
-                drop(slot);
-                drop(record.handle);
-                tracing::info!(port = name, id = id.0, "port removed");
-                Ok(())
-            }
-            Err(_) => bail!("worker {} has not given port `{name}` back within {GIVE_BACK:?}", record.worker),
+        let slot = slot.recv_timeout(GIVE_BACK).with_context(|| gave_nothing_back(record.worker, name))?;
+        let written = match &slot.device {
+            Device::Memory(memory) => memory.finish(),
+            _ => Ok(()),
+        };
+        // Queues first, then the device they belong to.
+        drop(slot);
+        drop(record.handle);
+        if let PortKind::Ethdev { device, .. } = &record.info.spec.kind
+            && let Err(error) = self.eal.detach(device)
+        {
+            // It is closed, and does no harm; but adding it again will fail, with a reason.
+            tracing::warn!(device, "{error}");
         }
+        tracing::info!(port = name, id = id.0, "port removed");
+        written.with_context(|| format!("port `{name}` is removed, but what it kept is lost"))
     }
 
     /// TAPs go to kernel workers, all else to poll workers; to the one with the fewest ports.
     fn worker_for(&self, spec: &PortSpec) -> anyhow::Result<std::sync::Arc<WorkerShared>> {
         let kind = if matches!(spec.kind, PortKind::Tap) { Kind::Kernel } else { Kind::Poll };
         let load = |id: u16| self.ports.iter().filter(|record| record.worker == id).count();
-        let worker = self.workers.iter().filter(|worker| worker.kind == kind).min_by_key(|worker| load(worker.id));
+        let worker =
+            self.workers.iter().filter(|worker| worker.kind == kind).min_by_key(|worker| load(worker.id));
         worker.cloned().with_context(|| {
             format!("port `{}` needs a poll worker and there is none: start with --workers", spec.name)
         })
     }
 
-    fn open(
-        &self,
-        spec: &PortSpec,
-        fds: Vec<OwnedFd>,
-        worker: &WorkerShared,
-    ) -> anyhow::Result<(Device, Handle, Option<MacAddr>)> {
+    fn open(&self, spec: &PortSpec, fds: Vec<OwnedFd>) -> anyhow::Result<(Device, Handle, Option<MacAddr>)> {
         Ok(match &spec.kind {
             PortKind::Tap => {
-                let fd = fds.into_iter().next().context("a TAP's descriptor must come with the request")?;
-                let copy = fd.try_clone()?;
-                (Device::Tap(TapPort::new(fd)?), Handle::Tap(copy), None)
+                let (device, handle) = open_tap(fds)?;
+                (device, handle, None)
             }
             PortKind::Vhost { path, server } => {
                 let mode = if *server { Mode::Server } else { Mode::Client };
@@ -187,42 +228,98 @@ impl Core {
                 let (port, rx, tx) = VhostPort::start(config, None)?;
                 (Device::Vhost(Vhost::new(rx, tx)), Handle::Vhost(port), None)
             }
-            PortKind::Ethdev { device, devargs } => {
-                if let Some(devargs) = devargs
-                    && !self.eal.devices().contains(device)
-                {
-                    self.eal.attach(devargs)?;
-                }
-                let config = PortConfig {
-                    rx_desc: DESCRIPTORS,
-                    tx_desc: DESCRIPTORS,
-                    promiscuous: spec.mac.is_some(),
-                    // Every Ethernet device takes 1,500; not every one can be told.
-                    mtu: (spec.mtu > 1_500).then_some(spec.mtu),
-                    ..PortConfig::new(&self.pools.small)
-                };
-                let (port, rx, tx) = dpdk::Port::open(&self.eal, device, config)?;
-                let mac = MacAddr(port.mac()?);
-                let (rx, tx) = rx.into_iter().zip(tx).next().context("the device has no queue pair")?;
-                tracing::debug!(device, worker = worker.id, "device opened");
-                (Device::Ethdev(Ethdev::new(rx, tx)), Handle::Ethdev(port), Some(mac))
-            }
+            PortKind::Ethdev { device, devargs } => self.open_ethdev(spec, device, devargs.as_deref())?,
             PortKind::Memory { rx_pcap, tx_pcap } => {
                 let memory = Memory::open(rx_pcap.as_deref(), tx_pcap.clone())?;
                 (Device::Memory(memory), Handle::Memory, None)
             }
         })
     }
+
+    fn open_ethdev(
+        &self,
+        spec: &PortSpec,
+        device: &str,
+        devargs: Option<&str>,
+    ) -> anyhow::Result<(Device, Handle, Option<MacAddr>)> {
+        // One that was closed is gone from DPDK: it comes back by the arguments it had at start.
+        let devargs = devargs.or_else(|| self.devices.get(device).map(String::as_str));
+        let mut attached = false;
+        if let Some(devargs) = devargs
+            && !self.eal.devices().iter().any(|there| there == device)
+        {
+            if device_name(devargs) != device {
+                bail!("devargs `{devargs}` name another device than `{device}`: begin them with `{device}`");
+            }
+            self.eal.attach(devargs)?;
+            attached = true;
+        }
+        let config = PortConfig {
+            rx_desc: DESCRIPTORS,
+            tx_desc: DESCRIPTORS,
+            promiscuous: spec.mac.is_some(),
+            // Every Ethernet device takes 1,500; not every one can be told.
+            mtu: (spec.mtu > 1_500).then_some(spec.mtu),
+            ..PortConfig::new(&self.pools.small)
+        };
+        let opened =
+            dpdk::Port::open(&self.eal, device, config).map_err(anyhow::Error::from).and_then(|opened| {
+                let (port, rx, tx) = opened;
+                let mac = MacAddr(port.mac()?);
+                let (rx, tx) = rx.into_iter().zip(tx).next().context("the device has no queue pair")?;
+                Ok((Device::Ethdev(Ethdev::new(rx, tx)), Handle::Ethdev(port), Some(mac)))
+            });
+        if opened.is_err()
+            && attached
+            && let Err(error) = self.eal.detach(device)
+        {
+            tracing::warn!(device, "{error}");
+        }
+        opened
+    }
+}
+
+fn open_tap(fds: Vec<OwnedFd>) -> anyhow::Result<(Device, Handle)> {
+    let fd = fds.into_iter().next().context("a TAP's descriptor must come with the request")?;
+    let copy = fd.try_clone().context("duplicating its descriptor")?;
+    Ok((Device::Tap(TapPort::new(fd)?), Handle::Tap(copy)))
+}
+
+fn gave_nothing_back(worker: u16, name: &str) -> String {
+    format!(
+        "worker {worker} has not given port `{name}` back within {GIVE_BACK:?}: it is stuck; start the data plane again"
+    )
+}
+
+/// The name that DPDK's arguments begin with, as in `net_null0,size=128`.
+pub(crate) fn device_name(devargs: &str) -> &str {
+    devargs.split_once(',').map_or(devargs, |(name, _)| name)
 }
 
 fn check(spec: &PortSpec) -> anyhow::Result<()> {
-    if spec.name.is_empty() || spec.name.len() > NAME_MAX {
-        bail!("port name `{}` must have 1 to {NAME_MAX} bytes", spec.name);
+    if spec.name.is_empty() || spec.name.len() > NAME_MAX || spec.name.contains(char::is_control) {
+        bail!("port name {:?} must have 1 to {NAME_MAX} bytes, and no control characters", spec.name);
     }
     if let Some(mac) = spec.mac
         && !mac.is_unicast()
     {
         bail!("port `{}`: mac {mac} is no unicast address", spec.name);
+    }
+    // What a frame of that MTU must fit, beside the Ethernet header.
+    let room = match spec.kind {
+        // The vnet header passes segments of any length.
+        PortKind::Tap => u16::MAX,
+        // One buffer a frame.
+        PortKind::Vhost { .. } => SMALL_ROOM - ETHERNET,
+        // Received as chains, but finished and cut in one buffer.
+        PortKind::Ethdev { .. } | PortKind::Memory { .. } => LARGE_ROOM - ETHERNET,
+    };
+    if spec.mtu > room {
+        bail!(
+            "port `{}`: mtu {} is more than the {room} that the buffers of such a port hold",
+            spec.name,
+            spec.mtu
+        );
     }
     Ok(())
 }

@@ -1,64 +1,103 @@
 //! The Unix socket: a thread a connection, so that a client which hangs holds up no other.
 
-use std::io::{self, ErrorKind};
+use std::fs::{File, TryLockError};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use proto::dataplane::{Hello, Request, Response};
 use proto::{Connection, FrameError};
+use rustix::fs::Mode;
 
 use crate::core::Core;
 use crate::ports::Handle;
+
+/// Clients served at once: control, and command lines that come and go. More would only use up descriptors.
+const CLIENTS: usize = 64;
+
+/// Longest that a client may leave an answer unread.
+const UNREAD: Duration = Duration::from_secs(30);
+
+/// What clients ask of; gone once the data plane ends.
+pub(crate) type SharedCore = Arc<Mutex<Option<Core>>>;
 
 /// The socket, listened to. Dropping it takes the file away.
 pub(crate) struct Socket {
     listener: UnixListener,
     path: PathBuf,
+    /// Locked for as long as this lives: whoever has it owns the path. The kernel unlocks it however the process ends.
+    _owner: File,
 }
 
 impl Socket {
-    /// Listens at `path`. A file left behind by a process that is gone is replaced; one that answers is not.
+    /// Listens at `path`. A socket left behind by a process that is gone is replaced; one in use, or a file of another
+    /// kind, is not. To be called while the process has one thread: it sets the umask for a moment.
     pub(crate) fn listen(path: &Path) -> anyhow::Result<Self> {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
         }
-        if UnixStream::connect(path).is_ok() {
-            bail!("a data plane answers on {} already: end it first, or use --socket", path.display());
-        }
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("replacing {}", path.display()));
+        let mut lock = path.as_os_str().to_owned();
+        lock.push(".lock");
+        let lock = PathBuf::from(lock);
+        let opening = || format!("opening {}", lock.display());
+        let owner = File::options().create(true).append(true).open(&lock).with_context(opening)?;
+        match owner.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                bail!("a data plane answers on {} already: end it first, or use --socket", path.display());
             }
-            _ => {}
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("locking {}", lock.display()));
+            }
         }
-        let listener = UnixListener::bind(path).with_context(|| {
+        match std::fs::symlink_metadata(path) {
+            Ok(file) if file.file_type().is_socket() => {
+                std::fs::remove_file(path).with_context(|| format!("replacing {}", path.display()))?;
+            }
+            Ok(_) => bail!("{} is there and no socket: remove it, or use --socket", path.display()),
+            Err(_) => {}
+        }
+        // Whoever can write here can redirect every pod's traffic: root alone, from the first moment.
+        let before = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+        let listener = UnixListener::bind(path);
+        rustix::process::umask(before);
+        let listener = listener.with_context(|| {
             format!("listening on {} (a socket's path has at most 107 bytes)", path.display())
         })?;
-        // Whoever can write here can redirect every pod's traffic.
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, path: path.to_owned(), _owner: owner })
     }
 
     /// Accepts on a thread of its own, for as long as the process lives.
-    pub(crate) fn serve(&self, core: &Arc<Mutex<Core>>) -> io::Result<()> {
+    pub(crate) fn serve(&self, core: &SharedCore) -> io::Result<()> {
         let (listener, core) = (self.listener.try_clone()?, Arc::clone(core));
         std::thread::Builder::new().name("accept".into()).spawn(move || {
+            // Each client's thread has one reference to it beside ours.
+            let places = Arc::new(());
             for stream in listener.incoming() {
-                let (stream, core) = match stream {
-                    Ok(stream) => (stream, Arc::clone(&core)),
+                let (stream, core, place) = match stream {
+                    Ok(stream) => (stream, Arc::clone(&core), Arc::clone(&places)),
                     Err(error) => {
                         // Out of descriptors: those in use come back as clients leave.
                         tracing::warn!(%error, "a client could not be accepted");
-                        std::thread::sleep(std::time::Duration::from_millis(100));
+                        std::thread::sleep(Duration::from_millis(100));
                         continue;
                     }
                 };
+                if Arc::strong_count(&places) > CLIENTS + 1 {
+                    refuse(stream);
+                    continue;
+                }
                 let client = std::thread::Builder::new().name("client".into());
-                if let Err(error) = client.spawn(move || attend(stream, &core)) {
+                let spawned = client.spawn(move || {
+                    attend(stream, &core);
+                    drop(place);
+                });
+                if let Err(error) = spawned {
                     tracing::warn!(%error, "no thread for a client");
                 }
             }
@@ -74,11 +113,25 @@ impl Drop for Socket {
 }
 
 /// A thread that panicked left the tables as they were: they are replaced whole or not at all.
-pub(crate) fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
+pub(crate) fn lock(core: &Mutex<Option<Core>>) -> MutexGuard<'_, Option<Core>> {
     core.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn attend(stream: UnixStream, core: &Mutex<Core>) {
+fn refuse(stream: UnixStream) {
+    let reason = format!("{CLIENTS} clients are connected already, and no more are served: end some");
+    tracing::warn!(reason, "a client was turned away");
+    let turned_away = stream.set_write_timeout(Some(Duration::from_millis(10))).is_ok();
+    if turned_away {
+        let _ = Connection::new(stream).send(&Response::Failed { reason }, &[]);
+    }
+}
+
+fn attend(stream: UnixStream, core: &Mutex<Option<Core>>) {
+    // One that never reads holds its thread no longer than this; the core is not locked meanwhile.
+    if let Err(error) = stream.set_write_timeout(Some(UNREAD)) {
+        tracing::warn!(%error, "a client could not be served");
+        return;
+    }
     let mut connection = Connection::new(stream);
     loop {
         let (request, fds) = match connection.receive::<Request>() {
@@ -96,12 +149,14 @@ fn attend(stream: UnixStream, core: &Mutex<Core>) {
                 return;
             }
         };
-        let mut core = lock(core);
-        let (response, tap) = match answer(&mut core, request, fds) {
+        let mut guard = lock(core);
+        // The data plane is ending.
+        let Some(core) = guard.as_mut() else { return };
+        let (response, tap) = match answer(core, request, fds) {
             Ok(answer) => answer,
             Err(error) => (Response::Failed { reason: format!("{error:#}") }, None),
         };
-        drop(core);
+        drop(guard);
         let fds: Vec<BorrowedFd<'_>> = tap.iter().map(AsFd::as_fd).collect();
         if let Err(error) = connection.send(&response, &fds) {
             tracing::debug!(%error, "a client went away before its answer");
@@ -145,7 +200,7 @@ fn answer(core: &mut Core, request: Request, fds: Vec<std::os::fd::OwnedFd>) -> 
         Request::ShowStatus => Response::Status(core.status()),
         Request::ShowPorts => Response::Ports { ports: core.show_ports() },
         Request::ShowRoutes => core.show_routes(),
-        Request::ShowNeighbours => Response::Neighbours { neighbours: core.show_neighbours() },
+        Request::ShowNeighbours => Response::Neighbours { neighbours: core.show_neighbours()? },
         Request::ShowWorkers => Response::Workers { workers: core.show_workers() },
         Request::ShowDrops => Response::Drops { drops: core.show_drops() },
     };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use anyhow::Context;
 use crossbeam::channel;
 use dpdk::Eal;
 use pipeline::DropReason;
@@ -201,7 +202,7 @@ impl Core {
     }
 
     /// Asks every worker; none stops for it.
-    pub(crate) fn show_neighbours(&self) -> Vec<rows::NeighbourStatus> {
+    pub(crate) fn show_neighbours(&self) -> anyhow::Result<Vec<rows::NeighbourStatus>> {
         let (reply, answers) = channel::bounded(self.workers.len());
         for worker in self.workers.iter() {
             worker.command(Command::Neighbours(reply.clone()));
@@ -209,7 +210,9 @@ impl Core {
         drop(reply);
         let mut all = Vec::new();
         for _ in 0..self.workers.len() {
-            let Ok((now, neighbours)) = answers.recv_timeout(ANSWER) else { break };
+            let answer = answers.recv_timeout(ANSWER);
+            let (now, neighbours) =
+                answer.with_context(|| format!("a worker does not answer within {ANSWER:?}"))?;
             all.extend(neighbours.into_iter().map(|row| rows::NeighbourStatus {
                 port: self.port_name(row.port),
                 address: row.address,
@@ -220,7 +223,7 @@ impl Core {
             }));
         }
         all.sort_by(|a, b| (&a.port, a.address).cmp(&(&b.port, b.address)));
-        all
+        Ok(all)
     }
 
     pub(crate) fn show_workers(&self) -> Vec<rows::WorkerStatus> {
@@ -251,12 +254,14 @@ impl Core {
         for record in self.ports.iter() {
             let totals = Totals::of(&self.workers, PortId(record.info.id)).since(&record.baseline);
             for (direction, total) in [("rx", &totals.rx), ("tx", &totals.tx)] {
-                all.extend(DropReason::ALL.iter().zip(&total.drops).map(|(reason, &packets)| rows::DropStatus {
-                    port: record.info.spec.name.clone(),
-                    direction: direction.to_owned(),
-                    reason: reason.name().to_owned(),
-                    description: reason.description().to_owned(),
-                    packets,
+                all.extend(DropReason::ALL.iter().zip(&total.drops).map(|(reason, &packets)| {
+                    rows::DropStatus {
+                        port: record.info.spec.name.clone(),
+                        direction: direction.to_owned(),
+                        reason: reason.name().to_owned(),
+                        description: reason.description().to_owned(),
+                        packets,
+                    }
                 }));
             }
         }

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use proto::dataplane::{self as rows, Op, Response, RouteKey, Transaction};
-use tables::{Endpoint, EndpointId, EndpointKind, Generation, Interface, NetworkId, Router, RouteTarget, Tables};
+use tables::{
+    Endpoint, EndpointId, EndpointKind, Generation, Interface, NetworkId, RouteTarget, Router, Tables,
+};
 
 use crate::core::Core;
 
@@ -19,8 +21,7 @@ impl Core {
     /// Applies a transaction, whole or not at all.
     pub(crate) fn transact(&mut self, transaction: &Transaction) -> Response {
         let current = self.publisher.generation();
-        let rejected =
-            |wrong_base, reason: String| Response::Rejected { current, wrong_base, reason };
+        let rejected = |wrong_base, reason: String| Response::Rejected { current, wrong_base, reason };
         let Transaction { base, target, ops } = transaction;
         if *base != current {
             return rejected(true, format!("it is based on generation {base}, but {current} is current"));

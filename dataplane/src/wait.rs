@@ -3,6 +3,7 @@
 //! Poll workers spin, or back off by steps. Kernel workers sleep in epoll until a TAP is readable. Whoever sleeps is
 //! parked: it counts as having the current tables, and takes them before it touches a packet.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 
 use pipeline::Tick;
@@ -14,6 +15,7 @@ use crate::args::Idle;
 use crate::counters::WorkerCounters;
 use crate::handover::WorkerShared;
 use crate::io::Device;
+use crate::worker::Slots;
 
 /// A poll worker spins this long, in microseconds, before it first sleeps.
 const SPIN_US: u64 = 100;
@@ -48,7 +50,7 @@ pub(crate) struct Waiter {
 enum How {
     Spin,
     Adaptive,
-    Epoll(std::os::fd::OwnedFd),
+    Epoll(OwnedFd),
 }
 
 impl Waiter {
@@ -87,17 +89,23 @@ impl Waiter {
             // It fails only for want of kernel memory; every port is looked at in each round then.
             let added = epoll::add(epoll, fd, epoll::EventData::new_u64(at as u64), epoll::EventFlags::IN);
             self.incomplete |= added.is_err();
-            self.ready.resize(at + 1, true);
+            self.ready.resize(self.ready.len().max(at + 1), true);
+            self.ready[at] = true;
         }
     }
 
     pub(crate) fn remove(&mut self, at: usize, device: &Device) {
+        self.forget(device);
+        if at < self.ready.len() {
+            self.ready.swap_remove(at);
+        }
+    }
+
+    /// Another device takes the place of this one.
+    pub(crate) fn forget(&mut self, device: &Device) {
         if let (How::Epoll(epoll), Some(fd)) = (&self.how, device.wake_fd()) {
-            // Its descriptor is open still, so it is there to be taken out.
+            // Its descriptor is open still. It is not there if it could not be added, or was taken out as dead.
             let _ = epoll::delete(epoll, fd);
-            if at < self.ready.len() {
-                self.ready.swap_remove(at);
-            }
         }
     }
 
@@ -126,11 +134,11 @@ impl Waiter {
         }
     }
 
-    /// Waits for work, if there was none; not beyond `next`. Without a port, only the doorbell can bring any.
+    /// Waits for work, if there was none; not beyond `next`. Without a slot, only the doorbell can bring any.
     pub(crate) fn wait(
         &mut self,
         worked: bool,
-        portless: bool,
+        slots: &Slots,
         now: Tick,
         next: Option<Tick>,
         shared: &WorkerShared,
@@ -150,19 +158,23 @@ impl Waiter {
                     return;
                 }
                 // As long asleep as idle before, halved: a burst after a pause finds it soon.
-                let nap = until(if portless { SLEEP_US } else { (idle / 2).min(NAP_US) }).max(1);
+                let nap = until(if slots.is_empty() { SLEEP_US } else { (idle / 2).min(NAP_US) }).max(1);
                 let Some(asleep) = Asleep::begin(shared, tables) else { return };
                 let mut fds = [PollFd::from_borrowed_fd(shared.doorbell.fd(), PollFlags::IN)];
                 let rung = poll(&mut fds, Some(&timespec(nap))).is_ok_and(|n| n > 0);
                 asleep.end(rung);
             }
             How::Epoll(fd) => {
-                let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 64];
+                let mut events =
+                    [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
+                        64];
                 let (asleep, most) = if worked {
                     (None, 0)
                 } else {
                     match Asleep::begin(shared, tables) {
-                        Some(asleep) => (Some(asleep), until(if self.incomplete { NAP_US } else { SLEEP_US })),
+                        Some(asleep) => {
+                            (Some(asleep), until(if self.incomplete { NAP_US } else { SLEEP_US }))
+                        }
                         None => return,
                     }
                 };
@@ -172,7 +184,14 @@ impl Waiter {
                 self.ready.fill(self.incomplete);
                 for event in events.iter().take(n) {
                     match usize::try_from(event.data.u64()) {
-                        Ok(at) if at < self.ready.len() => self.ready[at] = true,
+                        Ok(at) if at < self.ready.len() => {
+                            self.ready[at] = true;
+                            // Copied: the kernel's structure is packed.
+                            let flags = event.flags;
+                            if flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP) {
+                                retire(fd, at, slots);
+                            }
+                        }
                         _ => rung = true,
                     }
                 }
@@ -183,6 +202,20 @@ impl Waiter {
                 }
             }
         }
+    }
+}
+
+/// A TAP whose device was deleted says so for ever (`tun_chr_poll`): out of the set, or the worker would never sleep
+/// again. It comes back when control sends another descriptor for it.
+#[cold]
+fn retire(epoll: &OwnedFd, at: usize, slots: &Slots) {
+    let Some(slot) = slots.get(at) else { return };
+    if let Some(fd) = slot.device.wake_fd() {
+        let _ = epoll::delete(epoll, fd);
+        tracing::warn!(
+            id = slot.id.0,
+            "the TAP's device was deleted; the port is down until it is added anew"
+        );
     }
 }
 

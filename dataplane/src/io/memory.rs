@@ -7,7 +7,7 @@ use pipeline::{Offload, Packet};
 use tables::PortId;
 
 use super::{Packets, Sent, Staged, Tools, finish};
-use crate::frame::Frame;
+use crate::frame::{Frame, LARGE_ROOM};
 
 /// Most bytes that are kept of what was sent; beyond, frames are counted and forgotten.
 const KEEP: usize = 64 << 20;
@@ -100,7 +100,11 @@ fn parse(bytes: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {
     while at < bytes.len() {
         let length = word(at + 8).with_context(|| format!("record {} is cut short", frames.len()))? as usize;
         let frame = bytes.get(at + RECORD_HEADER..at + RECORD_HEADER + length);
-        frames.push(frame.with_context(|| format!("record {} is cut short", frames.len()))?.to_vec());
+        let frame = frame.with_context(|| format!("record {} is cut short", frames.len()))?;
+        if length > usize::from(LARGE_ROOM) {
+            bail!("record {} has {length} bytes: at most {LARGE_ROOM} fit a buffer", frames.len());
+        }
+        frames.push(frame.to_vec());
         at += RECORD_HEADER + length;
     }
     Ok(frames)

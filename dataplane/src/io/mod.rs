@@ -4,7 +4,7 @@
 //! as it is, [`finish`] finishes or cuts up. A port never blocks and never keeps what it refused.
 
 mod ethdev;
-mod finish;
+pub(crate) mod finish;
 mod memory;
 mod tap;
 mod vhost;
@@ -12,11 +12,15 @@ mod vhost;
 use std::os::fd::BorrowedFd;
 
 use arrayvec::ArrayVec;
+use dpdk::Mbuf;
 use pipeline::{BURST, DropReason, Packet};
 use tables::PortId;
 
 pub(crate) use self::{ethdev::Ethdev, memory::Memory, tap::TapPort, vhost::Vhost};
-use crate::frame::{Frame, Pools};
+use crate::frame::{Frame, LARGE_ROOM, Pools};
+
+/// Buffers for one read of a TAP: 64 KiB of IP packet and the Ethernet header take five.
+const CHAIN: usize = 5;
 
 /// A burst on its way in.
 pub(crate) type Packets = ArrayVec<Packet<Frame>, BURST>;
@@ -28,7 +32,47 @@ pub(crate) type Staged = ArrayVec<Packet<Frame>, 64>;
 pub(crate) struct Tools {
     pub(crate) pools: Pools,
     /// Room for one large segment in one piece.
-    pub(crate) scratch: Vec<u8>,
+    scratch: Vec<u8>,
+    /// Empty buffers for the next read of any TAP, each as long as it can be.
+    chain: ArrayVec<Mbuf, CHAIN>,
+}
+
+impl Tools {
+    pub(crate) fn new(pools: Pools) -> Self {
+        Self { pools, scratch: Vec::with_capacity(CHAIN * usize::from(LARGE_ROOM)), chain: ArrayVec::new() }
+    }
+
+    /// Fills the chain for the next read; `false` while no buffer is free, and then frames wait in the kernel.
+    fn refill(&mut self) -> bool {
+        while !self.chain.is_full() {
+            let Some(mut mbuf) = self.pools.large.alloc() else { return false };
+            let room = mbuf.tailroom().min(usize::from(LARGE_ROOM));
+            if mbuf.append(room).is_none() {
+                return false;
+            }
+            // The front is read into first, so the buffer that was freed last, and is warm, belongs there.
+            self.chain.insert(0, mbuf);
+        }
+        true
+    }
+
+    /// Makes a frame of the first `length` bytes read.
+    fn take(&mut self, length: usize) -> Option<Frame> {
+        if length == 0 {
+            return None;
+        }
+        let mut head = self.chain.pop_at(0)?;
+        let mut left = length.saturating_sub(head.data().len());
+        head.truncate(length);
+        while left > 0 {
+            let Some(mut tail) = self.chain.pop_at(0) else { break };
+            let here = tail.data().len().min(left);
+            tail.truncate(here);
+            left -= here;
+            head.chain(tail).ok()?;
+        }
+        Some(Frame(head))
+    }
 }
 
 /// What became of a staged burst.
@@ -59,6 +103,7 @@ impl Sent {
 }
 
 /// The device behind a port, owned by one worker.
+#[expect(clippy::large_enum_variant, reason = "it lives in a port's boxed slot, one step away already")]
 pub(crate) enum Device {
     Ethdev(Ethdev),
     Vhost(Vhost),

@@ -4,17 +4,13 @@ use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use arrayvec::ArrayVec;
-use dpdk::Mbuf;
 use pipeline::{Buffer, DropReason, GsoKind, Offload, Packet};
 use tables::PortId;
 use tap::vnet::{self, SHORT_LEN, VirtioNetHeader};
 use tap::{Offloads, Tap, TapError};
 
-use super::{Packets, Sent, Staged, Tools};
-use crate::frame::{Frame, LARGE_ROOM};
-
-/// Buffers for one read: 64 KiB of IP packet and the Ethernet header take five.
-const CHAIN: usize = 5;
+use super::{CHAIN, Packets, Sent, Staged, Tools};
+use crate::frame::Frame;
 
 /// Where in a TCP header the data offset is (RFC 9293, section 3.1), and the length of a UDP header.
 const TCP_DATA_OFFSET: usize = 12;
@@ -24,8 +20,6 @@ const UDP_LEN: u16 = 8;
 #[derive(Debug)]
 pub(crate) struct TapPort {
     tap: Tap,
-    /// Empty buffers for the next read, each as long as it can be.
-    ready: ArrayVec<Mbuf, CHAIN>,
 }
 
 impl TapPort {
@@ -37,7 +31,7 @@ impl TapPort {
         let tap = Tap::from_fd(fd)?;
         tap.set_vnet_header_size(SHORT_LEN)?;
         tap.set_offload(Offloads { checksum: true, tso4: true, tso6: true })?;
-        Ok(Self { tap, ready: ArrayVec::new() })
+        Ok(Self { tap })
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -51,19 +45,23 @@ impl TapPort {
         into: &mut Packets,
         refused: &mut dyn FnMut(DropReason),
     ) {
-        while !into.is_full() && self.refill(tools) {
+        // Bounded, so that a pod which sends nothing but rubbish holds the worker no longer than others.
+        for _ in 0..into.remaining_capacity() {
+            if !tools.refill() {
+                return;
+            }
             let mut header = [0; SHORT_LEN];
             let mut pieces: ArrayVec<IoSliceMut<'_>, { CHAIN + 1 }> = ArrayVec::new();
             pieces.push(IoSliceMut::new(&mut header));
-            pieces.extend(self.ready.iter_mut().map(|mbuf| IoSliceMut::new(mbuf.data_mut())));
+            pieces.extend(tools.chain.iter_mut().map(|mbuf| IoSliceMut::new(mbuf.data_mut())));
             let length = match self.tap.read_vectored(&mut pieces) {
                 Ok(length) => length,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                // Empty, or down: either way there is nothing to take.
+                // Empty, down, or gone: either way there is nothing to take.
                 Err(_) => return,
             };
             drop(pieces);
-            let Some(frame) = self.take(length.saturating_sub(SHORT_LEN)) else {
+            let Some(frame) = tools.take(length.saturating_sub(SHORT_LEN)) else {
                 refused(DropReason::FrameTooShort);
                 continue;
             };
@@ -72,38 +70,6 @@ impl TapPort {
                 None => refused(DropReason::OffloadInvalid),
             }
         }
-    }
-
-    /// Fills the chain for the next read; `false` while no buffer is free, and then frames wait in the kernel.
-    fn refill(&mut self, tools: &mut Tools) -> bool {
-        while !self.ready.is_full() {
-            let Some(mut mbuf) = tools.pools.large.alloc() else { return false };
-            let room = mbuf.tailroom().min(usize::from(LARGE_ROOM));
-            if mbuf.append(room).is_none() {
-                return false;
-            }
-            // The front is read into first, so the buffer that was freed last, and is warm, belongs there.
-            self.ready.insert(0, mbuf);
-        }
-        true
-    }
-
-    /// Makes a frame of the first `length` bytes read.
-    fn take(&mut self, length: usize) -> Option<Frame> {
-        if length == 0 {
-            return None;
-        }
-        let mut head = self.ready.remove(0);
-        let mut left = length.saturating_sub(head.data().len());
-        head.truncate(length);
-        while left > 0 && !self.ready.is_empty() {
-            let mut tail = self.ready.remove(0);
-            let here = tail.data().len().min(left);
-            tail.truncate(here);
-            left -= here;
-            head.chain(tail).ok()?;
-        }
-        Some(Frame(head))
     }
 
     pub(crate) fn send(&mut self, staged: &mut Staged, sent: &mut Sent) {
@@ -157,7 +123,8 @@ fn offload(header: &[u8], frame: &Frame) -> Option<Offload> {
                 vnet::GsoKind::UdpDatagrams => (GsoKind::Udp, UDP_LEN),
                 vnet::GsoKind::UdpFragments => return None,
             };
-            let header_len = start.checked_add(l4_len).filter(|&len| usize::from(len) <= frame.head().len())?;
+            let header_len =
+                start.checked_add(l4_len).filter(|&len| usize::from(len) <= frame.head().len())?;
             Offload::Gso { kind, size, header_len, start, offset }
         }
     })

@@ -22,12 +22,14 @@ impl Default for Burst {
     }
 }
 
-fn free(mbufs: &mut [MaybeUninit<Mbuf>]) {
+/// # Safety
+/// Each place holds an mbuf, and none of them is read again.
+unsafe fn free(mbufs: &mut [MaybeUninit<Mbuf>]) {
     if mbufs.is_empty() {
         return;
     }
     let count = u32::try_from(mbufs.len()).unwrap_or(0);
-    // SAFETY: callers hand over places that each hold an mbuf, and never read them again.
+    // SAFETY: the caller's promise; each mbuf is its chain's only reference.
     unsafe { sys::rte_pktmbuf_free_bulk(as_raw(mbufs), count) };
 }
 
@@ -137,7 +139,8 @@ impl Burst {
     /// Frees all mbufs, in one call.
     pub fn clear(&mut self) {
         let len = std::mem::take(&mut self.len);
-        free(&mut self.places[..len]);
+        // SAFETY: the first `len` places held mbufs, and now lie past the length, so they are not read again.
+        unsafe { free(&mut self.places[..len]) };
     }
 
     /// The places that hold nothing.
@@ -246,7 +249,8 @@ macro_rules! owning_iterator {
 
         impl Drop for $name {
             fn drop(&mut self) {
-                free(&mut self.burst.places[self.at..self.end]);
+                // SAFETY: the places from `at` to `end` hold mbufs, which are this iterator's, and it ends here.
+                unsafe { free(&mut self.burst.places[self.at..self.end]) };
             }
         }
     };

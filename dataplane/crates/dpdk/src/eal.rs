@@ -3,7 +3,7 @@
 //! Owns `rte_eal_init` and `rte_eal_cleanup`, and the registry of what must outlive what: pools and open ports.
 //! What always holds: memory is unmapped only when every mbuf of every pool is back; otherwise it stays mapped.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, NulError, OsStr, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -110,8 +110,9 @@ pub(crate) struct EalInner {
 pub(crate) struct Control {
     /// Every pool ever made. They are freed with EAL and not before.
     pub(crate) pools: Vec<PoolRecord>,
-    /// Ports that a `Port` or a queue stands for.
-    pub(crate) open_ports: HashSet<u16>,
+    /// Ports that a `Port` or a queue stands for, each with the name of its device: that is another than the port's
+    /// own where a device has several ports.
+    pub(crate) open_ports: HashMap<u16, String>,
 }
 
 /// `rte_eal_init` may run once. Written by the first `init`; never cleared.

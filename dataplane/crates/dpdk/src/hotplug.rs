@@ -93,14 +93,17 @@ impl Eal {
             .ok_or_else(|| HotplugError::NoPort(name.to_owned()))
     }
 
-    /// Detaches a device whose port is closed.
+    /// Detaches a device, by the name it was attached by. All its ports must be closed.
     ///
     /// # Errors
     /// When it is in use, or unknown.
     pub fn detach(&self, name: &str) -> Result<(), HotplugError> {
         let c_name = CString::new(name).map_err(|_| HotplugError::Name(name.to_owned()))?;
         let control = self.control();
-        if control.open_ports.iter().any(|&id| name_of(id).as_deref() == Some(name)) {
+        let device = full_name(name);
+        let in_use =
+            |(&id, of): (&u16, &String)| full_name(of) == device || name_of(id).as_deref() == Some(name);
+        if control.open_ports.iter().any(in_use) {
             return Err(HotplugError::InUse(name.to_owned()));
         }
         log::mark();
@@ -137,6 +140,11 @@ fn is_pci(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_hexdigit())
         && name.contains(':')
         && name.chars().all(|c| c.is_ascii_hexdigit() || c == ':' || c == '.')
+}
+
+/// A PCI device's name with its domain, which may be left out where it is 0.
+fn full_name(name: &str) -> String {
+    if is_pci(name) && name.matches(':').count() == 1 { format!("0000:{name}") } else { name.to_owned() }
 }
 
 fn bus(name: &str) -> &'static str {
@@ -184,5 +192,11 @@ mod tests {
         for name in ["net_null0", "eth_af_packet0", "crypto_null", "net_ring1"] {
             assert_eq!(bus(name), "vdev", "{name}");
         }
+    }
+
+    #[test]
+    fn a_pci_device_has_two_names() {
+        assert_eq!(full_name("3b:00.1"), full_name("0000:3b:00.1"));
+        assert_eq!(full_name("net_ring0"), "net_ring0");
     }
 }

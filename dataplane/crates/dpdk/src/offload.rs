@@ -94,6 +94,15 @@ const SEGSZ_SHIFT: u32 = L4_SHIFT + sys::DPDK_SHIM_L4_LEN_BITS;
 /// These bits say whose the buffer is: changing them would free it to the wrong place.
 const BUFFER_FLAGS: u64 = sys::DPDK_SHIM_MBUF_INDIRECT | sys::DPDK_SHIM_MBUF_EXTERNAL;
 
+const TX_FLAGS: u64 = ol_flags::TX_IPV4
+    | ol_flags::TX_IPV6
+    | ol_flags::TX_IP_CKSUM
+    | ol_flags::TX_TCP_CKSUM
+    | ol_flags::TX_UDP_CKSUM
+    | ol_flags::TX_SCTP_CKSUM
+    | ol_flags::TX_TCP_SEG
+    | ol_flags::TX_UDP_SEG;
+
 impl Mbuf {
     /// All flags, as DPDK numbers them.
     #[must_use]
@@ -133,20 +142,22 @@ impl Mbuf {
     }
 
     /// Says what the device is to do on transmit, in place of all earlier flags; `TxOffload::default()` for
-    /// nothing. False, and nothing changed, if the headers do not lie in the first segment or a length does not
-    /// fit its field: drivers read and write the headers by these lengths.
+    /// nothing. False, and nothing changed, if the headers do not lie in the first segment, a length does not fit
+    /// its field, or a flag is none of [`ol_flags`]: drivers read and write the headers by these lengths, and by
+    /// other flags what nobody filled in (a security session, outer headers).
     #[must_use]
     pub fn set_tx_offload(&mut self, offload: TxOffload) -> bool {
         let TxOffload { flags, l2_len, l3_len, l4_len, tso_segsz } = offload;
         let headers = usize::from(l2_len) + usize::from(l3_len) + usize::from(l4_len);
         let head = self.head_mut();
-        let fits = headers <= usize::from(head.data_len)
+        let fits = flags & !TX_FLAGS == 0
+            && headers <= usize::from(head.data_len)
             && u32::from(l2_len) >> sys::DPDK_SHIM_L2_LEN_BITS == 0
             && u32::from(l3_len) >> sys::DPDK_SHIM_L3_LEN_BITS == 0;
         if !fits {
             return false;
         }
-        head.ol_flags = head.ol_flags & BUFFER_FLAGS | flags & !BUFFER_FLAGS;
+        head.ol_flags = head.ol_flags & BUFFER_FLAGS | flags;
         head.tx_offload = u64::from(l2_len)
             | u64::from(l3_len) << L3_SHIFT
             | u64::from(l4_len) << L4_SHIFT

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::mem::MaybeUninit;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dpdk_sys as sys;
 
@@ -124,6 +124,8 @@ pub(crate) struct PortInner {
     rx_desc: u16,
     /// Received packets are put there; it is also what keeps EAL.
     pool: Pool,
+    /// Held over each control call on this port: a driver need not bear two of them at a time.
+    calls: Mutex<()>,
 }
 
 impl PortInner {
@@ -147,24 +149,31 @@ impl Port {
         }
         let mut control = eal.control();
         let id = find(name)?;
-        if control.open_ports.contains(&id) {
+        if control.open_ports.contains_key(&id) {
             return Err(PortError::InUse(name.to_owned()));
         }
         log::mark();
-        let (driver, rx_desc) = start(id, name, &config)?;
-        control.open_ports.insert(id);
+        let (info, rx_desc) = start(id, name, &config)?;
+        control.open_ports.insert(id, info.device);
         drop(control);
         let inner = Arc::new(PortInner {
             id,
             name: name.to_owned(),
-            driver,
+            driver: info.driver,
             rx_queues: config.rx_queues,
             rx_desc,
             pool: config.pool.clone(),
+            calls: Mutex::new(()),
         });
         let rx = (0..config.rx_queues).map(|queue| RxQueue::new(Arc::clone(&inner), queue)).collect();
         let tx = (0..config.tx_queues).map(|queue| TxQueue::new(Arc::clone(&inner), queue)).collect();
         Ok((Self(inner), rx, tx))
+    }
+
+    /// Taken before a control call. Forgets what this thread logged before, so that an error shows only its own.
+    pub(crate) fn calls(&self) -> MutexGuard<'_, ()> {
+        log::mark();
+        self.0.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The port's number, as in [`crate::Mbuf::port`].
@@ -184,6 +193,7 @@ impl Port {
     /// # Errors
     /// When the driver does not say.
     pub fn mac(&self) -> Result<[u8; 6], PortError> {
+        let _calls = self.calls();
         let mut mac = sys::rte_ether_addr { addr_bytes: [0; 6] };
         // SAFETY: writes the address, for any port id.
         let result = unsafe { sys::rte_eth_macaddr_get(self.id(), &raw mut mac) };
@@ -196,6 +206,7 @@ impl Port {
     /// # Errors
     /// When the driver does not say.
     pub fn mtu(&self) -> Result<u16, PortError> {
+        let _calls = self.calls();
         let mut mtu = 0;
         // SAFETY: writes the number, for any port id.
         let result = unsafe { sys::rte_eth_dev_get_mtu(self.id(), &raw mut mtu) };
@@ -208,11 +219,10 @@ impl Port {
     /// # Errors
     /// When it is out of the device's range, or the driver cannot change it while the port runs.
     pub fn set_mtu(&self, mtu: u16) -> Result<(), PortError> {
-        let limits =
-            info(self.id()).map_err(|errno| failed("rte_eth_dev_info_get", self.name(), errno, ""))?;
+        let limits = self.info()?;
         check_mtu(self.name(), &limits, mtu)?;
         let _control = self.0.pool.eal().control();
-        log::mark();
+        let _calls = self.calls();
         // SAFETY: takes any port id and number.
         let result = unsafe { sys::rte_eth_dev_set_mtu(self.id(), mtu) };
         match result {
@@ -230,7 +240,7 @@ impl Port {
     }
 }
 
-fn failed(call: &'static str, port: &str, errno: Errno, hint: &'static str) -> PortError {
+pub(crate) fn failed(call: &'static str, port: &str, errno: Errno, hint: &'static str) -> PortError {
     PortError::Call { call, port: port.to_owned(), errno, hint, log: log::tail() }
 }
 
@@ -264,8 +274,8 @@ fn find(name: &str) -> Result<u16, PortError> {
     if result == 0 { Ok(id) } else { Err(unknown()) }
 }
 
-/// Configures and starts; returns the driver's name and the descriptors a receive queue got.
-fn start(id: u16, name: &str, config: &PortConfig<'_>) -> Result<(String, u16), PortError> {
+/// Configures and starts; returns what the driver says of itself and the descriptors a receive queue got.
+fn start(id: u16, name: &str, config: &PortConfig<'_>) -> Result<(PortInfo, u16), PortError> {
     let info = info(id).map_err(|errno| failed("rte_eth_dev_info_get", name, errno, ""))?;
     check_limit(name, &info, "rx_queues", config.rx_queues, (0, info.max_rx_queues))?;
     check_limit(name, &info, "tx_queues", config.tx_queues, (0, info.max_tx_queues))?;
@@ -322,11 +332,12 @@ fn start(id: u16, name: &str, config: &PortConfig<'_>) -> Result<(String, u16), 
     };
     // Drivers without a filter take everything and do not know the call.
     if result != 0 && Errno::of(result) != Errno::NOT_SUPPORTED {
+        let error = failed("rte_eth_promiscuous_…", name, Errno::of(result), "");
         // SAFETY: started above, and no queue of it was handed out.
         unsafe { sys::rte_eth_dev_stop(id) };
-        return Err(failed("rte_eth_promiscuous_…", name, Errno::of(result), ""));
+        return Err(error);
     }
-    Ok((info.driver, rx_desc))
+    Ok((info, rx_desc))
 }
 
 impl Drop for PortInner {

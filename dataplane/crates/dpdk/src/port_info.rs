@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use dpdk_sys as sys;
 
 use crate::Errno;
-use crate::port::Port;
+use crate::port::{Port, PortError, failed};
 
 /// The state of a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,6 +43,8 @@ pub struct Stats {
 pub struct PortInfo {
     /// The driver's name: `net_null`.
     pub driver: String,
+    /// The device's name, which is the port's own where the device has one port.
+    pub device: String,
     /// Most receive queues.
     pub max_rx_queues: u16,
     /// Most transmit queues.
@@ -74,8 +76,17 @@ pub(crate) fn info(id: u16) -> Result<PortInfo, Errno> {
         // SAFETY: not null, and a constant string of the driver's.
         unsafe { CStr::from_ptr(raw.driver_name) }.to_string_lossy().into_owned()
     };
+    let device = if raw.device.is_null() {
+        String::new()
+    } else {
+        // SAFETY: the port's own device, which lives as long as the port; a zero-terminated name inside it.
+        let text = unsafe { sys::rte_dev_name(raw.device) };
+        // SAFETY: as above, and copied at once.
+        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    };
     Ok(PortInfo {
         driver,
+        device,
         max_rx_queues: raw.max_rx_queues,
         max_tx_queues: raw.max_tx_queues,
         min_mtu: raw.min_mtu,
@@ -91,12 +102,13 @@ impl Port {
     ///
     /// # Errors
     /// When the driver does not say.
-    pub fn link(&self) -> Result<Link, Errno> {
+    pub fn link(&self) -> Result<Link, PortError> {
+        let _calls = self.calls();
         let (mut speed, mut up) = (0, false);
         // SAFETY: fills in both values, for any port id.
         match unsafe { sys::dpdk_shim_link(self.id(), &raw mut speed, &raw mut up) } {
             0 => Ok(Link { up, speed: u32::try_from(speed).ok() }),
-            error => Err(Errno::of(error)),
+            error => Err(failed("rte_eth_link_get_nowait", self.name(), Errno::of(error), "")),
         }
     }
 
@@ -104,12 +116,13 @@ impl Port {
     ///
     /// # Errors
     /// When the driver has none.
-    pub fn stats(&self) -> Result<Stats, Errno> {
+    pub fn stats(&self) -> Result<Stats, PortError> {
+        let _calls = self.calls();
         let mut raw = MaybeUninit::<sys::rte_eth_stats>::zeroed();
         // SAFETY: fills in the structure, for any port id.
         let result = unsafe { sys::rte_eth_stats_get(self.id(), raw.as_mut_ptr()) };
         if result != 0 {
-            return Err(Errno::of(result));
+            return Err(failed("rte_eth_stats_get", self.name(), Errno::of(result), ""));
         }
         // SAFETY: zeroed, which is a value of it, and then filled in.
         let raw = unsafe { raw.assume_init() };
@@ -129,10 +142,12 @@ impl Port {
     ///
     /// # Errors
     /// When the driver fails to read them.
-    pub fn xstats(&self) -> Result<Vec<(String, u64)>, Errno> {
+    pub fn xstats(&self) -> Result<Vec<(String, u64)>, PortError> {
+        let failed = |call, result| failed(call, self.name(), Errno::of(result), "");
+        let _calls = self.calls();
         // SAFETY: with no room it only counts.
         let count = unsafe { sys::rte_eth_xstats_get_names(self.id(), std::ptr::null_mut(), 0) };
-        let size = u32::try_from(count).map_err(|_| Errno::of(count))?;
+        let size = u32::try_from(count).map_err(|_| failed("rte_eth_xstats_get_names", count))?;
         let len = usize::try_from(size).unwrap_or(0);
         let mut names = vec![sys::rte_eth_xstat_name { name: [0; 64] }; len];
         let mut values = vec![sys::rte_eth_xstat { id: 0, value: 0 }; len];
@@ -140,9 +155,9 @@ impl Port {
         let named = unsafe { sys::rte_eth_xstats_get_names(self.id(), names.as_mut_ptr(), size) };
         // SAFETY: writes at most `size` values.
         let valued = unsafe { sys::rte_eth_xstats_get(self.id(), values.as_mut_ptr(), size) };
-        for result in [named, valued] {
+        for (call, result) in [("rte_eth_xstats_get_names", named), ("rte_eth_xstats_get", valued)] {
             if result < 0 {
-                return Err(Errno::of(result));
+                return Err(failed(call, result));
             }
         }
         // Where their number grew meanwhile, nothing was written and both are as long as they were.
@@ -162,7 +177,8 @@ impl Port {
     ///
     /// # Errors
     /// When the driver does not say.
-    pub fn info(&self) -> Result<PortInfo, Errno> {
-        info(self.id())
+    pub fn info(&self) -> Result<PortInfo, PortError> {
+        let _calls = self.calls();
+        info(self.id()).map_err(|errno| failed("rte_eth_dev_info_get", self.name(), errno, ""))
     }
 }

@@ -68,8 +68,11 @@ fn ops(port: &PortInner) -> &'static sys::rte_eth_fp_ops {
 }
 
 /// A queue's data, as its driver keeps it.
-fn data(table: sys::rte_ethdev_qdata, queue: u16) -> *mut std::ffi::c_void {
-    // SAFETY: the port was set up with more than `queue` queues, and the table has an entry for each.
+///
+/// # Safety
+/// The table is of a started port that has that queue.
+unsafe fn data(table: sys::rte_ethdev_qdata, queue: u16) -> *mut std::ffi::c_void {
+    // SAFETY: the caller's promise: the table has an entry for each queue.
     let entry = unsafe { table.data.add(usize::from(queue)) };
     // SAFETY: as above; written before the port was started.
     unsafe { *entry }
@@ -88,7 +91,8 @@ pub(crate) unsafe fn receive(port: &PortInner, queue: u16, burst: &mut Burst, mo
     if wanted == 0 {
         return 0;
     }
-    let data = data(ops.rxq, queue);
+    // SAFETY: the caller's promise.
+    let data = unsafe { data(ops.rxq, queue) };
     // SAFETY: the caller's promise, and `room` has `wanted` places.
     let got = usize::from(unsafe { call(data, as_raw(room), wanted) });
     // SAFETY: the driver wrote `got` mbufs to the room's start, and gave them up.
@@ -156,7 +160,8 @@ impl TxQueue {
         if count == 0 {
             return 0;
         }
-        let data = data(ops.txq, self.queue);
+        // SAFETY: the port runs while this handle of its queue exists.
+        let data = unsafe { data(ops.txq, self.queue) };
         // SAFETY: the queue is started, `&mut self` makes this its only caller, and the burst holds `count` mbufs.
         let sent = usize::from(unsafe { call(data, burst.as_raw_mut(), count) });
         // SAFETY: the driver took the first `sent` mbufs, and none of the others.
@@ -174,7 +179,8 @@ impl TxQueue {
         if count == 0 {
             return 0;
         }
-        let data = data(ops.txq, self.queue);
+        // SAFETY: as in `tx`.
+        let data = unsafe { data(ops.txq, self.queue) };
         // SAFETY: as in `tx`; the mbufs stay ours.
         usize::from(unsafe { call(data, burst.as_raw_mut(), count) })
     }

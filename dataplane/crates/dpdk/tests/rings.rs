@@ -300,9 +300,13 @@ fn offloads_stay_within_the_headers() {
     assert!(mbuf.set_tx_offload(wanted));
     assert_eq!(mbuf.ol_flags(), wanted.flags);
     assert!(!mbuf.set_tx_offload(TxOffload { l2_len: 15, ..wanted }));
-    // Whose buffer it is cannot be changed from outside.
-    assert!(mbuf.set_tx_offload(TxOffload { flags: u64::MAX, ..TxOffload::default() }));
-    assert_eq!(mbuf.ol_flags() >> 61, 0b100);
+    // Whose buffer it is cannot be changed from outside, nor can anything be asked for whose data is not there.
+    for bit in (0..64).filter(|bit| wanted.flags >> bit & 1 == 0) {
+        let flags = 1 << bit;
+        let known = [ol_flags::TX_IPV6, ol_flags::TX_IP_CKSUM, ol_flags::TX_UDP_SEG, ol_flags::TX_SCTP_CKSUM];
+        let taken = mbuf.set_tx_offload(TxOffload { flags, ..TxOffload::default() });
+        assert_eq!(taken, known.contains(&flags), "bit {bit}");
+    }
     assert!(mbuf.set_tx_offload(TxOffload::default()));
     assert_eq!((mbuf.ol_flags(), mbuf.rss_hash()), (0, None));
     assert_eq!((mbuf.rx_ip_checksum(), mbuf.rx_l4_checksum()), (RxChecksum::Unknown, RxChecksum::Unknown));
@@ -445,6 +449,23 @@ fn devices_come_and_go() {
     }
     let error = eal().detach(&name).unwrap_err().to_string();
     assert!(error.contains("rte_eal_hotplug_remove") && error.contains(&name), "{error}");
+}
+
+#[test]
+fn a_device_stays_while_a_port_of_another_name_is_open() {
+    let pool = pool();
+    // A net_ring device may give its ports names of their own, as a NIC of several ports does.
+    let (device, port_name) = (unique("net_ring"), unique("other"));
+    assert_eq!(eal().attach(&format!("{device},nodeaction={port_name}:0:CREATE")).unwrap(), port_name);
+    let (port, rx, mut tx) = Port::open(eal(), &port_name, PortConfig::new(&pool)).unwrap();
+    assert_eq!(port.info().unwrap().device, device);
+    let error = eal().detach(&device).unwrap_err().to_string();
+    assert!(error.contains("in use"), "{error}");
+    let mut burst = numbered(&pool, 8, 0);
+    assert_eq!(tx[0].tx(&mut burst), 8);
+    drop((port, rx, tx));
+    assert_eq!(pool.available(), pool.size());
+    eal().detach(&device).unwrap();
 }
 
 #[test]

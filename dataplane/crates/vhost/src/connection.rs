@@ -27,8 +27,8 @@ pub(crate) const KICK: u64 = 2;
 /// A client that finds nobody tries again after this long, and then twice as long each time, up to the second.
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_LAST: Duration = Duration::from_secs(1);
-/// A front end that connects only to be refused again is not written down more often than this.
-const WARN_EVERY: Duration = Duration::from_secs(10);
+/// Ends of one kind are not written down more often than this.
+const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// What the port and its message thread share.
 #[derive(Debug)]
@@ -111,7 +111,8 @@ impl MessageThread {
     /// Until the port is closed.
     pub(crate) fn run(self) {
         let mut retry = RETRY_FIRST;
-        let mut warned: Option<Instant> = None;
+        // One for each kind of end: a peer that comes and goes all the time must not fill the log.
+        let (mut left, mut refused) = (None, None);
         while !self.link.stopping() {
             let Some(stream) = self.next_connection(&mut retry) else { continue };
             let (messages, end) = self.serve(stream);
@@ -121,13 +122,13 @@ impl MessageThread {
             let (port, path) = (&self.name, self.path.display());
             match end {
                 End::Closed => return,
-                End::PeerLeft => tracing::info!(%port, %path, "vhost-user front end disconnected"),
-                End::Refused(reason) => {
-                    if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
-                        warned = Some(Instant::now());
-                        tracing::warn!(%port, %path, reason, "vhost-user connection closed; waiting for the next");
-                    }
+                End::PeerLeft if worth_a_line(&mut left) => {
+                    tracing::info!(%port, %path, "vhost-user front end disconnected");
                 }
+                End::Refused(reason) if worth_a_line(&mut refused) => {
+                    tracing::warn!(%port, %path, reason, "vhost-user connection closed; waiting for the next");
+                }
+                End::PeerLeft | End::Refused(_) => {}
             }
             if messages > 0 {
                 retry = RETRY_FIRST;
@@ -239,6 +240,14 @@ impl MessageThread {
             }
         }
     }
+}
+
+fn worth_a_line(last: &mut Option<Instant>) -> bool {
+    let worth = last.is_none_or(|at: Instant| at.elapsed() >= LINE_EVERY);
+    if worth {
+        *last = Some(Instant::now());
+    }
+    worth
 }
 
 /// Why a connection ended.

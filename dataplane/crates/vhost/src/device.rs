@@ -1,8 +1,7 @@
 //! What the front end's messages do: features, memory, and the two rings' set-up.
 //!
 //! Owns the configuration of both rings; the rings that run are shared with the worker. Each message is checked before it
-//! changes anything, and one that is refused ends the connection. What always holds: a ring runs only while its size,
-//! addresses and kick are set, it is enabled, and it lies whole in guest memory; features outlast a connection.
+//! changes anything, and one that is refused ends the connection. What always holds: features outlast a connection.
 
 use std::fs::File;
 use std::io;
@@ -16,20 +15,18 @@ use vhost::vhost_user::message::{
     VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
 };
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-use virtio_bindings::virtio_net::{VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS};
+use virtio_bindings::virtio_net::{VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS};
 
 use crate::eventfd;
 use crate::memory::{Memory, SLOTS_MAX};
-use crate::ring::{Direction, Kick, Layout, Ring, SharedRing, Signals};
+use crate::ring::{Direction, Kick, SharedRing};
+use crate::vring::{MRG_RXBUF, UserAddresses, VERSION_1, Vring};
 
 /// The guest's transmit ring: what we receive. Ring 0 is its receive ring (VIRTIO 1.2, 5.1.2).
 const FROM_GUEST: usize = 1;
 const RINGS: usize = 2;
 
 const VHOST_USER_F_PROTOCOL_FEATURES: u64 = 1 << 30;
-const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
-const MRG_RXBUF: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
 /// MTU and STATUS are the front end's to fill in (its configuration space); offering them lets it.
 const OFFERED: u64 =
     VERSION_1 | VHOST_USER_F_PROTOCOL_FEATURES | MRG_RXBUF | 1 << VIRTIO_NET_F_MTU | 1 << VIRTIO_NET_F_STATUS;
@@ -43,29 +40,6 @@ pub(crate) struct Device {
     epoll: Arc<OwnedFd>,
     kick_token: u64,
     doorbell: Option<OwnedFd>,
-}
-
-/// A ring as the front end has described it so far. The addresses are its own virtual ones.
-#[derive(Debug)]
-struct Vring {
-    shared: Arc<SharedRing>,
-    direction: Direction,
-    size: Option<u16>,
-    addresses: Option<UserAddresses>,
-    base: u16,
-    /// `SET_VRING_KICK` came since the ring was last stopped.
-    started: bool,
-    enabled: bool,
-    kick: Option<Arc<Kick>>,
-    call: Option<OwnedFd>,
-    err: Option<OwnedFd>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct UserAddresses {
-    descriptors: u64,
-    available: u64,
-    used: u64,
 }
 
 impl Device {
@@ -134,62 +108,6 @@ impl Device {
                 tracing::warn!(%error, "vhost-user ring stopped by a change of guest memory");
             }
         }
-    }
-}
-
-impl Vring {
-    fn new(shared: Arc<SharedRing>, direction: Direction) -> Vring {
-        Vring {
-            shared,
-            direction,
-            size: None,
-            addresses: None,
-            base: 0,
-            started: false,
-            enabled: false,
-            kick: None,
-            call: None,
-            err: None,
-        }
-    }
-
-    fn stop(&mut self) {
-        if let Some(ring) = self.shared.change(Option::take) {
-            self.base = ring.next_available();
-        }
-    }
-
-    fn start(&mut self, memory: &Memory, features: u64) -> std::result::Result<bool, String> {
-        let (Some(size), Some(addresses)) = (self.size, self.addresses) else { return Ok(false) };
-        if !self.started || !self.enabled {
-            return Ok(false);
-        }
-        let translate = |part: &str, user: u64| {
-            memory
-                .guest_address(user)
-                .ok_or_else(|| format!("{part} at user address {user:#x} is in no memory region"))
-        };
-        let mergeable = features & MRG_RXBUF != 0;
-        let layout = Layout {
-            size,
-            descriptors: translate("descriptor table", addresses.descriptors)?,
-            available: translate("available ring", addresses.available)?,
-            used: translate("used ring", addresses.used)?,
-            next_available: self.base,
-            direction: self.direction,
-            // VIRTIO 1.2, 5.1.6.1: a legacy driver's header has num_buffers only where it merges.
-            header_len: if mergeable || features & VERSION_1 != 0 { 12 } else { 10 },
-            mergeable,
-        };
-        let duplicate = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
-        let signals = Signals {
-            kick: self.kick.clone(),
-            call: duplicate(&self.call).map_err(|error| error.to_string())?,
-            err: duplicate(&self.err).map_err(|error| error.to_string())?,
-        };
-        let ring = Ring::start(&layout, signals, Arc::clone(memory.mapped()))?;
-        self.shared.change(|slot| *slot = Some(ring));
-        Ok(true)
     }
 }
 

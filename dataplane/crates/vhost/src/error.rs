@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 /// Longest socket path, in bytes: `sun_path` has 108, one of them for the terminating NUL.
 pub(crate) const PATH_MAX: usize = 107;
 
@@ -21,7 +23,9 @@ pub enum VhostError {
         length: usize,
     },
     /// An empty path, or one with a NUL byte.
-    #[error("vhost-user socket path {path:?} is empty or holds a NUL byte")]
+    #[error(
+        "vhost-user socket path {path:?} is empty or holds a NUL byte: give one of 1 to {PATH_MAX} other bytes"
+    )]
     PathInvalid {
         /// The path as it was given.
         path: PathBuf,
@@ -49,7 +53,7 @@ pub enum VhostError {
         error: io::Error,
     },
     /// The message thread, or what it waits with, could not be made.
-    #[error("vhost-user socket {}: {operation}: {error}", path.display())]
+    #[error("vhost-user socket {}: {operation}: {error}{}", path.display(), resource_remedy(error))]
     Resource {
         /// The path as it was given.
         path: PathBuf,
@@ -58,6 +62,18 @@ pub enum VhostError {
         /// The kernel's answer.
         error: io::Error,
     },
+}
+
+fn resource_remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE | Errno::NFILE) => {
+            ": out of file descriptors; raise the limit (`ulimit -n`, LimitNOFILE=)"
+        }
+        Some(Errno::AGAIN | Errno::NOMEM) => {
+            ": out of threads or memory; raise the limit (TasksMax=) or free some"
+        }
+        _ => "",
+    }
 }
 
 fn socket_remedy(error: &io::Error) -> &'static str {

@@ -19,6 +19,7 @@ mod port;
 mod ring;
 mod rx;
 mod tx;
+mod vring;
 
 pub use error::VhostError;
 pub use port::{Mode, PeerState, VhostConfig, VhostPort};

@@ -11,8 +11,13 @@ use std::sync::Arc;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
-/// Most regions a front end may add: what QEMU uses at most (memory slots of hot-plugged memory).
-pub(crate) const SLOTS_MAX: u64 = 509;
+/// Most regions a front end may have, as many as one `SET_MEM_TABLE` can bring. Each holds a descriptor and a mapping of
+/// this process, which one guest must not use up for all.
+pub(crate) const SLOTS_MAX: u64 = 32;
+
+/// What `statfs` calls the two file systems that are memory (`linux/magic.h`); memfds are files of theirs.
+const TMPFS: u32 = 0x0102_1994;
+const HUGETLBFS: u32 = 0x9584_58f6;
 
 pub(crate) type Mapped = GuestMemoryMmap<()>;
 
@@ -55,6 +60,11 @@ impl Memory {
         let failed = |error: &dyn std::fmt::Display| {
             format!("mapping {size:#x} bytes of guest memory at {guest:#x}: {error}")
         };
+        // A page of any other file may take for ever to come (FUSE, NFS), and the worker would wait for it.
+        let system = rustix::fs::fstatfs(&file).map_err(|error| failed(&error))?.f_type;
+        if ![TMPFS, HUGETLBFS].iter().any(|magic| i128::from(*magic) == i128::from(system)) {
+            return Err(failed(&"its file is not in memory: use a memfd, tmpfs or hugetlbfs"));
+        }
         // A page past the file's end maps well, and is SIGBUS when touched; vm-memory does not look.
         let metadata = file.metadata().map_err(|error| failed(&error))?;
         let held = region.mmap_offset.checked_add(size).is_some_and(|end| end <= metadata.len());
@@ -124,6 +134,14 @@ mod tests {
         assert_eq!(smaller.guest_address(0x7000_0000), None);
         assert_eq!(smaller.guest_address(0x9000_0000), Some(GuestAddress(0x10_0000)));
         assert!(smaller.without(0, 0x7000_0000, 0x2000).is_err());
+    }
+
+    #[test]
+    fn a_region_of_a_file_that_is_not_memory_is_refused() {
+        let region = VhostUserMemoryRegion::new(0, 0x1000, 0x7000_0000, 0);
+        let elsewhere = File::open("/proc/version").unwrap();
+        let reason = Memory::default().with(&region, elsewhere).unwrap_err();
+        assert!(reason.contains("use a memfd"), "{reason}");
     }
 
     #[test]

@@ -111,8 +111,9 @@ pub(crate) struct Buffer {
 pub(crate) enum Popped {
     /// The guest has made nothing available.
     Empty,
-    /// A whole chain, its buffers appended to [`Ring::buffers`]; `length` is their sum.
-    Chain { head: u16, length: usize },
+    /// A whole chain, its buffers appended to [`Ring::buffers`]; `length` is their sum, `descriptors` how many were read,
+    /// empty ones included.
+    Chain { head: u16, length: usize, descriptors: usize },
     /// A chain that loops, is longer than [`CHAIN_MAX`], leaves the table, or goes the wrong way.
     Malformed { head: u16 },
     /// The available ring itself makes no sense; said once, and `Empty` from then on.
@@ -218,7 +219,7 @@ impl Ring {
         let Ok(mut available) = self.queue.iter(memory) else { return self.broke() };
         let Some(chain) = available.next() else { return Popped::Empty };
         let head = chain.head_index();
-        let mut length = 0usize;
+        let (mut length, mut descriptors) = (0usize, 0usize);
         let mut ended = false;
         for descriptor in chain.take(CHAIN_MAX) {
             if descriptor.is_write_only() != (self.direction == Direction::ToGuest) {
@@ -229,11 +230,12 @@ impl Ring {
                 self.buffers.push(Buffer { address: descriptor.addr(), length: bytes });
                 length = length.saturating_add(bytes);
             }
+            descriptors += 1;
             ended = !descriptor.has_next();
         }
         // The iterator stops alike at a chain's end, at an index outside the table, and when it has seen as many
         // descriptors as there are (a loop); only in the first case has the last one no successor.
-        if ended { Popped::Chain { head, length } } else { Popped::Malformed { head } }
+        if ended { Popped::Chain { head, length, descriptors } } else { Popped::Malformed { head } }
     }
 
     /// Gives a chain back, with `written` bytes in it; the guest sees it with the next [`Ring::publish`]. A head outside

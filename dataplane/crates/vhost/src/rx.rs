@@ -95,7 +95,7 @@ impl RxBurst<'_> {
                 ring.give_back(head, 0);
                 Received::Refused(RxRefused::Malformed)
             }
-            Popped::Chain { head, length } => {
+            Popped::Chain { head, length, .. } => {
                 let copied = copy_frame(ring, length, out);
                 ring.give_back(head, 0);
                 match copied {

@@ -9,10 +9,13 @@ use std::sync::{Arc, MutexGuard};
 
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::ring::{Popped, Ring, SharedRing};
+use crate::ring::{CHAIN_MAX, Popped, Ring, SharedRing};
 
 /// Most chains one frame may be spread over: 64 KB in buffers of 512 bytes. With smaller ones the guest only costs us time.
 const MERGE_MAX: usize = 128;
+/// Most descriptors read for one frame, give or take a chain: without this bound a guest could have 128 chains of 256
+/// empty descriptors walked for every frame that is sent to it.
+const DESCRIPTORS_MAX: usize = 2 * CHAIN_MAX;
 /// The longest virtio-net header: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers.
 const HEADER_MAX: usize = 12;
 
@@ -119,7 +122,7 @@ fn take_buffers(ring: &mut Ring, chains: &mut Vec<Chain>, total: usize) -> Resul
     let start = ring.next_available();
     ring.buffers.clear();
     chains.clear();
-    let mut room = 0usize;
+    let (mut room, mut descriptors) = (0usize, 0usize);
     while room < total {
         match ring.pop() {
             Popped::Empty => {
@@ -131,9 +134,10 @@ fn take_buffers(ring: &mut Ring, chains: &mut Vec<Chain>, total: usize) -> Resul
                 chains.push(Chain { head, length: 0 });
                 return Err(give_back_empty(ring, chains));
             }
-            Popped::Chain { head, length } => {
+            Popped::Chain { head, length, descriptors: read } => {
                 chains.push(Chain { head, length });
                 room = room.saturating_add(length);
+                descriptors += read;
             }
         }
         if room < total && !ring.mergeable {
@@ -141,7 +145,7 @@ fn take_buffers(ring: &mut Ring, chains: &mut Vec<Chain>, total: usize) -> Resul
             ring.put_back(start);
             return Err(Sent::Refused(TxRefused::Length));
         }
-        if room < total && chains.len() == MERGE_MAX {
+        if room < total && (chains.len() == MERGE_MAX || descriptors >= DESCRIPTORS_MAX) {
             return Err(give_back_empty(ring, chains));
         }
     }

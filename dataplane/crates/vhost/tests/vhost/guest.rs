@@ -28,10 +28,10 @@ pub(crate) const WRITE: u16 = 2;
 pub(crate) const RECEIVE: usize = 0;
 pub(crate) const TRANSMIT: usize = 1;
 
-const MEMORY: usize = 1 << 20;
+pub(crate) const MEMORY: usize = 1 << 20;
 /// The guest's memory starts here, physically and in the front end's address space.
-const GUEST_BASE: u64 = 0x10_0000;
-const USER_BASE: u64 = 0x7f12_3450_0000;
+pub(crate) const GUEST_BASE: u64 = 0x10_0000;
+pub(crate) const USER_BASE: u64 = 0x7f12_3450_0000;
 
 /// Waits until it holds, for longer than any machine should need.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

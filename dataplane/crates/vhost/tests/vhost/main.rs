@@ -5,6 +5,7 @@
     reason = "helpers of tests say what they expect by panicking"
 )]
 
+mod fuzz;
 mod guest;
 mod lifecycle;
 mod malformed;

@@ -5,7 +5,8 @@ use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use podrouter_vhost::{PeerState, Received, RxRefused, Sent, TxRefused};
-use vhost::VhostBackend;
+use vhost::vhost_user::VhostUserFrontend;
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::guest::{Guest, Host, LIMIT, MRG_RXBUF, NEXT, RECEIVE, Ring, TRANSMIT, VERSION_1, WRITE, frame};
@@ -102,6 +103,24 @@ fn buffers_too_small_to_be_meant_cost_one_frame() {
 }
 
 #[test]
+fn chains_of_empty_descriptors_cost_a_bounded_number_of_reads() {
+    let mut host = Host::start();
+    let mut guest = Guest::connect_with(&host.path, VERSION_1 | MRG_RXBUF, 256, 0);
+    host.reaches(PeerState::Running);
+    let ring = guest.receive();
+    // One chain of 200 descriptors, all empty but the last with its one byte; offered again and again.
+    for index in 0..199 {
+        ring.describe(index, ring.buffers, 0, NEXT | WRITE, index + 1);
+    }
+    ring.describe(199, ring.buffers, 1, WRITE, 0);
+    for _ in 0..128 {
+        ring.offer(0);
+    }
+    assert_eq!(host.tx.burst().send(&[&frame(0, 1000)]), Sent::Refused(TxRefused::Malformed));
+    assert_eq!(guest.receive().used().len(), 3, "600 descriptors are enough");
+}
+
+#[test]
 fn a_head_outside_the_table_is_refused_alone() {
     let mut host = Host::start();
     let mut guest = Guest::connect(&host.path);
@@ -192,6 +211,40 @@ fn half_a_message_holds_up_neither_the_worker_nor_the_close() {
     assert_eq!(host.tx.burst().send(&[&[0; 60]]), Sent::NotConnected);
     host.port.close();
     assert!(is_closed(&stream));
+}
+
+#[test]
+fn a_front_end_stuck_half_way_does_not_hold_up_the_close() {
+    for stuck in [
+        // SET_FEATURES without its body; GET_FEATURES for ever, its answers never read.
+        [2u32, 1, 8].to_vec(),
+        [1u32, 1, 0].repeat(100_000),
+    ] {
+        let host = Host::start();
+        let mut stream = UnixStream::connect(&host.path).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let bytes: Vec<u8> = stuck.iter().flat_map(|field| field.to_ne_bytes()).collect();
+        // As much as goes.
+        let _full = stream.write_all(&bytes);
+        host.reaches(PeerState::Connected);
+        host.port.close();
+    }
+}
+
+#[test]
+fn more_regions_than_one_guest_may_have_are_refused() {
+    let host = Host::start();
+    let mut guest = Guest::connect(&host.path);
+    let refused = (1..1000).find(|number| {
+        let more = VhostUserMemoryRegionInfo {
+            guest_phys_addr: number << 32,
+            userspace_addr: number << 32,
+            ..guest.memory
+        };
+        guest.frontend.add_mem_region(&more).is_err()
+    });
+    assert_eq!(refused, Some(32));
+    host.reaches(PeerState::Disconnected);
 }
 
 #[test]

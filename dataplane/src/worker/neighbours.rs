@@ -1,0 +1,76 @@
+//! Neighbours: what was learned is taken in, who does not answer is asked again, and what waited leaves or is given up.
+
+use pipeline::{DropReason, NeighbourEvent, Offload, Packet, Tick};
+use tables::PortId;
+use wire::MacAddr;
+
+use super::Worker;
+use crate::frame::Frame;
+
+/// Neighbours that one round may look at.
+const BUDGET: usize = 64;
+
+impl Worker {
+    /// What the last burst taught about neighbours; packets that waited for it leave.
+    pub(super) fn learn(&mut self, now: Tick) {
+        let Self { router, neighbours, .. } = self;
+        // Allocates only where packets waited: once a neighbour, not once a packet.
+        let mut released: Vec<(PortId, MacAddr, Packet<Frame>)> = Vec::new();
+        let mut any = false;
+        for learned in router.learned() {
+            any = true;
+            neighbours.learn(now, &learned, &mut |mac, packet| released.push((learned.port, mac, packet)));
+        }
+        if !any {
+            return;
+        }
+        for (port, mac, packet) in released {
+            self.stage_to(port, mac, packet);
+        }
+        self.count_held();
+    }
+
+    /// Retransmissions, probes and ageing, a few a round.
+    pub(super) fn look_after_neighbours(&mut self, now: Tick) {
+        if self.neighbours.next_tick().is_none_or(|due| due > now) {
+            return;
+        }
+        // A question a second and neighbour, so that an allocation costs nothing that could be measured.
+        let mut events = Vec::new();
+        self.neighbours.tick(now, BUDGET, &mut |event| events.push(event));
+        for event in events {
+            match event {
+                NeighbourEvent::Solicit(solicit) => {
+                    let frame = pipeline::solicit_frame(self.tables.get(), &solicit);
+                    let Some(buffer) = frame.and_then(|bytes| self.tools.pools.frame(&bytes)) else {
+                        continue;
+                    };
+                    self.shared.counters.ledger.originated.add(1);
+                    self.stage(
+                        solicit.port,
+                        Packet { buffer, in_port: solicit.port, offload: Offload::Done },
+                    );
+                }
+                NeighbourEvent::GiveUp { mut packet, .. } => {
+                    let verdict = self.router.unreachable(self.tables.get(), now, &mut packet);
+                    self.settle(packet, verdict, now);
+                }
+            }
+        }
+        self.count_held();
+    }
+
+    pub(super) fn count_held(&self) {
+        self.shared.counters.ledger.held.set(self.neighbours.held() as u64);
+    }
+
+    /// What waits for the neighbours of a port goes, by this name.
+    pub(super) fn forget_neighbours(&mut self, port: PortId, reason: DropReason) {
+        let mut waiting = Vec::new();
+        self.neighbours.forget_port(port, &mut |packet| waiting.push(packet));
+        for packet in waiting {
+            self.refuse(port, reason, packet);
+        }
+        self.count_held();
+    }
+}

@@ -1,0 +1,13 @@
+//! The binary itself, over its socket: real DPDK ports without hugepages, and TAPs in throw-away namespaces. Needs root
+//! for the latter.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what it expects by panicking")]
+
+mod changes;
+mod dataplane;
+mod frames;
+mod hostile;
+mod pod;
+mod process;
+mod routing;
+mod taps;
