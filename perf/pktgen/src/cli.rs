@@ -19,7 +19,8 @@ Devices are DPDK's: `--vdev net_virtio_user0,path=/run/pod.sock,mac=02:00:00:00:
 
 Latency is the time of arrival less the time at which the packet was due, not less the time at which it was sent: a \
 sender that is held up does not hide the delay. With `--rate max` it is the time in full queues; measure latency at a \
-rate the path can carry. Packets that are lost have no latency.
+rate the path can carry. Packets that are lost have no latency, nor have those that were due and that the port did not \
+take before the end: they are counted as \"not sent\".
 
 Exit codes: 0 done; 1 it ran and failed (--min-received not reached, gateway silent); 2 command line; 3 configuration \
 (files, addresses or sizes that do not fit together); 4 DPDK or permission.

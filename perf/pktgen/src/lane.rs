@@ -55,8 +55,12 @@ pub(crate) struct Lane {
     runs: (u16, u16),
     warmup: bool,
     made: u64,
+    /// When the port was last asked to take what is due.
+    asked: u64,
     pub(crate) sent: u64,
     pub(crate) sent_bytes: u64,
+    /// Due before the run's end and still not sent then: the port took too few. They have no latency.
+    pub(crate) unsent: u64,
     pub(crate) meter: Meter,
     replayed_back: u64,
 }
@@ -78,8 +82,10 @@ impl Lane {
             runs: (run, run.wrapping_add(1)),
             warmup: false,
             made: 0,
+            asked: 0,
             sent: 0,
             sent_bytes: 0,
+            unsent: 0,
             meter: Meter::new(flows)?,
             replayed_back: 0,
         })
@@ -101,6 +107,7 @@ impl Lane {
         self.pending.clear();
         self.warmup = warmup;
         self.pacer = Pacer::new(self.rate, now);
+        self.asked = now;
         (self.made, self.sent, self.sent_bytes, self.replayed_back) = (0, 0, 0, 0);
         if let Source::Udp(udp) = &mut self.source {
             udp.next = 0;
@@ -141,6 +148,21 @@ impl Lane {
         self.meter.received + self.replayed_back
     }
 
+    /// Ends the sending: what was due when [`Self::send`] was last called and did not go, will not.
+    pub(crate) fn end(&mut self, count: Option<u64>) {
+        let waiting = u64::try_from(self.pending.len()).unwrap_or(0);
+        self.unsent = match self.rate {
+            // No packet is late where each is due as soon as the port takes it.
+            Rate::Max => 0,
+            Rate::Milli(_) => waiting + self.due(self.asked, count),
+        };
+        self.pending.clear();
+    }
+
+    fn due(&self, now: u64, count: Option<u64>) -> u64 {
+        self.pacer.due(now).min(count.map_or(u64::MAX, |count| count.saturating_sub(self.made)))
+    }
+
     /// When the next packet is due; none if always.
     pub(crate) fn next_ns(&self) -> Option<u64> {
         self.pacer.next_ns()
@@ -148,9 +170,9 @@ impl Lane {
 
     /// Sends what is due, at most a burst; returns how many the port took.
     pub(crate) fn send(&mut self, pool: &Pool, tx: &mut TxQueue, now: u64, count: Option<u64>) -> usize {
+        self.asked = now;
         if self.pending.is_empty() {
-            let left = count.map_or(u64::MAX, |count| count.saturating_sub(self.made));
-            let due = usize::try_from(self.pacer.due(now).min(left)).unwrap_or(usize::MAX);
+            let due = usize::try_from(self.due(now, count)).unwrap_or(usize::MAX);
             if due == 0 {
                 return 0;
             }

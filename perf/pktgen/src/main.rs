@@ -61,8 +61,13 @@ fn main() -> ExitCode {
         Err(Failure::Config(error)) => (3, error),
         Err(Failure::Dpdk(error)) => (4, error),
     };
-    eprintln!("pktgen: {error:#}");
+    say(&format!("pktgen: {error:#}"));
     ExitCode::from(code)
+}
+
+/// A line on stderr. Whoever read it may be gone, which is no reason to end without the results.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// The most that one segment holds, with the headroom.
@@ -237,7 +242,7 @@ fn work(
                     let now = [&progress.sent, &progress.received, &progress.reflected]
                         .map(|counter| counter.load(Ordering::Relaxed));
                     let line = report::progress_line(start.elapsed().as_secs(), now, before, last.elapsed());
-                    eprintln!("{line}");
+                    say(&line);
                     (before, last) = (now, Instant::now());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -259,11 +264,11 @@ fn on_core<T>(args: &Args, eal: &Eal, work: impl FnOnce() -> Result<T, Failure>)
 }
 
 fn ready(args: &Args) {
-    eprintln!("ready");
+    say("ready");
     if let Some(path) = &args.ready_file
         && let Err(error) = std::fs::write(path, "ready\n")
     {
-        eprintln!("pktgen: --ready-file {}: {error}", path.display());
+        say(&format!("pktgen: --ready-file {}: {error}", path.display()));
     }
 }
 
@@ -281,6 +286,7 @@ fn finish(
         rx_port: name(if worker.ios.len() == 1 { 0 } else { 1 - lane.tx_io }),
         sent: lane.sent,
         sent_bytes: lane.sent_bytes,
+        unsent: lane.unsent,
         received: lane.received(),
         reordered: lane.meter.reordered,
         duplicates: lane.meter.duplicates,

@@ -16,6 +16,7 @@ pub(crate) struct LaneReport {
     pub(crate) rx_port: String,
     pub(crate) sent: u64,
     pub(crate) sent_bytes: u64,
+    pub(crate) unsent: u64,
     pub(crate) received: u64,
     pub(crate) reordered: u64,
     pub(crate) duplicates: u64,
@@ -90,6 +91,7 @@ impl Report {
             "tx_port": lane.tx_port,
             "rx_port": lane.rx_port,
             "sent": lane.sent,
+            "unsent": lane.unsent,
             "received": lane.received,
             "lost": lane.lost(),
             "reordered": lane.reordered,
@@ -109,6 +111,7 @@ impl Report {
             "seconds": self.elapsed.as_secs_f64(),
             "sent": self.total(|lane| lane.sent),
             "sent_bytes": self.total(|lane| lane.sent_bytes),
+            "unsent": self.total(|lane| lane.unsent),
             "received": self.total(|lane| lane.received),
             "lost": self.total(LaneReport::lost),
             "reordered": self.total(|lane| lane.reordered),
@@ -142,6 +145,10 @@ impl Report {
             let rate = |count| format!("{}pps", human(per_second(count, self.elapsed)));
             let bits = human(per_second(self.total(|lane| lane.sent_bytes) * 8, self.elapsed));
             row("sent", sent.to_string(), format!("{}  {bits}bit/s", rate(sent)));
+            let unsent = self.total(|lane| lane.unsent);
+            if unsent > 0 {
+                row("not sent", unsent.to_string(), "due, but the port took too few".into());
+            }
             let received = self.total(|lane| lane.received);
             row("received", received.to_string(), rate(received));
             let lost = self.total(LaneReport::lost);
@@ -253,6 +260,7 @@ mod tests {
             rx_port: "b".into(),
             sent,
             sent_bytes: sent * 60,
+            unsent: 7,
             received: 1000,
             reordered: 3,
             duplicates: 2,
@@ -274,6 +282,7 @@ mod tests {
         assert_eq!(json["sent"], 2010);
         assert_eq!(json["received"], 2000);
         assert_eq!(json["lost"], 10);
+        assert_eq!(json["unsent"], 14);
         assert_eq!(json["sent_pps"], 1005.0);
         assert_eq!(json["latency_ns"]["count"], 2000);
         let p50 = json["latency_ns"]["p50"].as_u64().unwrap();
@@ -288,6 +297,7 @@ mod tests {
         for part in [
             "sent                    2010  1005.0 pps",
             "lost                      10  0.4975 %",
+            "not sent                  14  due, but the port took too few",
             "latency p99.9",
         ] {
             assert!(table.contains(part), "`{part}` is missing:\n{table}");

@@ -85,6 +85,8 @@ const REST: Duration = Duration::from_micros(20);
 const SOLICIT_EVERY: u64 = 200_000_000;
 /// A straggler that keeps coming does not hold up the end for longer.
 const LONGEST_DRAIN: Duration = Duration::from_secs(5);
+/// Whoever asked for the end waits no longer than this for stragglers.
+const HASTY_DRAIN: Duration = Duration::from_secs(1);
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
@@ -149,6 +151,9 @@ impl<'a> Worker<'a> {
         let end = limits.duration.map_or(u64::MAX, |duration| start.saturating_add(nanoseconds(duration)));
         self.send_until(end, limits.count, limits.min_received);
         let stopped = self.now();
+        for lane in &mut self.lanes {
+            lane.end(limits.count);
+        }
         if !self.lanes.is_empty() {
             self.drain(limits);
         }
@@ -190,7 +195,7 @@ impl<'a> Worker<'a> {
                 }
                 return Err(Silent { ports, waited: limit });
             }
-            let worked = self.receive(now);
+            let worked = self.receive();
             self.rest(worked, None);
         }
     }
@@ -209,17 +214,17 @@ impl<'a> Worker<'a> {
         let mut solicit_at = 0;
         loop {
             let now = self.now();
-            if now >= end || self.stopped() {
-                return;
-            }
+            let ended = now >= end;
             let mut worked = false;
             for lane in &mut self.lanes {
                 let Some(io) = self.ios.get_mut(lane.tx_io) else { continue };
-                worked |= lane.send(self.pool, &mut io.tx, now, count) > 0;
+                // What was due before the end is sent even if this comes after it.
+                worked |= lane.send(self.pool, &mut io.tx, now.min(end.saturating_sub(1)), count) > 0;
             }
-            // Sending took time: what arrives now did so at a later hour.
-            let now = self.now();
-            worked |= self.receive(now);
+            if ended || self.stopped() {
+                return;
+            }
+            worked |= self.receive();
             // An echo peer is known to its gateway by its asking, until it has an answer.
             if self.lanes.is_empty() && now >= solicit_at {
                 solicit_at = now + 5 * SOLICIT_EVERY;
@@ -258,13 +263,17 @@ impl<'a> Worker<'a> {
         let start = self.now();
         self.last_arrival = start;
         let (quiet, longest) = (nanoseconds(limits.drain), nanoseconds(LONGEST_DRAIN.max(limits.drain)));
+        let mut interrupted = None;
         loop {
             let now = self.now();
+            if self.stopped() && now - *interrupted.get_or_insert(now) >= nanoseconds(HASTY_DRAIN) {
+                break;
+            }
             let all = self.lanes.iter().all(|lane| lane.received() >= lane.sent);
             if all || now - self.last_arrival >= quiet || now - start >= longest {
                 break;
             }
-            let worked = self.receive(now);
+            let worked = self.receive();
             self.rest(worked, None);
         }
         self.publish();
@@ -287,14 +296,18 @@ impl<'a> Worker<'a> {
     }
 
     /// One burst of each port; returns whether there was anything.
-    fn receive(&mut self, now: u64) -> bool {
+    fn receive(&mut self) -> bool {
         let mut worked = false;
         for index in 0..self.ios.len() {
             let Some(io) = self.ios.get_mut(index) else { break };
             if !io.deaf && io.rx.rx(&mut self.inbox) > 0 {
                 worked = true;
+                // Read now: what the ports before this one brought has taken its time.
+                let now = nanoseconds(self.clock.elapsed());
+                self.last_arrival = now;
                 for mbuf in self.inbox.drain() {
-                    let kept = take(io, &mut self.lanes, &mut self.strays, &mut self.linear, mbuf, now);
+                    let at = (index, now);
+                    let kept = take(io, &mut self.lanes, &mut self.strays, &mut self.linear, mbuf, at);
                     if let Some(mbuf) = kept
                         && let Err(mbuf) = self.spent.push(mbuf)
                     {
@@ -313,9 +326,6 @@ impl<'a> Worker<'a> {
                 io.answers.clear();
             }
         }
-        if worked {
-            self.last_arrival = now;
-        }
         worked
     }
 }
@@ -333,14 +343,14 @@ fn queue(io: &mut Io, mbuf: Mbuf) {
     }
 }
 
-/// Deals with one received packet; gives it back if it is done with.
+/// Deals with one packet received on that port at that time; gives it back if it is done with.
 fn take(
     io: &mut Io,
     lanes: &mut [Lane],
     strays: &mut Strays,
     linear: &mut Vec<u8>,
     mut mbuf: Mbuf,
-    now: u64,
+    (index, now): (usize, u64),
 ) -> Option<Mbuf> {
     let whole = if mbuf.segment_count() == 1 {
         mbuf.data()
@@ -349,7 +359,9 @@ fn take(
         mbuf.copy_into(linear);
         linear
     };
-    let replay = lanes.iter_mut().find(|lane| lane.replays());
+    // Of two directions it is the one that was sent on the other port.
+    let only = lanes.len() == 1;
+    let replay = lanes.iter_mut().find(|lane| lane.replays() && (only || lane.tx_io != index));
     let replays = replay.is_some();
     if let Some(lane) = replay {
         // Its frames carry no stamp: whatever comes is one of them.

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -169,6 +169,59 @@ fn a_capture_is_replayed() {
 }
 
 #[test]
+fn a_capture_goes_both_ways_and_each_direction_is_counted_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("one.pcap");
+    pcap(&path, &[vec![0x5a; 60]]);
+    let line = "--vdev net_ring0 --vdev net_ring1 --both --rate 50k --count 2000 --pcap";
+    let result = json(&format!("{line} {}", path.display()));
+    assert_eq!(
+        (&result["sent"], &result["received"], &result["lost"]),
+        (&4000.into(), &4000.into(), &0.into())
+    );
+    for lane in result["lanes"].as_array().unwrap() {
+        assert_eq!((&lane["received"], &lane["lost"]), (&2000.into(), &0.into()), "{result}");
+    }
+}
+
+#[test]
+fn dpdk_writes_and_replays_captures() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    pcap(Path::new(&file("one.pcap")), &[vec![0x5a; 60]]);
+    let device =
+        |from: &str, to: &str| format!("--vdev net_pcap0,rx_pcap={},tx_pcap={}", file(from), file(to));
+    let result = json(&format!("{} --rate max --count 500 --flows 4", device("one.pcap", "sent.pcap")));
+    assert_eq!((&result["sent"], &result["ports"][0]["driver"]), (&500.into(), &"net_pcap".into()));
+
+    // What was written is sent back by an echo peer that reads it, and its answers are frames once more.
+    let peer = device("sent.pcap", "back.pcap");
+    let result =
+        json(&format!("{peer} --reflect --src-mac 02:00:00:00:00:02 --min-received 500 --duration 60"));
+    assert_eq!((&result["reflected"], &result["corrupt"]), (&500.into(), &0.into()), "{result}");
+    let result = json(&format!("--vdev net_ring0 --rate max --count 500 --pcap {}", file("back.pcap")));
+    assert_eq!((&result["sent"], &result["received"]), (&500.into(), &500.into()), "{result}");
+    assert_eq!(result["sent_bytes"], 500 * 60);
+}
+
+#[test]
+fn what_the_port_does_not_take_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("memif.sock");
+    // Nobody is at the other end: a port that takes nothing.
+    let device = format!("--vdev net_memif0,role=server,socket-abstract=no,socket={}", socket.display());
+    let result = json(&format!("{device} --rate 1k --duration 0.25"));
+    for (key, value) in [("sent", 0), ("unsent", 250), ("received", 0), ("lost", 0)] {
+        assert_eq!(result[key], value, "{key}: {result}");
+    }
+    let result = json(&format!("{device} --rate 100k --duration 0.25 --count 90"));
+    assert_eq!((&result["sent"], &result["unsent"]), (&0.into(), &90.into()), "{result}");
+    // A port that takes all is asked for exactly what the rate comes to.
+    let result = json("--vdev net_ring0 --rate 10k --duration 0.25");
+    assert_eq!((&result["sent"], &result["unsent"]), (&2500.into(), &0.into()), "{result}");
+}
+
+#[test]
 fn an_echo_peer_over_memif() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("memif.sock");
@@ -209,6 +262,33 @@ fn interrupted_it_reports() {
     }
     let result = running.interrupt();
     assert_eq!(result["sent"], result["received"], "{result}");
+}
+
+#[test]
+fn interrupted_it_does_not_wait_for_stragglers_for_long() {
+    let mut running = Running::start("--vdev net_null0 --rate 1k --duration 3600 --drain 3600 --json");
+    let id = rustix::process::Pid::from_child(&running.0);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    let start = Instant::now();
+    while running.0.try_wait().unwrap().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(60), "it drains on");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn results_come_also_where_nobody_reads_stderr() {
+    let mut child = pktgen()
+        .args("--vdev net_ring0 --rate 1k --count 1200 --progress --json".split_whitespace())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stderr.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{:?}", output.status);
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(result["received"], 1200);
 }
 
 #[test]
