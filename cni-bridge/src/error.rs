@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-/// Error codes: below 100 the specification's, from 100 ours.
+/// Error codes: below 100 the specification's, 100 to 109 control's, which come through as they are, from 110 our own.
 pub(crate) mod code {
     /// The configuration's version, or the command within that version, is not one of ours.
     pub(crate) const INCOMPATIBLE_VERSION: u32 = 1;
@@ -26,11 +26,11 @@ pub(crate) mod code {
     /// STATUS: no ADD can be served.
     pub(crate) const NOT_AVAILABLE: u32 = 50;
     /// Control speaks another protocol than this binary, or answers out of turn.
-    pub(crate) const PROTOCOL: u32 = 100;
+    pub(crate) const PROTOCOL: u32 = 110;
     /// CHECK: an attachment is no longer as its ADD left it.
-    pub(crate) const CHANGED: u32 = 101;
+    pub(crate) const CHANGED: u32 = 111;
     /// GC: what is stale was not removed.
-    pub(crate) const NOT_COLLECTED: u32 = 102;
+    pub(crate) const NOT_COLLECTED: u32 = 112;
 }
 
 /// A failure without the version that the runtime asked in; [`Failure::in_version`] adds it.

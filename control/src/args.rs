@@ -84,6 +84,9 @@ impl Args {
                 self.manifests.display()
             ));
         }
+        if let Some(why) = interface_name_fault(&self.host_interface) {
+            return Err(format!("--host-interface {}: {why}", self.host_interface));
+        }
         if !self.gateway4.is_link_local() {
             return Err(format!("--gateway4 {}: must be link-local (169.254.0.0/16)", self.gateway4));
         }
@@ -128,6 +131,21 @@ impl Args {
             addresses: self.uplink_address.clone(),
             gateways: self.uplink_gateway.clone(),
         }))
+    }
+}
+
+/// Why the kernel would not have the name, or would have it stand for something else (`dev_valid_name`; `%` asks for a
+/// number; `all` and `default` are its switches for every device).
+pub(crate) fn interface_name_fault(name: &str) -> Option<&'static str> {
+    let bad = |c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control();
+    if name.is_empty() || name.len() > 15 {
+        Some("an interface's name has 1 to 15 bytes")
+    } else if name.contains(bad) {
+        Some("an interface's name has no `/`, `:`, `%` or white space")
+    } else if matches!(name, "." | ".." | "lo" | "all" | "default") {
+        Some("no interface of ours can be called that")
+    } else {
+        None
     }
 }
 
@@ -181,6 +199,7 @@ mod tests {
             (vec!["--uplink-address", "10.0.0.1/33"], "10.0.0.1/33"),
             (vec!["--uplink-address", "10.0.0.1"], "--uplink-address"),
             (vec!["--uplink-mtu", "100"], "100"),
+            (vec!["--host-interface", "sixteen-bytes-xx"], "--host-interface sixteen-bytes-xx"),
             (vec!["--gateway4", "10.0.0.1"], "--gateway4 10.0.0.1"),
             (vec!["--gateway6", "fd00::1"], "--gateway6 fd00::1"),
         ] {

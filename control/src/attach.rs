@@ -11,10 +11,12 @@ use std::time::Duration;
 use proto::control::{AttachPort, AttachRequest, Attached};
 use tap::Tap;
 
+use crate::args::interface_name_fault;
 use crate::ipam;
 use crate::journal::{Attachment, Key, Record};
 use crate::pod::{self, PodError};
-use crate::store::Store;
+use crate::sandbox;
+use crate::store::{Claim, Store, Unapplied};
 
 /// Longest wait for the data plane's commit, within what runtimes give a plug-in.
 const COMMIT: Duration = Duration::from_secs(10);
@@ -73,7 +75,7 @@ pub(crate) fn attach(
         container: request.container.clone(),
         interface: request.interface.clone(),
     };
-    let _claim = store.claim(&key, TURN).ok_or_else(|| busy(&key))?;
+    let claim = store.claim(&key, TURN).ok_or_else(|| busy(&key))?;
     if let Some(there) = store.attachment(&key) {
         return Err(failure(
             code::ATTACHED_ALREADY,
@@ -92,10 +94,14 @@ pub(crate) fn attach(
             store.config.node
         )));
     }
-    let addresses = store
-        .allocate(&plan.desired.own_cidrs, &plan.desired.host_addresses)
-        .map_err(|error| again(error.to_string()))?;
-    let attachment = draw_up(store, request, &key, &addresses);
+    let mut reserved = plan.desired.host_addresses.clone();
+    if let Some(uplink) = &store.config.uplink {
+        reserved
+            .extend(uplink.addresses.iter().map(|own| own.address).chain(uplink.gateways.iter().copied()));
+    }
+    let addresses =
+        store.allocate(&plan.desired.own_cidrs, &reserved).map_err(|error| again(error.to_string()))?;
+    let attachment = draw_up(store, request, &claim, &addresses);
     let result =
         attachment.and_then(|attachment| put_in_force(store, &attachment, netns).map(|()| attachment));
     match result {
@@ -117,7 +123,10 @@ pub(crate) fn attach(
 /// The journal could not be written; asked again, it succeeds.
 pub(crate) fn detach(store: &Store, key: &Key) -> Result<(), Failure> {
     let _claim = store.claim(key, TURN).ok_or_else(|| busy(key))?;
-    let Some(attachment) = store.attachment(key) else { return Ok(()) };
+    let Some(attachment) = store.attachment(key) else {
+        // A DEL whose record could not be written is asked again.
+        return store.settle().map_err(|error| failure(code::IO, error.to_string(), "see --state-dir"));
+    };
     let written = take_out(store, &attachment);
     tracing::info!("{key}: detached ({})", attachment.port);
     written
@@ -138,15 +147,8 @@ fn check(request: &AttachRequest) -> Result<(), Failure> {
         }
     }
     let name = &request.interface;
-    let bad = |c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control();
-    if name.len() > 15 || name.contains(bad) || matches!(name.as_str(), "." | ".." | "lo" | "all" | "default")
-    {
-        let reason = format!("CNI_IFNAME `{name}` cannot be an interface's name");
-        return Err(failure(
-            code::INVALID_ENVIRONMENT,
-            reason,
-            "1 to 15 bytes, no `/`, `:`, `%` or white space",
-        ));
+    if let Some(why) = interface_name_fault(name) {
+        return Err(failure(code::INVALID_ENVIRONMENT, format!("CNI_IFNAME `{name}`: {why}"), ""));
     }
     if let Some(mtu) = request.mtu.filter(|mtu| *mtu < LEAST_MTU) {
         let details = format!("at least {LEAST_MTU} (RFC 8200, section 5)");
@@ -163,22 +165,28 @@ fn check(request: &AttachRequest) -> Result<(), Failure> {
 fn draw_up(
     store: &Store,
     request: AttachRequest,
-    key: &Key,
+    claim: &Claim<'_>,
     addresses: &[std::net::IpAddr],
 ) -> Result<Attachment, Failure> {
-    let port = port_name(key);
-    let pod = request.pod.as_ref().map(|pod| format!("{}/{}", pod.namespace, pod.name));
-    let (named, port_taken) = store.is_named(pod.as_deref().unwrap_or_default(), &port);
-    if port_taken {
+    let port = port_name(claim.key());
+    if store.attachment_of(&port).is_some() {
         let reason = format!("another attachment's port has the name {port} too");
         return Err(failure(code::DATAPLANE, reason, "use another container id"));
     }
-    // A pod whose sandbox is made anew, or that has a second interface, is there twice.
-    let endpoint = match pod {
-        Some(pod) if !named => pod,
-        Some(pod) => format!("{pod}@{port}"),
-        None => port.clone(),
+    let names = match &request.pod {
+        // A pod whose sandbox is made anew, or that has a second interface, is there twice.
+        Some(pod) => {
+            vec![format!("{}/{}", pod.namespace, pod.name), format!("{}/{}@{port}", pod.namespace, pod.name)]
+        }
+        None => vec![port.clone()],
     };
+    let endpoint = store.name_endpoint(claim, &names).ok_or_else(|| {
+        failure(
+            code::DATAPLANE,
+            format!("another endpoint has the name {}", names.join(" or ")),
+            "DEL it first",
+        )
+    })?;
     let socket = match request.port {
         AttachPort::Tap => None,
         AttachPort::VhostUser => Some(store.config.vhost_dir.join(format!("{port}.sock"))),
@@ -206,25 +214,34 @@ fn draw_up(
 /// Device, journal, data plane; whichever fails, those before it are undone.
 fn put_in_force(store: &Store, attachment: &Attachment, netns: Option<OwnedFd>) -> Result<(), Failure> {
     let tap = match attachment.request.port {
-        AttachPort::Tap => Some(make_tap(attachment, netns)?),
+        AttachPort::Tap => Some(make_tap(attachment, netns.as_ref())?),
         AttachPort::VhostUser => None,
     };
-    if let Err(error) = store.write(&Record::Attach(Box::new(attachment.clone()))) {
-        if attachment.request.port == AttachPort::Tap {
-            pod::remove(tap.as_ref(), attachment);
-        }
-        return Err(failure(code::IO, error.to_string(), "see --state-dir"));
-    }
+    // Until it is in the journal, the device goes with its descriptor: a process that dies here leaves nothing.
+    store
+        .write(&Record::Attach(Box::new(attachment.clone())))
+        .map_err(|error| failure(code::IO, error.to_string(), "see --state-dir"))?;
+    let lasting = tap.as_ref().map_or(Ok(()), |tap| tap.set_persistent(true));
     let revision = store.insert(attachment.clone(), tap);
-    let Err(reason) = store.wait_applied(revision, Some(&attachment.port), COMMIT) else { return Ok(()) };
-    // A data plane that went away meanwhile may be back for the next attempt.
-    let code = if store.is_connected() { code::DATAPLANE } else { code::TRY_AGAIN_LATER };
+    if let Some(netns) = &netns {
+        sandbox::watch(store, attachment, netns.as_fd());
+    }
+    let (code, reason, in_time) = match lasting {
+        Err(error) => (code::INTERFACE, error.to_string(), true),
+        Ok(()) => match store.wait_applied(revision, Some(&attachment.port), COMMIT) {
+            Ok(()) => return Ok(()),
+            Err(reason @ Unapplied::Refused(_)) => (code::DATAPLANE, reason.to_string(), true),
+            // One that hangs, or went away meanwhile, may be back for the next attempt.
+            Err(reason @ Unapplied::Late(_)) => (code::TRY_AGAIN_LATER, reason.to_string(), false),
+        },
+    };
     // Its address is the caller's to give back.
-    let details = take_down(store, attachment).err().map(|failure| failure.reason).unwrap_or_default();
+    let undone = take_down(store, attachment, in_time);
+    let details = undone.err().map(|failure| failure.reason).unwrap_or_default();
     Err(failure(code, format!("port {}: {reason}", attachment.port), details))
 }
 
-fn make_tap(attachment: &Attachment, netns: Option<OwnedFd>) -> Result<Tap, Failure> {
+fn make_tap(attachment: &Attachment, netns: Option<&OwnedFd>) -> Result<Tap, Failure> {
     let request = &attachment.request;
     let path = request.netns.display();
     let netns = netns.ok_or_else(|| {
@@ -244,17 +261,19 @@ fn make_tap(attachment: &Attachment, netns: Option<OwnedFd>) -> Result<Tap, Fail
 }
 
 fn take_out(store: &Store, attachment: &Attachment) -> Result<(), Failure> {
-    let taken = take_down(store, attachment);
+    let taken = take_down(store, attachment, true);
     store.release(&attachment.attached.addresses);
     taken
 }
 
-/// Rows, port, device, record.
-fn take_down(store: &Store, attachment: &Attachment) -> Result<(), Failure> {
+/// Rows, port, device, record. With `wait`, only once the data plane has let go.
+fn take_down(store: &Store, attachment: &Attachment, wait: bool) -> Result<(), Failure> {
     let key = attachment.key();
     let revision = store.remove(&key);
-    // A data plane that is away gets the removal with its next snapshot, in the transaction that may use the address anew.
-    if store.is_connected()
+    // A data plane that is away or hangs gets the removal later, in the transaction that may use the address anew; and
+    // a port of the same name on a new device is made anew.
+    if wait
+        && store.is_connected()
         && let Err(reason) = store.wait_applied(revision, None, COMMIT)
     {
         tracing::warn!("{key}: the data plane still has it: {reason}");
@@ -267,6 +286,17 @@ fn take_down(store: &Store, attachment: &Attachment) -> Result<(), Failure> {
         store.write_later(Record::Detach(key));
         failure(code::IO, error.to_string(), "see --state-dir")
     })
+}
+
+/// Releases a kernel pod whose sandbox went away, unless it was detached meanwhile or is there after all.
+pub(crate) fn release_gone(store: &Store, key: &Key, gone: impl FnOnce(&Attachment) -> bool) {
+    let Some(_claim) = store.claim(key, TURN) else { return };
+    let Some(attachment) = store.attachment(key).filter(gone) else { return };
+    let path = attachment.request.netns.display();
+    tracing::warn!("{key}: {path} is gone and no DEL came; released");
+    if let Err(failure) = take_out(store, &attachment) {
+        tracing::warn!("{key}: {}", failure.reason);
+    }
 }
 
 /// At start: opens again what can be opened, and lets go of kernel pods whose namespace is no more (the node was booted
@@ -285,14 +315,16 @@ pub(crate) fn restore(store: &Store) {
             continue;
         }
         let opened = tap::netns::open_netns(path).map_err(|error| error.to_string()).and_then(|netns| {
-            match pod::restore(netns.as_fd(), &attachment.request.interface, &attachment.attached) {
-                Ok(tap) => Ok(Some(tap)),
-                Err(error) if error.is_busy() => Ok(None),
-                Err(error) => Err(error.to_string()),
-            }
+            let tap = match pod::restore(netns.as_fd(), &attachment.request.interface, &attachment.attached) {
+                Ok(tap) => Some(tap),
+                Err(error) if error.is_busy() => None,
+                Err(error) => return Err(error.to_string()),
+            };
+            sandbox::watch(store, &attachment, netns.as_fd());
+            Ok(tap)
         });
         match opened {
-            Ok(Some(tap)) => store.keep_tap(&attachment.port, tap),
+            Ok(Some(tap)) => store.keep_tap(&attachment.port, tap, None),
             Ok(None) => {}
             Err(error) => tracing::warn!("{}: {error}", attachment.key()),
         }

@@ -2,10 +2,8 @@
 //!
 //! Owns the socket and the conversation, not what is done for it (that is `attach.rs`). Only root may connect.
 
-use std::fs::Permissions;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +11,7 @@ use std::time::Duration;
 
 use proto::control::{Request, Response};
 use proto::{Connection, FrameError};
+use rustix::fs::Mode;
 
 use crate::attach::{Failure, attach, code, detach};
 use crate::journal::Key;
@@ -31,7 +30,10 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     }
     match UnixStream::connect(path) {
         Ok(_) => {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there already"));
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another process listens there already: end it, or choose another",
+            ));
         }
         // A socket that its process left behind. What is no socket stays, and makes `bind` fail.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -42,9 +44,11 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
         }
         Err(_) => {}
     }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    Ok(listener)
+    // Root alone, from the first moment.
+    let before = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(before);
+    listener
 }
 
 /// Answers for good, on the calling thread.
@@ -137,6 +141,7 @@ impl From<Failure> for Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_stale_socket_is_replaced_and_a_live_one_is_not() {

@@ -47,6 +47,12 @@ pub(crate) fn prepare(name: &str, mtu: u16) -> Result<Option<Tap>, HostError> {
         Err(TapError::Attach { errno: Errno::BUSY, .. }) => None,
         Err(error) => return Err(error.into()),
     };
+    set_up(name, mtu)?;
+    Ok(tap)
+}
+
+/// Sets the device as it is to be, whatever was changed about it.
+fn set_up(name: &str, mtu: u16) -> Result<(), HostError> {
     let conf4 = format!("net/ipv4/conf/{name}");
     let conf6 = format!("net/ipv6/conf/{name}");
     // Answers to the node itself carry its own address as source, and come from this device.
@@ -62,33 +68,43 @@ pub(crate) fn prepare(name: &str, mtu: u16) -> Result<Option<Tap>, HostError> {
         kernel.set_link(link, MAC, mtu).await?;
         kernel.add_address(link, ADDRESS.into(), AddressScope::Link).await
     };
-    netlink::run(None, work).map_err(|source| HostError::Netlink { name: name.to_owned(), source })?;
-    Ok(tap)
+    netlink::run(None, work).map_err(|source| HostError::Netlink { name: name.to_owned(), source })
 }
 
 /// Follows the desired state for good, on the calling thread.
 pub(crate) fn follow(store: &Store, name: &str, router: Router) {
     let mut seen = 0;
-    let mut done = None;
     loop {
-        // What failed may succeed later, as when the node gets the address that is to be the source.
-        let plan = store.next_plan(seen, done.is_none().then_some(RETRY));
+        let plan = store.next_plan(seen, LOOK);
         seen = plan.revision;
         let wanted = wanted(&plan.desired, router);
-        if done.as_ref() == Some(&wanted) {
-            continue;
-        }
-        let warnings = match sync(name, &wanted) {
+        let kept = keep(store, name).map_err(|error| error.to_string());
+        let warnings = match kept
+            .and_then(|()| sync(name, &wanted).map_err(|error| format!("host interface `{name}`: {error}")))
+        {
             Ok(warnings) => warnings,
-            Err(error) => vec![format!("host interface `{name}`: {error}; it is tried again")],
+            Err(error) => vec![format!("{error}; it is tried again every {LOOK:?}")],
         };
-        done = warnings.is_empty().then_some(wanted);
         store.set_host_warnings(warnings);
     }
 }
 
-/// Time after which what failed is tried again.
-const RETRY: Duration = Duration::from_secs(3);
+/// Time after which the device and its routes are looked at without a change of the desired state: somebody may have
+/// changed them, and what failed may succeed, as when the node gets the address that is to be the source.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// Makes the device anew if somebody deleted it, and sets again what somebody changed.
+fn keep(store: &Store, name: &str) -> Result<(), HostError> {
+    // A descriptor outlives its device, and then knows no flags any more.
+    if store.tap(HOST_PORT).is_some_and(|held| held.tap.persistent().is_ok()) {
+        return set_up(name, store.config.mtu);
+    }
+    if let Some(tap) = prepare(name, store.config.mtu)? {
+        tracing::warn!("host interface `{name}` was not there or was nobody's: it is handed over anew");
+        store.renew_tap(HOST_PORT, tap);
+    }
+    Ok(())
+}
 
 fn sync(name: &str, wanted: &[KernelRoute]) -> Result<Vec<String>, NetlinkError> {
     netlink::run(None, async |kernel: Netlink| {
@@ -115,14 +131,23 @@ async fn add(
     route: KernelRoute,
     present: &[KernelRoute],
 ) -> Result<(), String> {
-    let Err(error) = kernel.add_route(link, &route, PROTOCOL, true).await else { return Ok(()) };
+    // Replacing would take a route of somebody else's by another device just as well.
+    let own = present.iter().any(|there| there.prefix == route.prefix);
+    let Err(error) = kernel.add_route(link, &route, PROTOCOL, own).await else { return Ok(()) };
+    if error.errno() == Some(Errno::EXIST) {
+        return Err(format!(
+            "there is another route to {0}, which stays: see `ip route show {0}`, and remove it if this node's pods \
+             are podrouter's alone",
+            route.prefix
+        ));
+    }
     let Some(source) = route.source.filter(|_| error.errno() == Some(Errno::INVAL)) else {
         return Err(error.to_string());
     };
     // The source is no address of this machine. A route without one still reaches the pods, from some address.
     let plain = KernelRoute { source: None, ..route };
     if !present.contains(&plain) {
-        kernel.add_route(link, &plain, PROTOCOL, true).await.map_err(|error| error.to_string())?;
+        kernel.add_route(link, &plain, PROTOCOL, own).await.map_err(|error| error.to_string())?;
     }
     Err(format!(
         "the route to {} cannot have source {source}: give this machine that address, or correct the Node's \

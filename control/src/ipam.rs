@@ -33,7 +33,8 @@ impl Ipam {
         Self { used: used.into_iter().collect(), last }
     }
 
-    /// One address of each family that `cidrs` have, and none of `reserved`.
+    /// One address of each family that `cidrs` have, and none of `reserved`. The family that comes first there comes
+    /// first here: it is the cluster's own first one (`status.podIP` is of it).
     ///
     /// # Errors
     /// One of the families has no free address; then none is taken.
@@ -43,7 +44,8 @@ impl Ipam {
         reserved: &[IpAddr],
     ) -> Result<Vec<IpAddr>, Exhausted> {
         let mut found = Vec::new();
-        for v4 in [true, false] {
+        let first = cidrs.first().is_none_or(|cidr| cidr.addr().is_ipv4());
+        for v4 in [first, !first] {
             let family: Vec<IpPrefix> =
                 cidrs.iter().copied().filter(|cidr| cidr.addr().is_ipv4() == v4).collect();
             if family.is_empty() {
@@ -133,6 +135,11 @@ mod tests {
         let cidrs = [prefix("10.244.1.0/24"), prefix("fd00:10:244:1::/64")];
         let first = ipam.allocate(&cidrs, &[]).unwrap();
         assert_eq!(texts(&first), ["10.244.1.2", "fd00:10:244:1::2"]);
+        let turned = [cidrs[1], cidrs[0]];
+        assert_eq!(
+            texts(&Ipam::default().allocate(&turned, &[]).unwrap()),
+            ["fd00:10:244:1::2", "10.244.1.2"]
+        );
         let node = ["10.244.1.3".parse().unwrap()];
         assert_eq!(texts(&ipam.allocate(&cidrs, &node).unwrap()), ["10.244.1.4", "fd00:10:244:1::3"]);
         assert_eq!(mac_of(&first).to_string(), "0a:58:0a:f4:01:02");

@@ -82,6 +82,8 @@ pub(crate) struct Journal {
     file: File,
     /// Bytes that are known to be whole lines.
     length: u64,
+    /// There may be half a line after them, which could not be cut off yet.
+    torn: bool,
     /// Records that could not be written; they go before the next one.
     deferred: Vec<Record>,
 }
@@ -134,7 +136,7 @@ impl Journal {
         };
         let file = write().map_err(wrap("writing it anew"))?;
         let length = lines.len() as u64;
-        Ok((Self { path, file, length, deferred: Vec::new() }, history))
+        Ok((Self { path, file, length, torn: false, deferred: Vec::new() }, history))
     }
 
     /// Writes a record, and those deferred before it, to the disk itself.
@@ -142,21 +144,41 @@ impl Journal {
     /// # Errors
     /// The disk is full or broken; the file is then as it was before.
     pub(crate) fn append(&mut self, record: &Record) -> Result<(), JournalError> {
+        self.append_all(Some(record))
+    }
+
+    /// Writes the deferred records.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub(crate) fn settle(&mut self) -> Result<(), JournalError> {
+        if self.deferred.is_empty() { Ok(()) } else { self.append_all(None) }
+    }
+
+    fn append_all(&mut self, record: Option<&Record>) -> Result<(), JournalError> {
         let mut lines = Vec::new();
-        let result = self.deferred.iter().chain([record]).try_for_each(|record| {
+        let result = self.deferred.iter().chain(record).try_for_each(|record| {
             lines.extend(line(record)?);
             Ok(())
         });
-        let result = result.and_then(|()| self.file.write_all(&lines)).and_then(|()| self.file.sync_data());
+        let result = result.and_then(|()| {
+            // Half a line in the middle would cost the next record.
+            if self.torn {
+                self.file.set_len(self.length)?;
+            }
+            self.torn = true;
+            self.file.write_all(&lines)?;
+            self.file.sync_data()
+        });
         match result {
             Ok(()) => {
                 self.length += lines.len() as u64;
+                self.torn = false;
                 self.deferred.clear();
                 Ok(())
             }
             Err(source) => {
-                // Half a line in the middle would cost the next record; a failure to cut it off shows at the next write.
-                let _ = self.file.set_len(self.length);
+                self.torn = self.file.set_len(self.length).is_err();
                 Err(JournalError { path: self.path.clone(), operation: "appending a record", source })
             }
         }

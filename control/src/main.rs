@@ -11,6 +11,7 @@ mod ipam;
 mod journal;
 mod netlink;
 mod pod;
+mod sandbox;
 mod session;
 mod store;
 mod watch;
@@ -67,6 +68,9 @@ fn run(args: &Args, config: Config) -> anyhow::Result<()> {
         std::fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
     }
     let _lock = lock(&args.state_dir)?;
+    // Before anything is touched: another process may have the socket, with another state directory.
+    let listener = cni::listen(&args.socket)
+        .with_context(|| format!("listening on --socket {}", args.socket.display()))?;
     let (journal, history) = Journal::open(&args.state_dir)?;
     let source: Box<dyn Source> = Box::new(Manifests::new(args.manifests.clone()));
     let store = Arc::new(Store::new(config, source.describe(), journal, history).context("making an event")?);
@@ -74,11 +78,9 @@ fn run(args: &Args, config: Config) -> anyhow::Result<()> {
     if let Some(name) = store.config.host.as_deref()
         && let Some(tap) = host::prepare(name, store.config.mtu)?
     {
-        store.keep_tap(desired::HOST_PORT, tap);
+        store.keep_tap(desired::HOST_PORT, tap, None);
     }
     attach::restore(&store);
-    let listener = cni::listen(&args.socket)
-        .with_context(|| format!("listening on --socket {}", args.socket.display()))?;
 
     let shared = Arc::clone(&store);
     start("source", move || {
@@ -93,6 +95,8 @@ fn run(args: &Args, config: Config) -> anyhow::Result<()> {
         let shared = Arc::clone(&store);
         start("host", move || host::follow(&shared, &name, shared.config.router))?;
     }
+    let shared = Arc::clone(&store);
+    start("sandbox", move || sandbox::follow(&shared))?;
     let shared = Arc::clone(&store);
     start("control", move || cni::serve(&listener, &shared))?;
     tracing::info!("node {}: listening on {}", store.config.node, args.socket.display());

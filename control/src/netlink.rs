@@ -158,13 +158,15 @@ impl Netlink {
         scope: AddressScope,
     ) -> Result<(), NetlinkError> {
         let prefix = IpPrefix::host(address);
-        let mut request = self.0.address().add(link.index, address, prefix.len()).replace();
+        let mut request = self.0.address().add(link.index, address, prefix.len());
         request.message_mut().header.scope = scope;
         // The address is ours by the journal: duplicate detection (RFC 4862, section 5.4) would only hold it back.
         let flags = AddressFlags::Nodad | AddressFlags::Noprefixroute;
         request.message_mut().attributes.push(AddressAttribute::Flags(flags));
-        let result = request.execute().await;
-        result.map_err(|error| NetlinkError::from(format!("adding address {prefix}"), &error))
+        match request.execute().await {
+            Err(error) if errno(&error) == Some(Errno::EXIST) => Ok(()),
+            result => result.map_err(|error| NetlinkError::from(format!("adding address {prefix}"), &error)),
+        }
     }
 
     /// Adds a route by the device.

@@ -37,7 +37,8 @@ impl PodError {
     }
 }
 
-/// Makes the interface; whatever fails, nothing of it is left.
+/// Makes the interface, which goes with the descriptor until it is made persistent; whatever fails, nothing of it is
+/// left.
 ///
 /// # Errors
 /// There is an interface of that name, or the kernel refuses a step.
@@ -45,17 +46,13 @@ pub(crate) fn make(netns: BorrowedFd<'_>, interface: &str, pod: &Attached) -> Re
     if find(netns, interface)?.is_some() {
         return Err(PodError::Exists(interface.to_owned()));
     }
-    let tap = match Tap::create_in(netns, &config(interface)) {
+    let tap = match Tap::create_in(netns, &TapConfig { persistent: false, ..config(interface) }) {
         Err(TapError::Attach { errno: Errno::EXIST | Errno::BUSY, .. }) => {
             return Err(PodError::Exists(interface.to_owned()));
         }
         made => made?,
     };
-    if let Err(error) = configure(netns, interface, pod) {
-        // Without persistence, the device goes with its only descriptor.
-        let _ = tap.set_persistent(false);
-        return Err(error);
-    }
+    configure(netns, interface, pod)?;
     Ok(tap)
 }
 

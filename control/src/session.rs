@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
-use desired::{HOST_PORT, Rows, diff};
+use desired::{Desired, HOST_PORT, Rows, diff};
 use proto::dataplane::{PortKind, PortSpec, Request, Response, Snapshot, Transaction};
 use proto::{Connection, FrameError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -76,6 +76,8 @@ pub(crate) fn follow(store: &Store, path: &Path) {
 
 struct Session {
     connection: Connection,
+    /// Which data plane it is: another one after each of its starts.
+    instance: String,
     generation: u64,
     rows: Rows,
     ports: BTreeMap<String, PortSpec>,
@@ -93,11 +95,18 @@ impl Session {
         let named = |error| SessionError::Connect(path.display().to_string(), error);
         let connection = Connection::connect(path).map_err(named)?;
         connection.set_timeout(Some(ANSWER)).map_err(named)?;
-        let mut session = Self { connection, generation: 0, rows: Rows::default(), ports: BTreeMap::new() };
+        let mut session = Self {
+            connection,
+            instance: String::new(),
+            generation: 0,
+            rows: Rows::default(),
+            ports: BTreeMap::new(),
+        };
         let hello = Request::Hello { version: proto::VERSION, program: "podrouter-control".to_owned() };
         match session.call(&hello)?.0 {
             Response::Hello(hello) if hello.version.abs_diff(proto::VERSION) <= 1 => {
                 tracing::info!("data plane: instance {} at generation {}", hello.instance, hello.generation);
+                session.instance = hello.instance;
             }
             Response::Hello(hello) => {
                 return Err(SessionError::Version { theirs: hello.version, ours: proto::VERSION });
@@ -184,25 +193,33 @@ impl Session {
     }
 
     fn carry_out(&mut self, store: &Store, plan: &Plan) -> Result<Outcome, SessionError> {
-        let desired = &plan.desired;
-        let mut outcome = Outcome::default();
-        // A second round makes anew, with the rows that name them, ports that the first had to take away.
-        for _ in 0..2 {
-            let (available, stale) = self.add_ports(store, &desired.ports, &mut outcome)?;
-            let rows = desired.rows.restricted(|port| available.contains(port));
-            outcome.refused = self.commit(&rows)?;
-            if outcome.refused.is_some() {
-                break;
-            }
-            self.remove_ports(
-                |name| !desired.ports.contains_key(name) || stale.contains(name),
-                &mut outcome,
-            )?;
-            if stale.is_empty() || !outcome.failed_ports.is_empty() {
-                break;
-            }
+        let (mut outcome, mut stale) = self.round(store, &plan.desired)?;
+        if !stale.is_empty() && outcome.refused.is_none() {
+            // A second round makes anew, with the rows that name them, ports that the first had to take away.
+            (outcome, stale) = self.round(store, &plan.desired)?;
+        }
+        for name in stale {
+            outcome.failed_ports.entry(name).or_insert_with(|| "is yet to be made anew".to_owned());
         }
         Ok(outcome)
+    }
+
+    /// Ports, rows, and the removal of ports that no row names any more. Gives those that were there otherwise than
+    /// wanted as well.
+    fn round(
+        &mut self,
+        store: &Store,
+        desired: &Desired,
+    ) -> Result<(Outcome, BTreeSet<String>), SessionError> {
+        let mut outcome = Outcome::default();
+        let (available, stale) = self.add_ports(store, &desired.ports, &mut outcome)?;
+        let rows = desired.rows.restricted(|port| available.contains(port));
+        outcome.refused = self.commit(&rows)?;
+        if outcome.refused.is_none() {
+            let gone = |name: &str| !desired.ports.contains_key(name) || stale.contains(name);
+            self.remove_ports(gone, &mut outcome)?;
+        }
+        Ok((outcome, stale))
     }
 
     /// Makes what is missing. Gives the ports that are there as wanted, and those that are there but otherwise.
@@ -214,9 +231,11 @@ impl Session {
     ) -> Result<(BTreeSet<String>, BTreeSet<String>), SessionError> {
         let (mut available, mut stale) = (BTreeSet::new(), BTreeSet::new());
         for (name, spec) in wanted {
+            let held = store.tap(name);
+            let same_device = held.as_ref().is_none_or(|held| held.given.as_ref() == Some(&self.instance));
             let result = match self.ports.get(name) {
-                Some(there) if serves(there, spec) => {
-                    if spec.kind == PortKind::Tap && store.tap(name).is_none() {
+                Some(there) if serves(there, spec) && same_device => {
+                    if spec.kind == PortKind::Tap && held.is_none() {
                         self.duplicate(store, name)?;
                     }
                     Ok(())
@@ -250,7 +269,7 @@ impl Session {
             (other, _) => return Err(unexpected("duplicate-tap", &other)),
         };
         match taken {
-            Ok(tap) => store.keep_tap(name, tap),
+            Ok(tap) => store.keep_tap(name, tap, Some(&self.instance)),
             Err(reason) => tracing::warn!("port {name}: no duplicate of its TAP: {reason}"),
         }
         Ok(())
@@ -269,6 +288,9 @@ impl Session {
         match self.connection.call(&Request::AddPort(spec.clone()), &fds)?.0 {
             Response::Port(info) => {
                 tracing::info!("port {}: made (id {})", spec.name, info.id);
+                if let Some(tap) = &tap {
+                    store.mark_given(&spec.name, tap, &self.instance);
+                }
                 self.ports.insert(spec.name.clone(), spec.clone());
                 Ok(Ok(()))
             }
@@ -335,21 +357,24 @@ fn serves(there: &PortSpec, wanted: &PortSpec) -> bool {
 
 /// The TAP's descriptor: the one that is kept, or the device opened again by the path in the journal.
 fn open_tap(store: &Store, name: &str) -> Result<std::sync::Arc<Tap>, String> {
-    if let Some(tap) = store.tap(name) {
-        return Ok(tap);
+    if let Some(held) = store.tap(name) {
+        return Ok(held.tap);
     }
     if name == HOST_PORT {
         let host = store.config.host.as_deref().unwrap_or_default();
         if let Some(tap) = host::prepare(host, store.config.mtu).map_err(|error| error.to_string())? {
-            store.keep_tap(name, tap);
+            store.keep_tap(name, tap, None);
         }
     } else if let Some(attachment) = store.attachment_of(name) {
         let request = &attachment.request;
         let netns = tap::netns::open_netns(&request.netns).map_err(|error| error.to_string())?;
         let tap = pod::restore(netns.as_fd(), &request.interface, &attachment.attached);
-        store.keep_tap(name, tap.map_err(|error| error.to_string())?);
+        store.keep_tap(name, tap.map_err(|error| error.to_string())?, None);
     }
-    store.tap(name).ok_or_else(|| "another process holds its TAP".to_owned())
+    let held = store
+        .tap(name)
+        .ok_or("another process holds its TAP: end that process, or have it close the device")?;
+    Ok(held.tap)
 }
 
 fn unexpected(request: &'static str, answer: &Response) -> SessionError {

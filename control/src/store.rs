@@ -4,7 +4,8 @@
 //! CNI threads attachments, the session what was applied; whoever waits is woken by each. No lock is held over I/O save
 //! the journal's own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,7 @@ use crate::args::Config;
 use crate::host;
 use crate::ipam::{Exhausted, Ipam};
 use crate::journal::{Attachment, History, Journal, JournalError, Key, Record};
+use crate::sandbox::NetnsId;
 use crate::watch::Update;
 
 /// What one revision asks for.
@@ -46,16 +48,36 @@ pub(crate) struct Session {
     pub(crate) failed_ports: BTreeMap<String, String>,
 }
 
+/// A duplicate of a TAP's descriptor: it holds the carrier while a data plane starts again.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    pub(crate) tap: Arc<Tap>,
+    /// The instance of the data plane whose port is this very device. A port of the same name may still be on a
+    /// device that was deleted since.
+    pub(crate) given: Option<String>,
+}
+
+/// Why a revision is not in force.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unapplied {
+    #[error("{0}")]
+    Refused(String),
+    #[error("the data plane did not commit it within {0:?}")]
+    Late(Duration),
+}
+
 #[derive(Debug)]
 struct State {
     revision: u64,
     view: Option<Arc<ClusterView>>,
     attachments: BTreeMap<Key, Attachment>,
-    /// Keys that a CNI thread is at work on.
-    busy: BTreeSet<Key>,
+    /// Keys that somebody is at work on, and the endpoint's name that is kept for each, if it has one already.
+    busy: BTreeMap<Key, Option<String>>,
     ipam: Ipam,
-    /// Duplicates of the TAPs' descriptors, by port: they hold the carrier while a data plane starts again.
-    taps: BTreeMap<String, Arc<Tap>>,
+    /// By port.
+    taps: BTreeMap<String, Held>,
+    /// Which namespace a kernel pod's path led to while the pod was known to be there.
+    sandboxes: BTreeMap<Key, NetnsId>,
     session: Session,
     journal_warnings: Vec<String>,
     source_warnings: Vec<String>,
@@ -80,6 +102,12 @@ pub(crate) struct Store {
 pub(crate) struct Claim<'a> {
     store: &'a Store,
     key: Key,
+}
+
+impl Claim<'_> {
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
 }
 
 impl Drop for Claim<'_> {
@@ -111,9 +139,10 @@ impl Store {
             revision: 1,
             view: None,
             attachments: history.attachments.into_iter().map(|own| (own.key(), own)).collect(),
-            busy: BTreeSet::new(),
+            busy: BTreeMap::new(),
             ipam: Ipam::new(used, history.last),
             taps: BTreeMap::new(),
+            sandboxes: BTreeMap::new(),
             session: Session { trouble: "not connected yet".to_owned(), ..Session::default() },
             journal_warnings: history.problems,
             source_warnings: Vec::new(),
@@ -203,13 +232,11 @@ impl Store {
         Some(next)
     }
 
-    /// The first plan newer than `seen`; after `retry`, the newest one all the same.
-    pub(crate) fn next_plan(&self, seen: u64, retry: Option<Duration>) -> Plan {
-        let limit = retry.unwrap_or(Duration::from_secs(3600));
+    /// The first plan newer than `seen`; after `limit`, the newest one all the same.
+    pub(crate) fn next_plan(&self, seen: u64, limit: Duration) -> Plan {
         loop {
-            let newer = |state: &mut State| (state.revision > seen && state.view.is_some()).then_some(());
-            let woken = self.wait(limit, newer).is_some();
-            if let Some(plan) = self.plan().filter(|_| woken || retry.is_some()) {
+            self.wait(limit, |state| (state.revision > seen && state.view.is_some()).then_some(()));
+            if let Some(plan) = self.plan() {
                 return plan;
             }
         }
@@ -225,12 +252,27 @@ impl Store {
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
     }
 
-    pub(crate) fn tap(&self, port: &str) -> Option<Arc<Tap>> {
+    pub(crate) fn tap(&self, port: &str) -> Option<Held> {
         self.lock().taps.get(port).cloned()
     }
 
-    pub(crate) fn keep_tap(&self, port: &str, tap: Tap) {
-        self.lock().taps.insert(port.to_owned(), Arc::new(tap));
+    /// Keeps a descriptor; `given`: the data plane that it was duplicated from.
+    pub(crate) fn keep_tap(&self, port: &str, tap: Tap, given: Option<&str>) {
+        let held = Held { tap: Arc::new(tap), given: given.map(str::to_owned) };
+        self.lock().taps.insert(port.to_owned(), held);
+    }
+
+    /// Keeps the descriptor of a device that was made anew, and has the session hand it over.
+    pub(crate) fn renew_tap(&self, port: &str, tap: Tap) {
+        self.keep_tap(port, tap, None);
+        self.touch(&mut self.lock());
+    }
+
+    /// Notes that a data plane has this very device.
+    pub(crate) fn mark_given(&self, port: &str, tap: &Arc<Tap>, instance: &str) {
+        if let Some(held) = self.lock().taps.get_mut(port).filter(|held| Arc::ptr_eq(&held.tap, tap)) {
+            held.given = Some(instance.to_owned());
+        }
     }
 
     pub(crate) fn attachment_of(&self, port: &str) -> Option<Attachment> {
@@ -254,8 +296,14 @@ impl Store {
 
     /// Keeps others from a key; `None` if it stays busy for `timeout`.
     pub(crate) fn claim(&self, key: &Key, timeout: Duration) -> Option<Claim<'_>> {
-        self.wait(timeout, |state| state.busy.insert(key.clone()).then_some(()))
-            .map(|()| Claim { store: self, key: key.clone() })
+        let take = |state: &mut State| match state.busy.entry(key.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(None);
+                Some(())
+            }
+            Entry::Occupied(_) => None,
+        };
+        self.wait(timeout, take).map(|()| Claim { store: self, key: key.clone() })
     }
 
     pub(crate) fn attachment(&self, key: &Key) -> Option<Attachment> {
@@ -291,15 +339,37 @@ impl Store {
         self.lock().ipam.release(addresses);
     }
 
-    /// Whether an attachment has that endpoint name or port.
-    pub(crate) fn is_named(&self, endpoint: &str, port: &str) -> (bool, bool) {
+    /// The first of `names` that no other endpoint has or is about to get; it is kept for the claim's key.
+    pub(crate) fn name_endpoint(&self, claim: &Claim<'_>, names: &[String]) -> Option<String> {
+        let mut state = self.lock();
+        let taken = |name: &String| {
+            state.attachments.values().any(|own| own.endpoint == *name)
+                || state.busy.iter().any(|(key, kept)| *key != claim.key && kept.as_ref() == Some(name))
+        };
+        let name = names.iter().find(|name| !taken(name)).cloned();
+        state.busy.insert(claim.key.clone(), name.clone());
+        name
+    }
+
+    /// Notes which namespace a kernel pod's path leads to.
+    pub(crate) fn watch_sandbox(&self, key: &Key, netns: NetnsId) {
+        self.lock().sandboxes.insert(key.clone(), netns);
+    }
+
+    /// The kernel pods whose path led to their namespace, with that namespace.
+    pub(crate) fn sandboxes(&self) -> Vec<(Attachment, NetnsId)> {
         let state = self.lock();
-        let any = |is: &dyn Fn(&Attachment) -> bool| state.attachments.values().any(is);
-        (any(&|own| own.endpoint == endpoint), any(&|own| own.port == port))
+        let known = state.sandboxes.iter();
+        known.filter_map(|(key, netns)| Some((state.attachments.get(key)?.clone(), *netns))).collect()
     }
 
     pub(crate) fn write(&self, record: &Record) -> Result<(), JournalError> {
         locked(&self.journal).append(record)
+    }
+
+    /// Writes what could not be written before.
+    pub(crate) fn settle(&self) -> Result<(), JournalError> {
+        locked(&self.journal).settle()
     }
 
     pub(crate) fn write_later(&self, record: Record) {
@@ -310,7 +380,7 @@ impl Store {
     pub(crate) fn insert(&self, attachment: Attachment, tap: Option<Tap>) -> u64 {
         let mut state = self.lock();
         if let Some(tap) = tap {
-            state.taps.insert(attachment.port.clone(), Arc::new(tap));
+            state.taps.insert(attachment.port.clone(), Held { tap: Arc::new(tap), given: None });
         }
         state.attachments.insert(attachment.key(), attachment);
         self.touch(&mut state)
@@ -320,35 +390,36 @@ impl Store {
     pub(crate) fn remove(&self, key: &Key) -> u64 {
         let mut state = self.lock();
         state.attachments.remove(key);
+        state.sandboxes.remove(key);
         self.touch(&mut state)
     }
 
     pub(crate) fn let_go(&self, port: &str) -> Option<Arc<Tap>> {
-        self.lock().taps.remove(port)
+        self.lock().taps.remove(port).map(|held| held.tap)
     }
 
     /// Waits until the data plane has a revision, and `port`, if one is named, with it.
     ///
     /// # Errors
-    /// Why it has not, in words.
+    /// Why it has not.
     pub(crate) fn wait_applied(
         &self,
         revision: u64,
         port: Option<&str>,
         timeout: Duration,
-    ) -> Result<(), String> {
+    ) -> Result<(), Unapplied> {
         let done = self.wait(timeout, |state| {
             let session = &state.session;
             if session.applied < revision {
                 return None;
             }
             if let Some(reason) = &session.refused {
-                return Some(Err(format!("the data plane refused it: {reason}")));
+                return Some(Err(Unapplied::Refused(format!("the data plane refused it: {reason}"))));
             }
             let failed = port.and_then(|port| session.failed_ports.get(port));
-            Some(failed.map_or(Ok(()), |reason| Err(reason.clone())))
+            Some(failed.map_or(Ok(()), |reason| Err(Unapplied::Refused(reason.clone()))))
         });
-        done.unwrap_or_else(|| Err(format!("the data plane did not commit it within {timeout:?}")))
+        done.unwrap_or(Err(Unapplied::Late(timeout)))
     }
 
     /// Control's half of `podrouter status`.
@@ -361,7 +432,11 @@ impl Store {
         warnings.extend(plan.iter().flat_map(|plan| plan.desired.warnings.iter().cloned()));
         warnings.extend(state.host_warnings.iter().cloned());
         if !session.connected {
-            warnings.push(format!("the data plane is away: {}", session.trouble));
+            warnings.push(format!(
+                "the data plane is away: {}; nothing can be attached or changed until it is back: is \
+                 podrouter-dataplane running, and is --dataplane its --socket?",
+                session.trouble
+            ));
         }
         warnings.extend(
             session.refused.iter().map(|why| format!("the data plane refused the newest rows: {why}")),

@@ -283,6 +283,40 @@ fn status_with_a_half_away_prints_the_other_and_fails() {
 }
 
 #[test]
+fn a_failure_is_json_too_where_json_was_asked_for() {
+    let said = Node::new().run(&["show", "routes", "--json"]);
+    assert_eq!(said.code, Some(exit::FAILURE));
+    let document: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert!(document["error"].as_str().unwrap().contains("podrouter-dataplane"), "{document}");
+    assert!(said.stderr.contains("podrouter-dataplane"));
+}
+
+#[test]
+fn a_missing_permission_is_code_4() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let open =
+        |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    // Where another user may run it, too.
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path(), 0o755);
+    let (binary, socket) = (dir.path().join("podrouter"), dir.path().join("closed.sock"));
+    std::fs::copy(env!("CARGO_BIN_EXE_podrouter"), &binary).unwrap();
+    let _listener = UnixListener::bind(&socket).unwrap();
+    open(&socket, 0o000);
+    for what in [["show", "ports"].as_slice(), &["status"]] {
+        let mut command = std::process::Command::new(&binary);
+        command.arg("--dataplane").arg(&socket).arg("--control").arg(&socket).args(what);
+        if rustix::process::geteuid().is_root() {
+            command.uid(65_534);
+        }
+        let said = Said::from(command.output().unwrap());
+        assert_eq!(said.code, Some(exit::DPDK), "{said:?}");
+        assert!((said.stdout + &said.stderr).contains("run this as root"));
+    }
+}
+
+#[test]
 fn tables_with_whole_numbers_off_a_terminal() {
     let node = Node::running();
     let ports = node.run(&["show", "ports"]).ok();

@@ -103,7 +103,7 @@ fn a_pod_as_add_left_it_and_as_it_should_not_be() {
     ] {
         namespace.run(undo);
         let (code, msg) = check().failure();
-        assert!(code == 101 && msg.contains(named), "{undo}: {code} {msg}");
+        assert!(code == 111 && msg.contains(named), "{undo}: {code} {msg}");
         namespace.run(again);
     }
 }
@@ -141,7 +141,7 @@ fn a_vhost_user_pods_socket() {
         control.config("1.1.0", json!({"port": "vhost-user", "prevResult": {"interfaces": [interface]}}));
     let check = || run("CHECK", &bytes(&config), &[("CNI_NETNS", "/vm/7")]);
     let (code, msg) = check().failure();
-    assert!(code == 101 && msg.contains(socket.to_str().unwrap()), "{code} {msg}");
+    assert!(code == 111 && msg.contains(socket.to_str().unwrap()), "{code} {msg}");
     let _listener = UnixListener::bind(&socket).unwrap();
     check().nothing();
 }

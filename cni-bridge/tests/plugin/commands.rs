@@ -89,7 +89,7 @@ fn gc_does_not_claim_what_it_does_not_do() {
     let control = FakeControl::willing();
     let config = bytes(&control.config("1.1.0", json!({"cni.dev/valid-attachments": []})));
     let (code, msg) = run("GC", &config, &[]).failure();
-    assert!(code == 102 && msg.contains("`pods`"), "{code} {msg}");
+    assert!(code == 112 && msg.contains("`pods`"), "{code} {msg}");
     assert!(control.asked().is_empty());
 }
 

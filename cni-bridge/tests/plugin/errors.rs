@@ -143,18 +143,18 @@ fn controls_own_failure_keeps_its_code_and_words() {
                           "details": "254 are in use"});
     assert_eq!((said.status, object), (Some(1), expected));
     // 0 would read as success.
-    fails(&run("DEL", &config, &[]), 100, &["disk full"]);
+    fails(&run("DEL", &config, &[]), 110, &["disk full"]);
 }
 
 #[test]
 fn another_protocol_is_code_100() {
     let newer = FakeControl::start(|_| Some(Response::Hello { version: proto::VERSION + 2 }));
     let named = [newer.socket.to_str().unwrap(), "protocol 3"];
-    fails(&run("ADD", &bytes(&newer.config("1.0.0", json!({}))), &[]), 100, &named);
+    fails(&run("ADD", &bytes(&newer.config("1.0.0", json!({}))), &[]), 110, &named);
     let confused = FakeControl::start(|request| {
         Some(if matches!(request, Request::Hello { .. }) { willing(request) } else { Response::Detached })
     });
-    fails(&run("ADD", &bytes(&confused.config("1.0.0", json!({}))), &[]), 100, &["Attach"]);
+    fails(&run("ADD", &bytes(&confused.config("1.0.0", json!({}))), &[]), 110, &["Attach"]);
 }
 
 /// Bytes that are mostly near a configuration: one with a part cut out, doubled or replaced.
@@ -180,7 +180,7 @@ proptest! {
     ) {
         let said = run(command, &input, &[]);
         let (code, _) = said.failure();
-        prop_assert!([1, 2, 6, 7, 11, 50, 102].contains(&code), "{} {:?}", code, said);
+        prop_assert!([1, 2, 6, 7, 11, 50, 112].contains(&code), "{} {:?}", code, said);
         prop_assert!(!said.stderr.contains("panicked"), "{}", said.stderr);
     }
 }

@@ -35,14 +35,16 @@ const CODES: &str = "\
 Exit codes:
   0  done; also when the reader of the output went away
   1  failed: a process is away, or what was named is not there; the message says why
-  2  the command line is wrong";
+  2  the command line is wrong
+  4  a permission is missing";
 
 const LONG: &str = "\
 Exit codes:
   0  done; also when the reader of the output went away
   1  failed: a process is away, or what was named is not there; the message says why.
-     `status` prints the half that answered all the same
+     `status` prints the half that answered all the same; with --json, `show` prints an object with `error`
   2  the command line is wrong
+  4  a permission is missing: the sockets are root's
 
 Colour is used on a terminal alone, and not if NO_COLOR is set.
 

@@ -51,6 +51,16 @@ pub(crate) enum QueryError {
     OutOfTurn(Peer),
 }
 
+impl QueryError {
+    /// The exit code that it comes to.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Self::Connect { error, .. } if error.kind() == ErrorKind::PermissionDenied => proto::exit::DPDK,
+            _ => proto::exit::FAILURE,
+        }
+    }
+}
+
 /// Asks the data plane.
 pub(crate) fn ask_dataplane(
     socket: &Path,

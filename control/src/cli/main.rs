@@ -39,11 +39,23 @@ fn main() -> ExitCode {
         // Who reads has seen enough: `podrouter show routes | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::from(exit::OK),
         Err(error) => {
+            // Half a document that could not be written is not mended by another.
+            if args.json && error.downcast_ref::<io::Error>().is_none() {
+                // Whoever parses standard output finds the failure there too.
+                let _ = json(&FailureDocument { error: format!("{error:#}") }, &mut out)
+                    .and_then(|()| out.flush());
+            }
             // With standard error closed too there is nobody left to tell.
             let _ = writeln!(io::stderr(), "podrouter: {error:#}");
-            ExitCode::from(exit::FAILURE)
+            ExitCode::from(error.downcast_ref().map_or(exit::FAILURE, client::QueryError::code))
         }
     }
+}
+
+/// What `--json` prints of a failure.
+#[derive(Serialize)]
+struct FailureDocument {
+    error: String,
 }
 
 /// What `status --json` prints.
@@ -56,16 +68,20 @@ struct StatusDocument<'a> {
 
 /// Prints what answered; the code tells whether both did.
 fn status(args: &Args, style: Style, out: &mut impl Write) -> anyhow::Result<u8> {
-    let mut errors = Vec::new();
-    let dataplane = client::dataplane_status(&args.dataplane).map_err(|e| errors.push(e.to_string())).ok();
-    let control = client::control_status(&args.control).map_err(|e| errors.push(e.to_string())).ok();
+    let (mut errors, mut code) = (Vec::new(), exit::OK);
+    let mut away = |error: client::QueryError| {
+        code = code.max(error.code());
+        errors.push(error.to_string());
+    };
+    let dataplane = client::dataplane_status(&args.dataplane).map_err(&mut away).ok();
+    let control = client::control_status(&args.control).map_err(&mut away).ok();
     let (dataplane, control) = (dataplane.as_ref(), control.as_ref());
     if args.json {
         json(&StatusDocument { dataplane, control, errors: &errors }, out)?;
     } else {
         render::status(dataplane, control, &errors, style, out)?;
     }
-    Ok(if errors.is_empty() { exit::OK } else { exit::FAILURE })
+    Ok(code)
 }
 
 fn show(args: &Args, what: &Show, style: Style, out: &mut impl Write) -> anyhow::Result<()> {

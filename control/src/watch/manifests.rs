@@ -2,13 +2,17 @@
 //!
 //! A file that cannot be read keeps the last content that could; until it has had one, the whole is not complete. The
 //! directory is read again when the kernel reports a change and then falls quiet, and every few seconds besides, since
-//! network file systems report nothing. Write files by renaming: one written in place may be read half written.
+//! network file systems report nothing. What may be half done counts only once it has stayed as it is for a while: a
+//! file that was written in place, and one that is no longer there (some editors move the old one away first). A file
+//! that was renamed into its place is whole, and counts at once.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use desired::ClusterView;
 use notify::{RecursiveMode, Watcher};
@@ -18,6 +22,12 @@ use super::{Source, Update};
 
 /// Quiet time after which a burst of changes counts as over.
 const QUIET: Duration = Duration::from_millis(50);
+
+/// Longest that a burst may keep us from reading.
+const BURST: Duration = Duration::from_secs(1);
+
+/// Time for which what may be half done must stay as it is.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Time after which the directory is read without any report.
 const RESCAN: Duration = Duration::from_secs(3);
@@ -37,6 +47,12 @@ struct Content {
     objects: Option<Objects>,
     /// Why `text` could not.
     error: Option<String>,
+    /// Device and inode of the file that had `text`.
+    file: (u64, u64),
+    /// What was written in place since, and when that was first seen.
+    unsettled: Option<(Vec<u8>, Instant)>,
+    /// When the file was first seen to be no longer there.
+    missing: Option<Instant>,
 }
 
 impl Manifests {
@@ -45,13 +61,20 @@ impl Manifests {
     }
 
     /// Reads what changed and gives all there is.
-    fn read(&mut self) -> Update {
+    fn read(&mut self, now: Instant) -> Update {
         let mut warnings = Vec::new();
         match list(&self.directory) {
             Ok(paths) => {
-                self.files.retain(|path, _| paths.contains(path));
+                self.files.retain(|path, content| {
+                    let since = match paths.contains(path) {
+                        true => None,
+                        false => Some(content.missing.unwrap_or(now)),
+                    };
+                    content.missing = since;
+                    since.is_none_or(|since| now - since < SETTLE)
+                });
                 for path in paths {
-                    self.files.entry(path.clone()).or_default().read(&path);
+                    self.files.entry(path.clone()).or_default().read(&path, now);
                 }
                 self.complete |= self.files.values().all(|content| content.objects.is_some());
                 if !self.complete {
@@ -78,18 +101,28 @@ impl Manifests {
         Update { view: self.complete.then_some(view), warnings }
     }
 
+    /// Something may be half done.
+    fn is_unsettled(&self) -> bool {
+        self.files.values().any(|content| content.unsettled.is_some() || content.missing.is_some())
+    }
+
     /// The files' objects together; of two that are the same object, the one of the later file name counts.
     fn view(&self, warnings: &mut Vec<String>) -> ClusterView {
         let mut nodes = BTreeMap::new();
         let mut pods = BTreeMap::new();
         let mut twice = |what: String, first: &Path, second: &Path| {
-            warnings.push(format!(
-                "{what}: is both in {} and in {}; the latter counts",
-                first.display(),
-                second.display()
-            ));
+            // A file that was given another name is there twice for a moment.
+            if self.files.get(first).is_some_and(|content| content.missing.is_none()) {
+                warnings.push(format!(
+                    "{what}: is both in {} and in {}; the latter counts: remove one of them",
+                    first.display(),
+                    second.display()
+                ));
+            }
         };
-        for (path, content) in &self.files {
+        let (missing, there): (Vec<_>, Vec<_>) =
+            self.files.iter().partition(|(_, content)| content.missing.is_some());
+        for (path, content) in missing.into_iter().chain(there) {
             let Some(objects) = &content.objects else { continue };
             for node in &objects.nodes {
                 if let Some((first, _)) = nodes.insert(&node.name, (path, node)) {
@@ -110,9 +143,9 @@ impl Manifests {
 }
 
 impl Content {
-    fn read(&mut self, path: &Path) {
-        let text = match std::fs::read(path) {
-            Ok(text) => text,
+    fn read(&mut self, path: &Path, now: Instant) {
+        let (text, file) = match read(path) {
+            Ok(read) => read,
             Err(error) => {
                 self.text.clear();
                 self.error = Some(error.to_string());
@@ -120,14 +153,35 @@ impl Content {
             }
         };
         if text == self.text && self.objects.is_some() {
+            (self.file, self.unsettled) = (file, None);
             return;
         }
+        if file == self.file && self.objects.is_some() {
+            let since = match self.unsettled.take() {
+                Some((seen, since)) if seen == text => since,
+                _ => now,
+            };
+            if now - since < SETTLE {
+                self.unsettled = Some((text, since));
+                return;
+            }
+        }
+        (self.file, self.unsettled) = (file, None);
         match parse(path, &text) {
             Ok(objects) => (self.objects, self.error) = (Some(objects), None),
             Err(error) => self.error = Some(error),
         }
         self.text = text;
     }
+}
+
+/// A file's text, with its device and inode.
+fn read(path: &Path) -> std::io::Result<(Vec<u8>, (u64, u64))> {
+    let mut file = std::fs::File::open(path)?;
+    let found = file.metadata()?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    Ok((text, (found.dev(), found.ino())))
 }
 
 fn parse(path: &Path, text: &[u8]) -> Result<Objects, String> {
@@ -182,25 +236,28 @@ impl Source for Manifests {
         }
         let mut last = None;
         loop {
-            let update = self.read();
+            let update = self.read(Instant::now());
             if last.as_ref() != Some(&update) {
                 if give(update.clone()).is_break() {
                     return;
                 }
                 last = Some(update);
             }
-            wait(&reports);
+            wait(&reports, if self.is_unsettled() { SETTLE } else { RESCAN });
         }
     }
 }
 
 /// Until a burst of reports is over, or it is time to look without one.
-fn wait(reports: &Receiver<()>) {
-    match reports.recv_timeout(RESCAN) {
-        Ok(()) => while reports.recv_timeout(QUIET).is_ok() {},
+fn wait(reports: &Receiver<()>, limit: Duration) {
+    match reports.recv_timeout(limit) {
+        Ok(()) => {
+            let end = Instant::now() + BURST;
+            while reports.recv_timeout(QUIET).is_ok() && Instant::now() < end {}
+        }
         Err(RecvTimeoutError::Timeout) => {}
         // Without a watcher there is only the clock.
-        Err(RecvTimeoutError::Disconnected) => std::thread::sleep(RESCAN),
+        Err(RecvTimeoutError::Disconnected) => std::thread::sleep(limit),
     }
 }
 
@@ -226,7 +283,14 @@ mod tests {
         write(".hidden.yaml", "kind: [");
         write("notes.txt", "kind: [");
         let mut source = Manifests::new(dir.path().into());
-        let first = source.read();
+        let mut now = Instant::now();
+        // Once to see what changed, and once more when it has stayed so.
+        let mut read = |source: &mut Manifests| {
+            source.read(now);
+            now += SETTLE;
+            source.read(now)
+        };
+        let first = read(&mut source);
         assert_eq!(first.view, None);
         assert!(
             first.warnings[1].contains("b.yml") && first.warnings[1].contains("line"),
@@ -235,11 +299,11 @@ mod tests {
         );
 
         write("b.yml", &node("b", "10.2.0.0/24"));
-        let good = source.read();
+        let good = read(&mut source);
         assert_eq!((names(&good), good.warnings.len()), (vec!["a", "b"], 0));
 
         write("b.yml", "kind: Node\nmetadata: {name: b}\nspec: {podCIDRs: 7}\n");
-        let bad = source.read();
+        let bad = read(&mut source);
         assert_eq!(bad.view, good.view);
         let warning = &bad.warnings[0];
         for part in ["b.yml", "spec.podCIDRs", "`7`", "line 3", "last good content"] {
@@ -247,14 +311,62 @@ mod tests {
         }
 
         std::fs::remove_file(dir.path().join("b.yml")).unwrap();
-        let less = source.read();
+        let less = read(&mut source);
         assert_eq!((names(&less), less.warnings.len()), (vec!["a"], 0));
 
         let path = dir.path().to_owned();
         drop(dir);
-        let gone = source.read();
+        let gone = read(&mut source);
         assert_eq!(gone.view, less.view);
         assert!(gone.warnings[0].contains(path.to_str().unwrap()), "{:?}", gone.warnings);
+    }
+
+    #[test]
+    fn what_is_half_done_takes_nothing_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.yaml");
+        let both = node("a", "10.1.0.0/24") + "---\n" + &node("b", "10.2.0.0/24");
+        std::fs::write(&path, &both).unwrap();
+        let mut source = Manifests::new(dir.path().into());
+        let start = Instant::now();
+        let whole = source.read(start);
+        assert_eq!(names(&whole), ["a", "b"]);
+        // Written in place: empty at first, then a part that is well formed, then another size.
+        for (text, after) in
+            [("", 0), (&node("a", "10.1.0.0/24"), 900), ("kind: Node\nmetadata: {name: a}\n", 1800)]
+        {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(source.read(start + Duration::from_millis(after)), whole, "{text:?}");
+            assert!(source.is_unsettled());
+        }
+        // It stays so: now it counts. Renamed into place, it counts at once.
+        let less = source.read(start + Duration::from_millis(2900));
+        assert_eq!(names(&less), ["a"]);
+        std::fs::write(dir.path().join("new"), &both).unwrap();
+        std::fs::rename(dir.path().join("new"), &path).unwrap();
+        let now = start + Duration::from_secs(4);
+        assert_eq!((source.read(now), source.is_unsettled()), (whole.clone(), false));
+
+        // An editor moves the old file away before it writes the new one.
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(source.read(now), whole);
+        std::fs::write(&path, &both).unwrap();
+        assert_eq!(source.read(now + SETTLE * 2), whole);
+        // Another name for it costs neither object nor warning.
+        std::fs::rename(&path, dir.path().join("z.yaml")).unwrap();
+        assert_eq!(source.read(now + SETTLE * 3), whole);
+        assert_eq!(source.read(now + SETTLE * 4), whole);
+        assert_eq!(source.files.len(), 1);
+
+        // A file that stays empty says nothing; one that is gone does.
+        std::fs::write(dir.path().join("z.yaml"), "\n---\n").unwrap();
+        source.read(now + SETTLE * 5);
+        let empty = source.read(now + SETTLE * 6);
+        assert_eq!(empty.view, whole.view);
+        assert!(empty.warnings[0].contains("z.yaml: is empty"), "{:?}", empty.warnings);
+        std::fs::remove_file(dir.path().join("z.yaml")).unwrap();
+        source.read(now + SETTLE * 7);
+        assert_eq!(names(&source.read(now + SETTLE * 8)), Vec::<&str>::new());
     }
 
     #[test]
@@ -262,7 +374,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("1.yaml"), node("a", "10.1.0.0/24")).unwrap();
         std::fs::write(dir.path().join("2.json"), r#"{"kind":"Node","metadata":{"name":"a"}}"#).unwrap();
-        let update = Manifests::new(dir.path().into()).read();
+        let update = Manifests::new(dir.path().into()).read(Instant::now());
         assert!(update.view.unwrap().nodes[0].pod_cidrs.is_empty());
         assert!(update.warnings[0].starts_with("Node a: is both in"), "{:?}", update.warnings);
     }

@@ -35,19 +35,29 @@ pub(crate) fn from_json(text: &str) -> Result<Objects, String> {
 /// Reads a YAML text of any number of documents.
 ///
 /// # Errors
-/// A sentence with the document's number (after the first), field, value and line.
+/// A sentence with the document's number (after the first), field, value and line. A text without any document is one:
+/// a file is empty between its opening and its writing, and says nothing then, least of all that objects are gone.
 pub(crate) fn from_yaml(text: &str) -> Result<Objects, String> {
     let mut objects = Objects::default();
     // Both go on for ever after a syntax error: the first one ends the loop.
     let outlines = serde_norway::Deserializer::from_str(text);
     let readers = serde_norway::Deserializer::from_str(text);
+    let mut empty = true;
     for (i, (first, second)) in outlines.zip(readers).enumerate() {
         let named = |error: serde_norway::Error| {
             if i > 0 { format!("document {}: {error}", i + 1) } else { error.to_string() }
         };
         // An empty document, as between two `---`, is null.
         let Some(outline) = Option::<Outline>::deserialize(first).map_err(named)? else { continue };
+        empty = false;
         Document { outline: &outline, objects: &mut objects }.deserialize(second).map_err(named)?;
+    }
+    if empty {
+        return Err(
+            "is empty, as a file is that is just being written; remove the file, or write `kind: List`, if it is to \
+             hold nothing"
+                .to_owned(),
+        );
     }
     Ok(objects)
 }
@@ -300,8 +310,10 @@ mod tests {
         assert_eq!((objects.nodes.len(), objects.pods.len()), (1, 1));
         assert!(objects.pods[0].terminating && objects.pods[0].host_network);
         assert_eq!(objects.pods[0].namespace, "default");
-        assert_eq!(from_yaml("").unwrap(), Objects::default());
-        assert_eq!(from_yaml("# nothing\n").unwrap(), Objects::default());
+        assert_eq!(from_yaml("kind: List\n").unwrap(), Objects::default());
+        for empty in ["", "# nothing\n", "---\n---\n"] {
+            assert!(from_yaml(empty).unwrap_err().contains("is empty"));
+        }
     }
 
     #[test]

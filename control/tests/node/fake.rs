@@ -31,6 +31,8 @@ pub(crate) struct State {
     pub(crate) refuse_ports: Option<String>,
     /// Transactions are refused.
     pub(crate) refuse_rows: bool,
+    /// It does what it is asked and does not answer.
+    pub(crate) hang: bool,
     streams: Vec<UnixStream>,
     ended: bool,
 }
@@ -72,6 +74,14 @@ impl Fake {
         look(&mut self.state.lock().unwrap())
     }
 
+    /// Whether the port's descriptor is on a device that is there.
+    pub(crate) fn has_device(&self, port: &str) -> bool {
+        self.with(|state| {
+            let fd = state.taps.get(port).map(|fd| fd.try_clone().unwrap());
+            fd.is_some_and(|fd| tap::Tap::from_fd(fd).is_ok())
+        })
+    }
+
     /// Where a prefix goes.
     pub(crate) fn route(&self, prefix: &str) -> Option<RouteTarget> {
         let key = RouteKey { network: 0, prefix: prefix.parse().unwrap() };
@@ -108,6 +118,13 @@ impl Drop for Fake {
 fn talk(mut connection: Connection, state: &Mutex<State>) {
     while let Ok((request, fds)) = connection.receive::<Request>() {
         let (answer, fd) = answer(&mut state.lock().unwrap(), request, fds);
+        let hangs = || {
+            let state = state.lock().unwrap();
+            state.hang && !state.ended
+        };
+        while hangs() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         let beside: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
         if connection.send(&answer, &beside).is_err() {
             return;
@@ -130,7 +147,9 @@ fn answer(state: &mut State, request: Request, mut fds: Vec<OwnedFd>) -> (Respon
                 assert_eq!(info.spec, spec, "asked to make a port that is there otherwise");
             }
             if spec.kind == PortKind::Tap {
-                let tap = tap::Tap::from_fd(fds.pop().unwrap()).unwrap();
+                let Ok(tap) = tap::Tap::from_fd(fds.pop().unwrap()) else {
+                    return (failed("the device is gone"), None);
+                };
                 assert!(tap.vnet_hdr());
                 state.taps.insert(spec.name.clone(), tap.into());
             }

@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use proto::Connection;
 use proto::control::{AttachPort, AttachRequest, Attached, Request, Response, Status};
+use proto::{Connection, FrameError};
 use rustix::process::{Pid, Signal};
 
 use crate::fake::Fake;
@@ -188,15 +188,24 @@ impl Node {
         child.wait().unwrap().code().unwrap()
     }
 
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().unwrap())
+    }
+
     pub(crate) fn call(&self, request: &Request, netns: Option<&Netns>) -> Response {
-        let mut connection = Connection::connect(&self.path("control.sock")).unwrap();
-        connection.set_timeout(Some(LIMIT)).unwrap();
+        self.try_call(request, netns).unwrap()
+    }
+
+    /// An error where control is not there, or goes before it answers.
+    pub(crate) fn try_call(&self, request: &Request, netns: Option<&Netns>) -> Result<Response, FrameError> {
+        let mut connection = Connection::connect(&self.path("control.sock"))?;
+        connection.set_timeout(Some(LIMIT))?;
         let hello = Request::Hello { version: proto::VERSION, program: "test".into() };
-        let (answer, _) = connection.call::<_, Response>(&hello, &[]).unwrap();
+        let (answer, _) = connection.call::<_, Response>(&hello, &[])?;
         assert_eq!(answer, Response::Hello { version: proto::VERSION });
         let netns = netns.map(|netns| std::fs::File::open(netns.path()).unwrap());
         let fds: Vec<_> = netns.iter().map(AsFd::as_fd).collect();
-        connection.call::<_, Response>(request, &fds).unwrap().0
+        Ok(connection.call::<_, Response>(request, &fds)?.0)
     }
 
     pub(crate) fn attach(&self, request: AttachRequest, netns: &Netns) -> Attached {
@@ -215,8 +224,7 @@ impl Node {
     }
 
     pub(crate) fn detach(&self, request: &AttachRequest) {
-        let AttachRequest { network, container, interface, .. } = request.clone();
-        let answer = self.call(&Request::Detach { network, container, interface }, None);
+        let answer = self.call(&detach(request), None);
         assert_eq!(answer, Response::Detached, "{}", self.log());
     }
 
@@ -246,6 +254,12 @@ impl Drop for Node {
             eprintln!("{}", self.log());
         }
     }
+}
+
+/// The DEL of an ADD.
+pub(crate) fn detach(request: &AttachRequest) -> Request {
+    let AttachRequest { network, container, interface, .. } = request.clone();
+    Request::Detach { network, container, interface }
 }
 
 /// What the CNI plug-in would ask for a kernel pod.

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by panicking")]
 
 mod fake;
+mod faults;
 mod harness;
 
 use std::net::{IpAddr, UdpSocket};

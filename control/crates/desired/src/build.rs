@@ -89,7 +89,8 @@ impl Desired {
                 let free = taken.insert(*address);
                 if !free {
                     self.warnings.push(format!(
-                        "attachment {} ({}): address {address} belongs to something else on this node; left out",
+                        "attachment {} ({}): address {address} belongs to something else on this node; left \
+                         out: delete the pod, so that it is attached anew",
                         attachment.endpoint, attachment.port
                     ));
                 }
@@ -123,7 +124,8 @@ impl Desired {
             }
             if taken.contains(&address) {
                 self.warnings.push(format!(
-                    "Node {}: address `{address}` belongs to an attachment on this node; left out",
+                    "Node {}: address `{address}` belongs to an attachment on this node; left out: delete that \
+                     pod, or correct the Node's status.addresses",
                     local.node
                 ));
                 continue;
@@ -165,7 +167,7 @@ impl Desired {
                 };
                 if prefix.is_host() && own.contains(&prefix.addr()) {
                     self.warnings.push(format!(
-                        "Node {name}: {field} `{}` belongs to this node ({}); left out",
+                        "Node {name}: {field} `{}` belongs to this node ({}); left out: correct one of the two Nodes",
                         prefix.addr(),
                         local.node
                     ));
@@ -184,7 +186,7 @@ impl Desired {
                 for family in unreached {
                     self.warnings.push(format!(
                         "Node {name}: annotation {ROUTER_ADDRESSES} names no {family} address; its {family} pods and \
-                         addresses cannot be reached"
+                         addresses cannot be reached: add that of its uplink (--uplink-address there)"
                     ));
                 }
             }
@@ -246,7 +248,10 @@ impl Desired {
                     }
                 };
                 let Some(node) = nodes.get(pod.node.as_str()) else {
-                    self.warnings.push(format!("{field}: its node `{}` is not among the nodes", pod.node));
+                    self.warnings.push(format!(
+                        "{field}: its node `{}` is not among the nodes: add the Node to the manifests",
+                        pod.node
+                    ));
                     continue;
                 };
                 if node.pod_cidrs.iter().any(|prefix| prefix.contains(address)) {
@@ -255,7 +260,7 @@ impl Desired {
                 let prefix = IpPrefix::host(address);
                 let known = self.rows.routes.contains_key(&RouteKey { network: 0, prefix });
                 if own.contains(&address) || known {
-                    let why = "belongs to something else already";
+                    let why = "belongs to something else already (of two pods, delete one)";
                     self.warnings.push(format!("{field}: {why}; left out"));
                 } else if let Some(address) = hops.get(pod.node.as_str()).and_then(|hop| hop.of(address)) {
                     self.route(prefix, RouteTarget::NextHop { port: UPLINK_PORT.to_owned(), address });

@@ -27,12 +27,18 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Response {
-    Hello { version: u32 },
+    Hello {
+        version: u32,
+    },
     Attached(Attached),
     Detached,
     Status(Status),
     /// `code` is one of the CNI specification's error codes (CNI 1.1.0, section 5).
-    Failed { code: u32, reason: String, details: String },
+    Failed {
+        code: u32,
+        reason: String,
+        details: String,
+    },
 }
 
 /// A pod's interface as asked for.

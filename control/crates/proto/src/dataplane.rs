@@ -16,14 +16,21 @@ use crate::text;
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Request {
     /// First message of a connection. Answer: [`Response::Hello`].
-    Hello { version: u32, program: String },
+    Hello {
+        version: u32,
+        program: String,
+    },
     /// Make a port, or find that it is there as asked (idempotent by name). A TAP's descriptor travels beside the
     /// message. Answer: [`Response::Port`].
     AddPort(PortSpec),
     /// Take a port away. Refused while a row of the tables names it. Answer: [`Response::Done`].
-    RemovePort { name: String },
+    RemovePort {
+        name: String,
+    },
     /// A duplicate of a TAP's descriptor, for a control process that has lost its own. Answer: [`Response::Tap`].
-    DuplicateTap { name: String },
+    DuplicateTap {
+        name: String,
+    },
     /// All rows and ports as they are. Answer: [`Response::Snapshot`].
     Snapshot,
     /// Change the tables. Answer, once every worker has the new generation: [`Response::Committed`], or
@@ -46,19 +53,40 @@ pub enum Response {
     Port(PortInfo),
     Done,
     /// One descriptor travels beside this message.
-    Tap { name: String },
+    Tap {
+        name: String,
+    },
     Snapshot(Snapshot),
-    Committed { generation: u64 },
+    Committed {
+        generation: u64,
+    },
     /// Nothing was applied. `current` is the generation that goes on forwarding; a wrong `base` alone asks for a resync.
-    Rejected { current: u64, wrong_base: bool, reason: String },
+    Rejected {
+        current: u64,
+        wrong_base: bool,
+        reason: String,
+    },
     /// The request could not be served; `reason` says what failed and what to do.
-    Failed { reason: String },
+    Failed {
+        reason: String,
+    },
     Status(Status),
-    Ports { ports: Vec<PortStatus> },
-    Routes { generation: u64, routes: Vec<RouteStatus> },
-    Neighbours { neighbours: Vec<NeighbourStatus> },
-    Workers { workers: Vec<WorkerStatus> },
-    Drops { drops: Vec<DropStatus> },
+    Ports {
+        ports: Vec<PortStatus>,
+    },
+    Routes {
+        generation: u64,
+        routes: Vec<RouteStatus>,
+    },
+    Neighbours {
+        neighbours: Vec<NeighbourStatus>,
+    },
+    Workers {
+        workers: Vec<WorkerStatus>,
+    },
+    Drops {
+        drops: Vec<DropStatus>,
+    },
 }
 
 /// Who answers.

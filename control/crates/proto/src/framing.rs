@@ -90,7 +90,9 @@ impl Connection {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors in one message").into());
+            return Err(
+                io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors in one message").into()
+            );
         }
         let sent = loop {
             match sendmsg(&self.stream, &[IoSlice::new(&self.buffer)], &mut ancillary, SendFlags::NOSIGNAL) {
@@ -159,7 +161,10 @@ impl Connection {
             }
         }
         if message.flags.contains(ReturnFlags::CTRUNC) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "more descriptors than one message may carry"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "more descriptors than one message may carry",
+            ));
         }
         Ok(message.bytes)
     }
