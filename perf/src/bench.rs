@@ -11,6 +11,8 @@ use lab::table::Table;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::say;
+
 /// Of criterion's `estimates.json` only what is shown, in nanoseconds.
 #[derive(Deserialize)]
 struct Estimates {
@@ -38,7 +40,7 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
         let (median, deviation) = (estimates.median.point_estimate, estimates.std_dev.point_estimate);
         table.row([name, format!("{median:.1}"), format!("{deviation:.1}")]);
     }
-    println!("\nMedian time of an iteration:\n{table}");
+    say(format_args!("\nMedian time of an iteration:\n{table}"))?;
     Ok(())
 }
 

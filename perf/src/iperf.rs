@@ -43,12 +43,7 @@ pub fn transfer(
     load: Load,
     seconds: u32,
 ) -> Result<Transferred> {
-    let name = format!("iperf{}", run.number());
-    let _server = Process::spawn(run, &name, server.command("iperf3").args(["-s", "-1"]))?;
-    wait_until("iperf3 listens", PATIENCE, || {
-        let sockets = server.succeed("ss", &["-Hltn", "sport", "=", ":5201"])?;
-        if sockets.is_empty() { Err(anyhow!("nothing on port 5201")) } else { Ok(()) }
-    })?;
+    let _server = serve(run, server)?;
     let mut command: Command = client.command("iperf3");
     command.args(["-J", "-c", address, "-t", &seconds.to_string()]);
     if let Load::Udp { megabits } = load {
@@ -61,6 +56,21 @@ pub fn transfer(
         bail!("iperf3 from {} to {address}: {error}", client.name());
     }
     parse(&report).ok_or_else(|| anyhow!("iperf3's report lacks its sums: {}", finished.stdout))
+}
+
+/// A server for one client, listening on port 5201.
+///
+/// # Errors
+/// When it does not come to listen.
+pub fn serve(run: &Arc<Run>, netns: &Netns) -> Result<Process> {
+    let name = format!("iperf{}", run.number());
+    let mut server = Process::spawn(run, &name, netns.command("iperf3").args(["-s", "-1"]))?;
+    wait_until("iperf3 listens", PATIENCE, || {
+        server.check()?;
+        let sockets = netns.succeed("ss", &["-Hltn", "sport", "=", ":5201"])?;
+        if sockets.is_empty() { Err(anyhow!("nothing on port 5201")) } else { Ok(()) }
+    })?;
+    Ok(server)
 }
 
 fn parse(report: &Value) -> Option<Transferred> {

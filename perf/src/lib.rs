@@ -13,6 +13,7 @@ pub mod netns;
 pub mod node;
 pub mod packages;
 pub mod ping;
+pub mod pktgen;
 pub mod pod;
 pub mod process;
 pub mod query;

@@ -10,6 +10,7 @@ mod fuzz;
 mod soak;
 mod steps;
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use lab::artefacts::Artefacts;
 use lab::packages::{self, Set};
+use lab::process::is_broken_pipe;
 use lab::run::{Sweep, sweep};
 use lab::signals;
 
@@ -74,34 +76,38 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match signals::watch().and_then(|()| run(arguments)) {
         Ok(()) => ExitCode::from(proto::exit::OK),
+        // Who reads has seen enough: `cargo lab demo | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(proto::exit::OK),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // With standard error closed too there is nobody left to tell.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::from(proto::exit::FAILURE)
         }
     }
+}
+
+/// Prints a line. An error, not a panic, where the reader has gone: guards unwind, and everything is taken down.
+fn say(line: impl std::fmt::Display) -> Result<()> {
+    writeln!(std::io::stdout(), "{line}")?;
+    Ok(())
 }
 
 fn run(Arguments { yes, command }: Arguments) -> Result<()> {
     match command {
         Command::Install => {
             packages::install(&Set::ALL, yes)?;
-            println!("All packages are installed.");
-            Ok(())
+            say("All packages are installed.")
         }
         Command::Build => {
             packages::install(&[Set::Build], yes)?;
-            println!("{}", Artefacts::build()?.dir().display());
-            Ok(())
+            say(Artefacts::build()?.dir().display())
         }
         Command::Test(arguments) => steps::run(&arguments, yes),
         Command::Demo(arguments) => {
             packages::install(&[Set::Build, Set::Run], yes)?;
             demo::run(&arguments)
         }
-        Command::Down => {
-            println!("{} run(s) taken down.", sweep(Sweep::Kept)?);
-            Ok(())
-        }
+        Command::Down => say(format_args!("{} run(s) taken down.", sweep(Sweep::Kept)?)),
         Command::Fuzz { seconds, filter } => {
             packages::install(&[Set::Fuzz], yes)?;
             fuzz::run(seconds, filter.as_deref())

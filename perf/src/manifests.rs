@@ -56,13 +56,18 @@ impl Manifests {
             .with_context(|| format!("{} cannot be written", path.display()))
     }
 
-    /// Removes a file.
+    /// Removes a file; it may be gone already.
     ///
     /// # Errors
     /// As `unlink(2)`.
     pub fn remove(&self, file: &str) -> Result<()> {
         let path = self.dir.join(file);
-        fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display()))
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("{} cannot be removed", path.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes the nodes, as one list.

@@ -12,14 +12,15 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 
 use crate::artefacts::Artefacts;
 use crate::manifests::{Manifests, NODE, NodeObject, OTHER_NODE};
 use crate::netns::{Netns, veth};
-use crate::process::{Process, finish_with_input};
+use crate::process::{Process, finish_with_input, is_broken_pipe};
 use crate::query::Query;
 use crate::run::Run;
+use crate::signals;
 use crate::wait::{PATIENCE, wait_until};
 
 /// The node's own addresses, those of kubelet and the host's agents.
@@ -124,7 +125,7 @@ impl Node {
             self.control.check()?;
             self.query().in_sync()
         });
-        settled.with_context(|| self.logs(15))
+        self.explain(settled)
     }
 
     /// Asks the router's processes.
@@ -188,6 +189,17 @@ impl Node {
         self.settle()
     }
 
+    /// Adds the ends of both logs to an error, unless it is only that somebody has left or wants to.
+    ///
+    /// # Errors
+    /// That of `result`.
+    pub fn explain<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| match signals::interrupted() || is_broken_pipe(&error) {
+            true => error,
+            false => anyhow!("{error:#}\n{}", self.logs(15)),
+        })
+    }
+
     /// The ends of both logs.
     #[must_use]
     pub fn logs(&self, lines: usize) -> String {
@@ -197,12 +209,13 @@ impl Node {
 
     /// Gives the node's kernel its way out: like a node without a NIC of its own, by the router.
     fn route_host(&self) -> Result<()> {
-        wait_until("the host's port is there", PATIENCE, || {
-            self.host.ip(&["link", "show", "dev", HOST_DEVICE, "up"]).and_then(|shown| {
-                if shown.is_empty() { Err(anyhow!("{HOST_DEVICE} is down")) } else { Ok(()) }
-            })
-        })
-        .with_context(|| self.logs(15))?;
+        let there = wait_until("the host's port is there", PATIENCE, || {
+            match self.host.ip(&["link", "show", "dev", HOST_DEVICE, "up"])?.as_str() {
+                "" => Err(anyhow!("{HOST_DEVICE} is down")),
+                _ => Ok(()),
+            }
+        });
+        self.explain(there)?;
         for (gateway, source) in GATEWAY.iter().zip(HOST) {
             let family = if gateway.contains(':') { "-6" } else { "-4" };
             let route = ["default", "via", gateway, "dev", HOST_DEVICE, "onlink", "src", source];
@@ -231,8 +244,6 @@ fn control_socket(run: &Run) -> PathBuf {
 /// The uplink: a veth pair. Its node end belongs to the data plane's packet socket alone; the node's kernel, which
 /// sees the same frames, drops them, as it would not see those of a NIC that is DPDK's.
 fn connect(host: &Netns, outside: &Netns, mtu: u16) -> Result<()> {
-    host.ip(&["link", "add", "dummy0", "type", "dummy"])?;
-    host.ip(&["link", "set", "dummy0", "up"])?;
     veth(host, "uplink", outside, "eth0")?;
     host.sysctl("net.ipv6.conf.uplink.disable_ipv6", "1")?;
     let deaf = "add table netdev lab; add chain netdev lab deaf \
@@ -249,7 +260,7 @@ fn connect(host: &Netns, outside: &Netns, mtu: u16) -> Result<()> {
         }
         Ok(())
     };
-    add(host, "dummy0", HOST, [32, 128])?;
+    add(host, "lo", HOST, [32, 128])?;
     add(outside, "eth0", OUTSIDE, [24, 64])?;
     for there in [WORLD, OTHER_POD, OTHER_HOST] {
         add(outside, "lo", there, [32, 128])?;

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use crate::netns::Netns;
 use crate::node::Node;
+use crate::process::Process;
+use crate::wait::{PATIENCE, wait_until};
 
 /// Name of the network configuration, and of the interface in each pod.
 const NETWORK: &str = "podrouter";
@@ -91,7 +93,23 @@ impl Pod {
         if !finished.status.success() {
             bail!("CNI DEL of {} failed: {}{}", self.name, finished.stdout, finished.stderr);
         }
-        Ok(())
+        node.manifests.remove_pod(&self.name)
+    }
+
+    /// Waits until the data plane serves the vhost-user pod's application.
+    ///
+    /// # Errors
+    /// When the application ends, or does not connect.
+    pub fn wait_for(&self, node: &Node, application: &mut Process) -> Result<()> {
+        let role = format!("default/{}", self.name);
+        let up = wait_until(&format!("the vhost-user port of {} is up", self.name), PATIENCE, || {
+            application.check()?;
+            let ports = node.query().ports()?;
+            let port = ports.iter().find(|port| port.role == role);
+            let port = port.ok_or_else(|| anyhow!("no port has the role {role}: {ports:?}"))?;
+            if port.up { Ok(()) } else { Err(anyhow!("{port:?}")) }
+        });
+        node.explain(up)
     }
 }
 

@@ -141,6 +141,13 @@ pub fn describe(command: &Command) -> String {
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
+/// Whether the reader of our output has gone: it has seen enough, and that is no failure.
+#[must_use]
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    causes.any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
 /// A process that stays until it is stopped or dropped. What it prints goes to files of the run.
 #[derive(Debug)]
 pub struct Process {

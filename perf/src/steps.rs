@@ -9,7 +9,7 @@ use lab::artefacts::{Artefacts, BINARIES, cargo, target_directory};
 use lab::packages::{self, Set};
 use lab::process::show;
 
-use crate::fuzz;
+use crate::{fuzz, say};
 
 /// How long each fuzz target runs here; `cargo lab fuzz` runs them longer.
 const FUZZ_SECONDS: u32 = 15;
@@ -68,7 +68,7 @@ impl Step {
             Self::Unit => unit(filter),
             Self::Loom => loom(),
             Self::Fuzz => fuzz::run(FUZZ_SECONDS, None),
-            Self::System => system(&Artefacts::build()?, filter),
+            Self::System => system(&Artefacts::find()?, filter),
         }
     }
 }
@@ -79,18 +79,18 @@ pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
     let start = Instant::now();
     let mut times = Vec::new();
     for &step in Step::value_variants().iter().filter(|step| wanted(step)) {
-        println!("==> {}", step.headline());
+        say(format_args!("==> {}", step.headline()))?;
         let began = Instant::now();
         step.run(arguments.filter.as_deref(), yes)
             .with_context(|| format!("cargo lab test: step `{}`", step.headline()))?;
         times.push((step.headline(), began.elapsed()));
-        println!("    {}: {}", step.headline(), seconds(began.elapsed()));
+        say(format_args!("    {}: {}", step.headline(), seconds(began.elapsed())))?;
     }
-    println!("==> all steps passed");
+    say("==> all steps passed")?;
     for (headline, time) in times {
-        println!("    {headline:<26}{:>9}", seconds(time));
+        say(format_args!("    {headline:<26}{:>9}", seconds(time)))?;
     }
-    println!("    {:<26}{:>9}", "together", seconds(start.elapsed()));
+    say(format_args!("    {:<26}{:>9}", "together", seconds(start.elapsed())))?;
     Ok(())
 }
 

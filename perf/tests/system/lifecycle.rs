@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use lab::node::Options;
-use lab::ping::{Ping, reaches};
+use lab::ping::Ping;
 use lab::pod::{Family, INTERFACE, Kind, Pod, configuration};
 use lab::wait::{PATIENCE, wait_until};
 
-use crate::{Bed, node};
+use crate::{Bed, node, reach};
 
 #[test]
 fn a_pod_is_reached_as_soon_as_add_has_answered() {
@@ -81,7 +81,7 @@ fn ports_come_and_go_while_others_are_busy() {
             let kind = if number % 3 == 2 { Kind::VhostUser } else { Kind::Kernel };
             let pod = Pod::attach(&bed.node, &format!("c{number}"), kind).unwrap();
             if kind == Kind::Kernel {
-                reaches(&pod.netns, &bed.a.address(Family::V4)).unwrap();
+                reach(&bed.node, &pod.netns, &bed.a.address(Family::V4));
             }
             pod.detach(&bed.node).unwrap();
         }
@@ -143,6 +143,6 @@ fn another_node_is_routed_while_its_object_is_there() {
     bed.node.manifests.write("nodes.yaml", &good).unwrap();
     wait_until("the route is back", PATIENCE, || if routed()? { Ok(()) } else { Err(anyhow!("gone")) })
         .unwrap();
-    reaches(&bed.a.netns, lab::node::OTHER_POD[0]).unwrap();
+    reach(&bed.node, &bed.a.netns, lab::node::OTHER_POD[0]);
     query.ledger().unwrap();
 }

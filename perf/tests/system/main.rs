@@ -16,8 +16,9 @@ mod vhost;
 use std::sync::OnceLock;
 
 use lab::artefacts::Artefacts;
+use lab::netns::Netns;
 use lab::node::{Node, Options};
-use lab::ping::{Pinged, reaches};
+use lab::ping::reaches;
 use lab::pod::{Family, Kind, Pod};
 use lab::run::Run;
 
@@ -39,7 +40,7 @@ impl Bed {
     fn talk(&self) {
         for family in Family::BOTH {
             for (from, to) in [(&self.a, &self.b), (&self.b, &self.a)] {
-                reach(&self.node, from, &to.address(family));
+                reach(&self.node, &from.netns, &to.address(family));
             }
         }
     }
@@ -52,8 +53,8 @@ fn node(options: Options) -> Node {
 }
 
 /// Three pings, each answered once; a failure quotes what was dropped.
-fn reach(node: &Node, from: &Pod, to: &str) -> Pinged {
+fn reach(node: &Node, from: &Netns, to: &str) {
     let drops =
         |error: anyhow::Error| error.context(node.query().text(&["show", "drops"]).unwrap_or_default());
-    reaches(&from.netns, to).map_err(drops).unwrap()
+    reaches(from, to).map_err(drops).unwrap();
 }

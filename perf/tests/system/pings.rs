@@ -1,11 +1,14 @@
 //! Everybody reaches everybody, in both families, by the way meant for them.
 
+use anyhow::anyhow;
+use lab::iperf::serve;
 use lab::netns::Netns;
-use lab::node::{GATEWAY, HOST, OTHER_POD, OUTSIDE, Options, ROUTER, WORLD};
-use lab::ping::reaches;
+use lab::node::{GATEWAY, HOST, Node, OTHER_POD, OUTSIDE, Options, ROUTER, WORLD};
 use lab::pod::{Family, INTERFACE};
+use lab::process::Process;
+use lab::wait::{PATIENCE, wait_until};
 
-use crate::Bed;
+use crate::{Bed, reach};
 
 #[test]
 fn pods_host_and_outside_reach_each_other() {
@@ -17,11 +20,11 @@ fn pods_host_and_outside_reach_each_other() {
         let here = [a, b, host];
         for from in [&bed.a.netns, &bed.b.netns, &bed.node.host] {
             for to in here.iter().chain(&there) {
-                reaches(from, to).unwrap();
+                reach(&bed.node, from, to);
             }
         }
         for to in &here {
-            reaches(&bed.node.outside, to).unwrap();
+            reach(&bed.node, &bed.node.outside, to);
         }
     }
     let query = bed.node.query();
@@ -39,12 +42,12 @@ fn pods_host_and_outside_reach_each_other() {
 fn the_gateway_and_the_routers_own_addresses_answer() {
     let bed = Bed::new(Options::default());
     for pod in [&bed.a, &bed.b] {
-        reaches(&pod.netns, GATEWAY[0]).unwrap();
-        reaches(&pod.netns, &format!("{}%{INTERFACE}", GATEWAY[1])).unwrap();
+        reach(&bed.node, &pod.netns, GATEWAY[0]);
+        reach(&bed.node, &pod.netns, &format!("{}%{INTERFACE}", GATEWAY[1]));
     }
     for router in ROUTER {
-        reaches(&bed.node.outside, router).unwrap();
-        reaches(&bed.a.netns, router).unwrap();
+        reach(&bed.node, &bed.node.outside, router);
+        reach(&bed.node, &bed.a.netns, router);
     }
     bed.node.query().ledger().unwrap();
 }
@@ -55,44 +58,31 @@ fn the_clients_address_is_kept() {
     let bed = Bed::new(Options::default());
     for family in Family::BOTH {
         let (pod, outside) = (bed.a.address(family), family.of(OUTSIDE));
-        let seen = peer_seen_by_a_server(&bed.node.outside, &bed.a.netns, outside);
+        let seen = peer_seen_by_a_server(&bed.node, &bed.node.outside, &bed.a.netns, outside);
         assert_eq!(seen, pod);
-        let seen = peer_seen_by_a_server(&bed.b.netns, &bed.node.host, &bed.b.address(family));
+        let seen = peer_seen_by_a_server(&bed.node, &bed.b.netns, &bed.node.host, &bed.b.address(family));
         assert_eq!(seen, family.of(HOST));
     }
     bed.node.query().ledger().unwrap();
 }
 
 /// Connects from `client` to `address` in `server`, and gives the client's address as the server's kernel has it.
-fn peer_seen_by_a_server(server: &Netns, client: &Netns, address: &str) -> String {
-    use lab::process::Process;
-    use lab::wait::{PATIENCE, wait_until};
-    let run = lab::run::Run::start().unwrap();
-    let _listener = Process::spawn(&run, "server", server.command("iperf3").args(["-s", "-1"])).unwrap();
-    let _client = wait_until("a connection", PATIENCE, || {
-        let mut client = Process::spawn(
-            &run,
-            "client",
-            client.command("iperf3").args(["-c", address, "-t", "60", "-b", "1M"]),
-        )?;
-        wait_until("the connection is up", PATIENCE, || {
-            client.check()?;
-            match established(server)?.is_empty() {
-                true => Err(anyhow::anyhow!("no connection to port 5201")),
-                false => Ok(()),
-            }
-        })?;
-        Ok(client)
+fn peer_seen_by_a_server(node: &Node, server: &Netns, client: &Netns, address: &str) -> String {
+    let _server = serve(&node.run, server).unwrap();
+    let mut command = client.command("iperf3");
+    command.args(["-c", address, "-t", "60", "-b", "1M"]);
+    let mut client = Process::spawn(&node.run, "client", &mut command).unwrap();
+    wait_until("a connection", PATIENCE, || {
+        client.check()?;
+        established(server)
     })
-    .unwrap();
-    established(server).unwrap()
+    .unwrap()
 }
 
 /// The peer of a connection to iperf3's port.
 fn established(server: &Netns) -> anyhow::Result<String> {
     let sockets = server.succeed("ss", &["-Hnt", "state", "established", "sport", "=", ":5201"])?;
     let peer = sockets.lines().next().and_then(|line| line.split_ascii_whitespace().nth(3));
-    let address = peer.and_then(|peer| peer.rsplit_once(':')).map(|(address, _)| address);
-    let bare = address.unwrap_or_default().trim_matches(['[', ']']);
-    Ok(bare.trim_start_matches("::ffff:").to_owned())
+    let (address, _) = peer.and_then(|peer| peer.rsplit_once(':')).ok_or_else(|| anyhow!("no connection"))?;
+    Ok(address.trim_matches(['[', ']']).trim_start_matches("::ffff:").to_owned())
 }

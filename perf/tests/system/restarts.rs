@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use lab::node::{HOST_DEVICE, OUTSIDE, Options};
-use lab::ping::{Ping, reaches};
+use lab::ping::Ping;
 use lab::pod::{Family, INTERFACE, Kind, Pod};
 
-use crate::Bed;
+use crate::{Bed, reach};
 
 #[test]
 fn no_packet_is_lost_while_control_is_away() {
@@ -34,7 +34,7 @@ fn no_packet_is_lost_while_control_is_away() {
     let c = Pod::attach(&bed.node, "c", Kind::Kernel).unwrap();
     let taken = [&bed.a, &bed.b].map(|pod| pod.addresses.clone());
     assert!(c.addresses.iter().all(|address| !taken.concat().contains(address)), "{:?}", c.addresses);
-    reaches(&c.netns, &bed.a.address(Family::V6)).unwrap();
+    reach(&bed.node, &c.netns, &bed.a.address(Family::V6));
     bed.node.query().ledger().unwrap();
 }
 
@@ -53,8 +53,8 @@ fn pods_keep_device_address_and_carrier_while_the_data_plane_is_away() {
     assert_eq!(bed.node.host.ip(&["-o", "link", "show", "dev", HOST_DEVICE]).unwrap(), host);
     bed.talk();
     for family in Family::BOTH {
-        reaches(&bed.a.netns, family.of(OUTSIDE)).unwrap();
-        reaches(&bed.node.host, &bed.b.address(family)).unwrap();
+        reach(&bed.node, &bed.a.netns, family.of(OUTSIDE));
+        reach(&bed.node, &bed.node.host, &bed.b.address(family));
     }
     bed.node.query().ledger().unwrap();
 }
@@ -69,7 +69,7 @@ fn both_away_at_once_come_back_by_the_journal() {
     let c = Pod::attach(&bed.node, "c", Kind::Kernel).unwrap();
     assert!(c.addresses.iter().all(|address| !addresses.concat().contains(address)), "{:?}", c.addresses);
     bed.a.detach(&bed.node).unwrap();
-    reaches(&c.netns, &bed.b.address(Family::V4)).unwrap();
+    reach(&bed.node, &c.netns, &bed.b.address(Family::V4));
     bed.node.query().ledger().unwrap();
 }
 
