@@ -5,10 +5,14 @@
 //! names line, field and value.
 
 use std::fmt;
+use std::marker::PhantomData;
+use std::net::IpAddr;
+use std::str::FromStr;
 
 use desired::{Node, NodeAddress, Pod};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use wire::IpPrefix;
 
 /// What a text held, in its order.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -177,7 +181,14 @@ struct Metadata {
     uid: Option<String>,
     creation_timestamp: Option<String>,
     deletion_timestamp: Option<String>,
-    annotations: Option<std::collections::BTreeMap<String, String>>,
+    annotations: Option<Annotations>,
+}
+
+/// The one annotation that is read.
+#[derive(Deserialize, Default)]
+struct Annotations {
+    #[serde(rename = "podrouter.io/router-addresses")]
+    router_addresses: Option<Spelled<AddressList>>,
 }
 
 #[derive(Deserialize)]
@@ -190,9 +201,9 @@ struct NodeObject {
 #[derive(Deserialize, Default)]
 struct NodeSpec {
     #[serde(rename = "podCIDR")]
-    pod_cidr: Option<String>,
+    pod_cidr: Option<Spelled<IpPrefix>>,
     #[serde(rename = "podCIDRs")]
-    pod_cidrs: Option<Vec<String>>,
+    pod_cidrs: Option<Vec<Spelled<IpPrefix>>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -201,10 +212,71 @@ struct NodeStatus {
 }
 
 #[derive(Deserialize)]
+#[serde(try_from = "RawAddress")]
 struct Address {
+    address: String,
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct RawAddress {
     address: String,
     #[serde(rename = "type")]
     kind: String,
+}
+
+impl TryFrom<RawAddress> for Address {
+    type Error = String;
+
+    /// Host names and DNS names are no addresses, and are not meant to be.
+    fn try_from(RawAddress { address, kind }: RawAddress) -> Result<Self, String> {
+        if matches!(kind.as_str(), "InternalIP" | "ExternalIP") && address.parse::<IpAddr>().is_err() {
+            return Err(format!("address: `{address}`, of type {kind}, is no IP address"));
+        }
+        Ok(Self { address, kind })
+    }
+}
+
+/// A text that spells a `T`, or nothing at all, as where a field is not filled in yet. Checked here, where the error has file,
+/// field and line, so that the file's last good content stays in force.
+struct Spelled<T> {
+    text: String,
+    spells: PhantomData<T>,
+}
+
+impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Spelled<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        if !text.is_empty()
+            && let Err(error) = text.parse::<T>()
+        {
+            let why = error.to_string();
+            let says_what = why.contains(&text);
+            return Err(D::Error::custom(if says_what { why } else { format!("`{text}`: {why}") }));
+        }
+        Ok(Self { text, spells: PhantomData })
+    }
+}
+
+impl<T> From<Spelled<T>> for String {
+    fn from(spelled: Spelled<T>) -> Self {
+        spelled.text
+    }
+}
+
+/// Addresses with commas between.
+struct AddressList;
+
+impl FromStr for AddressList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            part.parse::<IpAddr>()
+                .map_err(|_| format!("{}: `{part}` is no IP address", desired::ROUTER_ADDRESSES))?;
+        }
+        Ok(Self)
+    }
 }
 
 #[derive(Deserialize)]
@@ -225,18 +297,20 @@ struct PodSpec {
 struct PodStatus {
     phase: Option<String>,
     #[serde(rename = "podIP")]
-    pod_ip: Option<String>,
+    pod_ip: Option<Spelled<IpAddr>>,
     #[serde(rename = "podIPs")]
     pod_ips: Option<Vec<PodIp>>,
 }
 
 #[derive(Deserialize)]
 struct PodIp {
-    ip: String,
+    ip: Spelled<IpAddr>,
 }
 
 /// The plural field counts; the singular one, which it repeats, only where an old object lacks it.
-fn plural(many: Option<Vec<String>>, one: Option<String>) -> Vec<String> {
+fn plural<T>(many: Option<Vec<Spelled<T>>>, one: Option<Spelled<T>>) -> Vec<String> {
+    let many = many.map(|many| many.into_iter().map(String::from).collect::<Vec<_>>());
+    let one = one.map(String::from);
     many.filter(|many| !many.is_empty())
         .unwrap_or_else(|| one.into_iter().filter(|text| !text.is_empty()).collect())
 }
@@ -245,7 +319,7 @@ impl From<NodeObject> for Node {
     fn from(object: NodeObject) -> Self {
         let spec = object.spec.unwrap_or_default();
         let addresses = object.status.unwrap_or_default().addresses.unwrap_or_default();
-        let mut annotations = object.metadata.annotations.unwrap_or_default();
+        let annotations = object.metadata.annotations.unwrap_or_default();
         Self {
             name: object.metadata.name,
             created: object.metadata.creation_timestamp,
@@ -254,7 +328,7 @@ impl From<NodeObject> for Node {
                 .into_iter()
                 .map(|Address { address, kind }| NodeAddress { kind, address })
                 .collect(),
-            router_addresses: annotations.remove(desired::ROUTER_ADDRESSES),
+            router_addresses: annotations.router_addresses.map(String::from),
         }
     }
 }
@@ -322,6 +396,24 @@ mod tests {
         let message = from_yaml(yaml).unwrap_err();
         for part in ["document 2", "items[0].spec.podCIDRs", "`7`", "line 8"] {
             assert!(message.contains(part), "{part}: {message}");
+        }
+        let node = |spec: &str, status: &str, annotation: &str| {
+            format!(
+                "kind: Node\nmetadata: {{name: a, annotations: {{other: x, podrouter.io/router-addresses: \"{annotation}\"}}}}\n\
+                 spec: {{podCIDRs: [10.1.0.0/24, \"{spec}\"]}}\n\
+                 status: {{addresses: [{{type: Hostname, address: a}}, {{type: InternalIP, address: \"{status}\"}}]}}\n"
+            )
+        };
+        assert!(from_yaml(&node("fd00::/64", "10.0.0.1", "10.0.0.9, fd00::9")).is_ok());
+        assert!(from_yaml(&node("", "10.0.0.1", "")).is_ok(), "not filled in yet");
+        for (text, parts) in [
+            (node("10.2.0.0/99", "10.0.0.1", ""), ["spec.podCIDRs", "10.2.0.0/99", "line 3"]),
+            (node("10.2.0.1/24", "10.0.0.1", ""), ["spec.podCIDRs", "10.2.0.0/24", "line 3"]),
+            (node("", "10.0.0.", ""), ["status.addresses", "`10.0.0.`", "InternalIP"]),
+            (node("", "10.0.0.1", "10.0.0.9,x"), ["metadata.annotations", "router-addresses", "`x`"]),
+        ] {
+            let message = from_yaml(&text).unwrap_err();
+            assert!(parts.iter().all(|part| message.contains(part)), "{parts:?}: {message}");
         }
         let message = from_yaml("kind: Pod\nmetadata:\n  name: [x\n").unwrap_err();
         assert!(message.contains("line"), "{message}");

@@ -124,15 +124,16 @@ fn a_flood_between_dpdk_pods_is_accounted_for() {
     bed.node.query().ledger().unwrap();
 }
 
-/// A thousand a second is a rest for any machine: what is lost then is lost by a mistake.
+/// A hundred a second is a rest for any machine, and the rings hold more than a second of it, should a core be away for
+/// that long: what is lost then is lost by a mistake.
 fn modest(bed: &Bed, sender: &Pod, echo: &Pod, family: Family) {
     let (device, own, address) = (virtio_user(sender).unwrap(), sender.address(family), echo.address(family));
     let options = ["--vdev", &device, "--address", &own, "--dst", &address, "--flows", "16"];
-    let rate = ["--rate", "1k", "--drain", "5"];
-    let found = measure(&bed.node, &sender.netns, &[options.as_slice(), &rate].concat(), 2).unwrap();
+    let rate = ["--rate", "100", "--drain", "5"];
+    let found = measure(&bed.node, &sender.netns, &[options.as_slice(), &rate].concat(), 3).unwrap();
     for field in ["lost", "reordered", "duplicates", "corrupt"] {
         let drops = bed.node.query().text(&["show", "drops"]).unwrap();
         assert_eq!(found[field], 0, "{field}: {found}\n{drops}");
     }
-    assert!(found["sent"].as_u64().unwrap() >= 1_000, "{found}");
+    assert!(found["sent"].as_u64().unwrap() >= 200, "{found}");
 }

@@ -211,6 +211,9 @@ pub fn walk_extensions(first: u8, head: &[u8], len: usize) -> Result<ExtensionCh
             | protocol::AH => {}
             _ => return Ok(chain),
         }
+        if walked == MAX_EXTENSIONS {
+            return Err(Malformed::Ipv6ExtensionInvalid);
+        }
         // Each is a multiple of 4 bytes and at least 8 long, but the authentication header of 12 or more.
         if at + 8 > len {
             return Err(Malformed::Ipv6ExtensionInvalid);
