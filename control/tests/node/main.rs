@@ -192,12 +192,21 @@ fn a_malformed_manifest_leaves_the_last_good_state_in_force() {
     assert!(node.log().contains(&warning));
     assert_eq!((fake.route("10.244.3.0/24"), node.status().committed), (via("172.16.0.3"), generation));
 
-    // Well formed, and half of it no use: that half alone is left out.
-    node.manifest("third.yaml", &third.replace("[10.244.3.0/24]", "[\"fd00::/200\", 10.244.4.0/24]"));
+    // A value that is misspelt is an error of its file as well: nothing of it counts, and nothing is withdrawn.
+    node.manifest("third.yaml", &third.replace("[10.244.3.0/24]", "[10.244.3.0/24, \"fd00::/200\"]"));
+    until("the warning", || node.status().warnings.concat().contains("fd00::/200"));
+    let warning = node.status().warnings.concat();
+    for part in ["third.yaml", "spec.podCIDRs", "line 7"] {
+        assert!(warning.contains(part), "{part}: {warning}");
+    }
+    assert_eq!((fake.route("10.244.3.0/24"), node.status().committed), (via("172.16.0.3"), generation));
+
+    // Well spelt, and half of it no use: that half alone is left out.
+    node.manifest("third.yaml", &third.replace("[10.244.3.0/24]", "[\"ff00::/64\", 10.244.4.0/24]"));
     until("the new route", || fake.route("10.244.4.0/24") == via("172.16.0.3"));
     assert_eq!(fake.route("10.244.3.0/24"), None);
     let warning = node.status().warnings.concat();
-    assert!(warning.contains("Node knode3: spec.podCIDRs[0] `fd00::/200`"), "{warning}");
+    assert!(warning.contains("Node knode3: spec.podCIDRs[0] `ff00::/64`"), "{warning}");
 
     std::fs::remove_file(node.path("manifests/third.yaml")).unwrap();
     until("the route goes", || fake.route("10.244.4.0/24").is_none());
