@@ -188,7 +188,7 @@ struct Metadata {
 #[derive(Deserialize, Default)]
 struct Annotations {
     #[serde(rename = "podrouter.io/router-addresses")]
-    router_addresses: Option<Spelled<AddressList>>,
+    router_addresses: Option<Spelled<RouterAddresses>>,
 }
 
 #[derive(Deserialize)]
@@ -201,9 +201,9 @@ struct NodeObject {
 #[derive(Deserialize, Default)]
 struct NodeSpec {
     #[serde(rename = "podCIDR")]
-    pod_cidr: Option<Spelled<IpPrefix>>,
+    pod_cidr: Option<Spelled<PodCidr>>,
     #[serde(rename = "podCIDRs")]
-    pod_cidrs: Option<Vec<Spelled<IpPrefix>>>,
+    pod_cidrs: Option<Vec<Spelled<PodCidr>>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -237,29 +237,58 @@ impl TryFrom<RawAddress> for Address {
     }
 }
 
-/// A text that spells a `T`, or nothing at all, as where a field is not filled in yet. Checked here, where the error has file,
-/// field and line, so that the file's last good content stays in force.
-struct Spelled<T> {
-    text: String,
-    spells: PhantomData<T>,
+/// A field whose text must spell something.
+trait Field {
+    /// As errors name it: not every reader's path leads to the last name.
+    const NAME: &'static str;
+    type Value: FromStr<Err: fmt::Display>;
 }
 
-impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Spelled<T> {
+/// `spec.podCIDRs`, and `spec.podCIDR` of older objects.
+struct PodCidr;
+
+impl Field for PodCidr {
+    const NAME: &'static str = "podCIDRs";
+    type Value = IpPrefix;
+}
+
+/// `status.podIPs`, and `status.podIP` of older objects.
+struct PodAddress;
+
+impl Field for PodAddress {
+    const NAME: &'static str = "podIPs";
+    type Value = IpAddr;
+}
+
+/// The annotation that names a node's routers.
+struct RouterAddresses;
+
+impl Field for RouterAddresses {
+    const NAME: &'static str = desired::ROUTER_ADDRESSES;
+    type Value = AddressList;
+}
+
+/// The text of a field that spells what it should, or nothing at all, as where it is not filled in yet. Checked here, where
+/// the error has file and line, so that the file's last good content stays in force.
+struct Spelled<F> {
+    text: String,
+    field: PhantomData<F>,
+}
+
+impl<'de, F: Field> Deserialize<'de> for Spelled<F> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
         if !text.is_empty()
-            && let Err(error) = text.parse::<T>()
+            && let Err(error) = text.parse::<F::Value>()
         {
-            let why = error.to_string();
-            let says_what = why.contains(&text);
-            return Err(D::Error::custom(if says_what { why } else { format!("`{text}`: {why}") }));
+            return Err(D::Error::custom(format!("{}: `{text}`: {error}", F::NAME)));
         }
-        Ok(Self { text, spells: PhantomData })
+        Ok(Self { text, field: PhantomData })
     }
 }
 
-impl<T> From<Spelled<T>> for String {
-    fn from(spelled: Spelled<T>) -> Self {
+impl<F> From<Spelled<F>> for String {
+    fn from(spelled: Spelled<F>) -> Self {
         spelled.text
     }
 }
@@ -272,8 +301,7 @@ impl FromStr for AddressList {
 
     fn from_str(text: &str) -> Result<Self, String> {
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            part.parse::<IpAddr>()
-                .map_err(|_| format!("{}: `{part}` is no IP address", desired::ROUTER_ADDRESSES))?;
+            part.parse::<IpAddr>().map_err(|_| format!("`{part}` is no IP address"))?;
         }
         Ok(Self)
     }
@@ -297,14 +325,14 @@ struct PodSpec {
 struct PodStatus {
     phase: Option<String>,
     #[serde(rename = "podIP")]
-    pod_ip: Option<Spelled<IpAddr>>,
+    pod_ip: Option<Spelled<PodAddress>>,
     #[serde(rename = "podIPs")]
     pod_ips: Option<Vec<PodIp>>,
 }
 
 #[derive(Deserialize)]
 struct PodIp {
-    ip: Spelled<IpAddr>,
+    ip: Spelled<PodAddress>,
 }
 
 /// The plural field counts; the singular one, which it repeats, only where an old object lacks it.
@@ -411,6 +439,11 @@ mod tests {
             (node("10.2.0.1/24", "10.0.0.1", ""), ["spec.podCIDRs", "10.2.0.0/24", "line 3"]),
             (node("", "10.0.0.", ""), ["status.addresses", "`10.0.0.`", "InternalIP"]),
             (node("", "10.0.0.1", "10.0.0.9,x"), ["metadata.annotations", "router-addresses", "`x`"]),
+            // As kubectl prints it, where the reader's path ends before the field.
+            (
+                "kind: Node\nmetadata:\n  name: a\nspec:\n  podCIDRs:\n  - 10.2.0.0/99\n".to_owned(),
+                ["spec", "podCIDRs", "`10.2.0.0/99`"],
+            ),
         ] {
             let message = from_yaml(&text).unwrap_err();
             assert!(parts.iter().all(|part| message.contains(part)), "{parts:?}: {message}");
