@@ -20,6 +20,9 @@ const ROOT: &str = "/run/podrouter-lab";
 /// Prefix of every namespace; `cargo lab down` needs no guessing, but people who look at `ip netns` do.
 const PREFIX: &str = "plab";
 
+/// Where DPDK keeps a folder for each file prefix of root's processes (DPDK's guide for Linux, "EAL parameters").
+const DPDK_RUNTIME: &str = "/var/run/dpdk";
+
 /// A run and all that belongs to it. Guards hold it, so its directory goes last.
 #[derive(Debug)]
 pub struct Run {
@@ -111,6 +114,7 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         if !self.is_kept() {
+            remove_dpdk_files(&self.id);
             // An error leaves files that the next sweep removes.
             let _ = fs::remove_dir_all(&self.dir);
         }
@@ -168,6 +172,19 @@ fn take_down(dir: &Path) {
             kill(pid);
         }
         let _ = std::process::Command::new("ip").args(["netns", "del", name]).output();
+    }
+    if let Some(id) = dir.file_name().and_then(|name| name.to_str()) {
+        remove_dpdk_files(id);
+    }
+}
+
+/// DPDK keeps a folder for each file prefix, and testpmd, or whatever was killed, leaves it behind.
+fn remove_dpdk_files(id: &str) {
+    let ours = format!("{PREFIX}-{id}-");
+    for entry in fs::read_dir(DPDK_RUNTIME).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(ours.as_bytes()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
