@@ -12,21 +12,28 @@ use super::{Report, Scene};
 /// A rate that the path can carry on two shared cores: latency beyond it would be the time in full queues.
 const LATENCY_RATE: &str = "10k";
 
+/// The rates as people read them.
+const FLAT_OUT: &str = "all it can";
+const STEADY: &str = "10 000/s";
+
 /// Flat out for the rate, at a steady rate for the latency.
 pub(crate) fn show(scene: &mut Scene, report: &mut Report, seconds: u32) -> Result<()> {
     let node = &scene.node;
     let mut rows = Rows { table: Table::new(HEAD), results: Vec::new() };
-    for device in ["net_null0", "net_ring0"] {
+    // Nothing comes back from the null driver, so that it has no latency.
+    for (device, rate, said) in
+        [("net_null0", "max", FLAT_OUT), ("net_ring0", "max", FLAT_OUT), ("net_ring0", LATENCY_RATE, STEADY)]
+    {
         let driver = device.trim_end_matches('0');
-        report.progress(&format!("pktgen on {driver} alone for {seconds} s"));
-        let found = measure(node, &node.host, &["--vdev", device, "--rate", "max"], seconds)?;
-        rows.add(&format!("{driver} alone"), "all it can", &found);
+        report.progress(&format!("pktgen on {driver} alone, {said}, for {seconds} s"));
+        let found = measure(node, &node.host, &["--vdev", device, "--rate", rate], seconds)?;
+        rows.add(&format!("{driver} alone"), said, &found);
     }
     let sender = &scene.sender;
     let device = virtio_user(sender)?;
     for (family, named) in Family::BOTH.into_iter().zip(["IPv4", "IPv6"]) {
         let (own, to) = (sender.address(family), scene.dpdk.address(family));
-        for (rate, said) in [("max", "all it can"), (LATENCY_RATE, "10 000/s")] {
+        for (rate, said) in [("max", FLAT_OUT), (LATENCY_RATE, STEADY)] {
             report.progress(&format!(
                 "pktgen from one DPDK pod to the other and back by {named}, {said}, for {seconds} s"
             ));
@@ -69,7 +76,7 @@ impl Rows {
         };
         let latency = |field: &str| match found["latency_ns"][field].as_f64() {
             // Flat out it would be the time in full queues.
-            Some(time) if offered != "all it can" => format!("{:.1}", time / 1e3),
+            Some(time) if offered != FLAT_OUT => format!("{:.1}", time / 1e3),
             _ => "-".to_owned(),
         };
         self.table.row([
