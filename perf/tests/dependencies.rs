@@ -38,7 +38,7 @@ const WITHOUT_DPDK: [&str; 12] = [
 const WITH_DPDK: [&str; 3] = ["peers", "pktgen", "podrouter-dataplane"];
 
 /// Parts of the tree that not every state of it has.
-const LATER: [&str; 2] = ["flow", "peers"];
+const LATER: [&str; 1] = ["peers"];
 
 struct Workspace {
     metadata: Metadata,

@@ -1,0 +1,165 @@
+//! A bucket: one cache line with eight lanes, each the signature of a key and the record that it leads to.
+//!
+//! ```text
+//! word 0, 1   signatures, four of 16 bits each; 0 is none
+//! word 2..6   where they lead, two of 32 bits each; 0 is a free lane
+//! word 6      keys that belong here and are in their other bucket, for want of a lane
+//! ```
+//!
+//! A lane is taken by a compare-and-swap of its number, which the signature follows; it is given up the other way round. So a
+//! signature always has its number, or an older one whose record has another key: readers compare the whole key.
+
+use crate::layout::BUCKET;
+use crate::sync::{AtomicU64, Ordering};
+
+/// Lanes of a bucket.
+const LANES: usize = 8;
+/// Tries at a word that others are changing too, before somebody else's turn is called contention.
+const TRIES: usize = 16;
+
+const LOW: u64 = 0x0001_0001_0001_0001;
+const HIGH: u64 = 0x8000_8000_8000_8000;
+
+/// A view of one bucket's words.
+#[derive(Clone, Copy)]
+pub(crate) struct Bucket<'t>(&'t [AtomicU64]);
+
+/// The lanes whose signature is the one wanted, and perhaps some behind one that is.
+#[derive(Clone, Copy)]
+pub(crate) struct Lanes(u64);
+
+impl Lanes {
+    /// The first of them.
+    #[inline]
+    pub(crate) const fn first(self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let at = self.0.trailing_zeros() as usize;
+        Some((at >> 4) + 4 * (at & 1))
+    }
+
+    #[inline]
+    const fn next(&mut self) -> Option<usize> {
+        let lane = self.first();
+        self.0 &= self.0.wrapping_sub(1);
+        lane
+    }
+}
+
+impl<'t> Bucket<'t> {
+    /// The bucket of this number.
+    #[inline]
+    pub(crate) fn of(words: &'t [AtomicU64], number: usize) -> Self {
+        Self(&words[number * BUCKET..][..BUCKET])
+    }
+
+    #[inline]
+    pub(crate) fn prefetch(self) {
+        hint::prefetch_read(&self.0[0]);
+    }
+
+    /// Four comparisons an instruction: a lane that is zero after the exclusive-or borrows from its highest bit.
+    #[inline]
+    pub(crate) fn matching(self, signature: u16) -> Lanes {
+        let wanted = u64::from(signature) * LOW;
+        let zeros = |word: u64| word.wrapping_sub(LOW) & !word & HIGH;
+        // Acquire: the number and the record's key were written before the signature. Partner: `link`.
+        let low = zeros(self.0[0].load(Ordering::Acquire) ^ wanted);
+        let high = zeros(self.0[1].load(Ordering::Acquire) ^ wanted);
+        Lanes(low >> 15 | high >> 14)
+    }
+
+    /// Where a lane leads.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "half a word is meant")]
+    pub(crate) fn number(self, lane: usize) -> u32 {
+        (self.0[2 + lane / 2].load(Ordering::Relaxed) >> (32 * (lane % 2))) as u32
+    }
+
+    /// Where the lanes with this signature lead.
+    pub(crate) fn numbers(self, signature: u16) -> impl Iterator<Item = u32> + 't {
+        let mut lanes = self.matching(signature);
+        std::iter::from_fn(move || {
+            loop {
+                let number = self.number(lanes.next()?);
+                if number != 0 {
+                    return Some(number);
+                }
+            }
+        })
+    }
+
+    /// Puts a number into a free lane. False if there is none.
+    pub(crate) fn link(self, signature: u16, number: u32) -> bool {
+        for lane in 0..LANES {
+            let (word, shift) = (&self.0[2 + lane / 2], 32 * (lane % 2));
+            for _ in 0..TRIES {
+                let old = word.load(Ordering::Relaxed);
+                if old >> shift & 0xffff_ffff != 0 {
+                    break;
+                }
+                let new = old | u64::from(number) << shift;
+                // AcqRel: whoever had the lane has taken its signature away before.
+                if word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                    // SeqCst: in one order with the fence of a rival for the same key; Release for readers. Partner: `matching`.
+                    self.0[lane / 4].fetch_or(u64::from(signature) << (16 * (lane % 4)), Ordering::SeqCst);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Takes a number out. False if it is not here.
+    pub(crate) fn unlink(self, number: u32) -> bool {
+        for lane in 0..LANES {
+            if self.number(lane) == number {
+                // Release: hidden before the epoch in which it may be used again.
+                self.0[lane / 4].fetch_and(!(0xffff << (16 * (lane % 4))), Ordering::AcqRel);
+                self.0[2 + lane / 2].fetch_and(!(0xffff_ffff << (32 * (lane % 2))), Ordering::AcqRel);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether some keys that belong here are elsewhere.
+    #[inline]
+    pub(crate) fn has_strays(self) -> bool {
+        self.0[6].load(Ordering::Acquire) != 0
+    }
+
+    pub(crate) fn add_stray(self) {
+        self.0[6].fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn remove_stray(self) {
+        self.0[6].fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_fill_are_found_and_empty() {
+        let words: Vec<AtomicU64> = (0..BUCKET).map(|_| AtomicU64::new(0)).collect();
+        let bucket = Bucket::of(&words, 0);
+        for number in 1..=8 {
+            // Pairs share a signature.
+            assert!(bucket.link(u16::try_from(1 + number / 2).unwrap(), number));
+        }
+        assert!(!bucket.link(9, 9));
+        assert_eq!(bucket.numbers(2).filter(|n| matches!(n, 2 | 3)).count(), 2);
+        assert!(bucket.unlink(3) && !bucket.unlink(3));
+        assert_eq!(bucket.numbers(2).filter(|&n| n == 3).count(), 0);
+        assert!(bucket.link(0xffff, 30));
+        assert!(bucket.numbers(0xffff).any(|n| n == 30));
+        for number in [1, 2, 4, 5, 6, 7, 8, 30] {
+            assert!(bucket.unlink(number));
+        }
+        assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+    }
+}

@@ -1,0 +1,73 @@
+//! How flows end by themselves: by time, or because there are too many.
+//!
+//! When few records are free, each new flow ends one of a sample of 32: one that has been closed, if there is any; else one of whoever
+//! has most flows, of those one that was never answered, and of those the one unused for longest. So who opens a million
+//! flows ends its own, and the few flows of others stay.
+
+use crate::epoch::Epochs;
+use crate::family::Family;
+use crate::life::{Life, Seconds};
+use crate::local::Shelf;
+use crate::state::{Direction, State};
+use crate::sync::Ordering;
+use crate::table::{Handle, OWNERS, Table};
+use crate::timeouts::Timeouts;
+
+/// Records that are looked at to find one to end.
+const SAMPLE: u32 = 32;
+
+impl<F: Family> Table<F> {
+    /// Looks at `budget` records further on, and ends those whose time is over. Returns how many.
+    pub fn expire(
+        &self,
+        shelf: &mut Shelf,
+        epochs: &Epochs,
+        timeouts: &Timeouts,
+        now: Seconds,
+        budget: u32,
+    ) -> u32 {
+        shelf.reclaim(self, epochs);
+        if budget == 0 || self.capacity() == 0 {
+            return 0;
+        }
+        let start = self.cursor.fetch_add(budget, Ordering::Relaxed);
+        let mut ended = 0;
+        for step in 0..budget.min(self.capacity()) {
+            let record = start.wrapping_add(step) % self.capacity();
+            let life = Life(self.life(record).load(Ordering::Relaxed));
+            if life.is_live() && self.is_over(record, life, timeouts, now) {
+                ended += u32::from(self.end(shelf, epochs, Handle::new(record, Direction::Forward)));
+            }
+        }
+        ended
+    }
+
+    fn is_over(&self, record: u32, life: Life, timeouts: &Timeouts, now: Seconds) -> bool {
+        let key = self.key_of(record, Direction::Forward);
+        let limit = timeouts.of(F::tuple(&key).protocol, life.state());
+        now.0.saturating_sub(life.seen().0) > limit.0
+    }
+
+    /// Ends the one flow of a sample that can best be spared.
+    pub(crate) fn evict(&self, shelf: &mut Shelf, epochs: &Epochs, now: Seconds) {
+        let start = self.cursor.fetch_add(SAMPLE, Ordering::Relaxed);
+        let mut worst = None;
+        for step in 0..SAMPLE.min(self.capacity()) {
+            let record = start.wrapping_add(step) % self.capacity();
+            let life = Life(self.life(record).load(Ordering::Relaxed));
+            if !life.is_live() {
+                continue;
+            }
+            let owner = usize::from(self.binding_of(record).owner) % OWNERS;
+            let many = self.owners[owner].load(Ordering::Relaxed);
+            let unanswered = matches!(life.state(), State::New | State::Opening);
+            let score = (life.state().is_over(), many, unanswered, now.0.saturating_sub(life.seen().0));
+            if worst.is_none_or(|(worst, _)| worst < score) {
+                worst = Some((score, record));
+            }
+        }
+        if let Some((_, record)) = worst {
+            self.end(shelf, epochs, Handle::new(record, Direction::Forward));
+        }
+    }
+}

@@ -1,0 +1,592 @@
+//! The table of one family: look-up for every packet, insertion for the first of a flow.
+//!
+//! Look-up is in steps, so that a burst can be prefetched between them: [`Table::hash`], [`Table::prefetch`], [`Table::first`],
+//! [`Handle`] prefetch, [`Table::verify`]. A handle is good until its worker's next [`Epochs::quiesce`](crate::Epochs::quiesce).
+//!
+//! Two workers may insert one key at a time: each links its record first and looks for the other's then, and whoever sees another
+//! gives up. At least one sees it, so that a key never leads to two live records; and the reply's key, once linked, is taken: that is
+//! how a port for source NAT is reserved.
+
+use crate::action::Action;
+use crate::bucket::Bucket;
+use crate::epoch::Epochs;
+use crate::family::{Family, Tuple};
+use crate::layout::{BUCKET, COLD, Parts};
+use crate::life::{Binding, Life, Phase, Seconds};
+use crate::local::Shelf;
+use crate::state::{Direction, Signal, State};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, Words, fence};
+
+/// Owners that are told apart: port ids.
+pub(crate) const OWNERS: usize = 1024;
+/// Tries at a record's life that others are changing too.
+const TRIES: usize = 4;
+
+/// A record by one of its two keys: not zero, so that zero is a free lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Handle(pub(crate) u32);
+
+impl Handle {
+    #[inline]
+    pub(crate) const fn new(record: u32, direction: Direction) -> Self {
+        Self((record + 1) << 1 | direction as u32)
+    }
+
+    #[inline]
+    pub(crate) const fn record(self) -> u32 {
+        (self.0 >> 1).wrapping_sub(1)
+    }
+
+    /// Which of the two keys it was found by.
+    #[inline]
+    #[must_use]
+    pub const fn direction(self) -> Direction {
+        Direction::of_bit(self.0)
+    }
+}
+
+/// A record that has the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// The record, by this key.
+    pub handle: Handle,
+    /// As it was when it was looked at. A record that is not live is being made or has just ended.
+    pub life: Life,
+}
+
+/// What [`Table::insert`] is given, beside the reply's key.
+#[derive(Debug, Clone, Copy)]
+pub struct NewFlow<F: Family> {
+    /// Of the packet as it came.
+    pub key: F::Key,
+    /// By the packet's signal.
+    pub state: State,
+    /// Whose it is, and what was chosen for it.
+    pub binding: Binding,
+    /// By direction.
+    pub actions: [Action; 2],
+    /// Numbers of the policy rules that allowed it, out of the sender and into the receiver; 0 is none.
+    pub rules: [u32; 2],
+}
+
+/// How an insertion ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inserted {
+    /// The flow is there now.
+    New(Handle),
+    /// It was there already, or another worker is just making it.
+    Exists(Found),
+    /// Another flow has each of the reply's keys.
+    ReplyTaken,
+    /// Another worker wanted the same key at the same time; neither has it.
+    Contended,
+    /// No record is free, or none of the key's lanes.
+    Full,
+}
+
+/// A flow, as lists show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row<A> {
+    /// The first packet's tuple.
+    pub forward: Tuple<A>,
+    /// Its answer's, as it comes.
+    pub reply: Tuple<A>,
+    /// State and last use.
+    pub life: Life,
+    /// Owner and origin.
+    pub binding: Binding,
+    /// By direction.
+    pub actions: [Action; 2],
+    /// Policy rules out of the sender and into the receiver; 0 is none.
+    pub rules: [u32; 2],
+}
+
+/// The flows of one family.
+pub struct Table<F: Family> {
+    buckets: Words,
+    hot: Words,
+    cold: Words,
+    /// Buckets less one: their number is a power of two.
+    mask: u64,
+    seeds: [u64; 3],
+    records: u32,
+    /// Number of pops (32 bits) and the first free record plus one: the first number keeps an old head from passing for a new one.
+    free: AtomicU64,
+    spare: AtomicU32,
+    /// Live flows by owner.
+    pub(crate) owners: Box<[AtomicU32]>,
+    /// Where expiry goes on.
+    pub(crate) cursor: AtomicU32,
+    family: std::marker::PhantomData<F>,
+}
+
+impl<F: Family> Table<F> {
+    /// Takes the storage as it is: records that are live stay, others are free, and the buckets are made anew.
+    pub(crate) fn adopt(parts: Parts, records: u32, seeds: [u64; 3]) -> Self {
+        let Parts { buckets, hot, cold } = parts;
+        let table = Self {
+            buckets,
+            hot,
+            cold,
+            mask: (buckets.len() / BUCKET - 1) as u64,
+            seeds,
+            records,
+            free: AtomicU64::new(0),
+            spare: AtomicU32::new(0),
+            owners: (0..OWNERS).map(|_| AtomicU32::new(0)).collect(),
+            cursor: AtomicU32::new(0),
+            family: std::marker::PhantomData,
+        };
+        buckets.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        for record in (0..records).rev() {
+            if !table.readopt(record) {
+                table.life(record).store(Life::FREE.0, Ordering::Relaxed);
+                table.push_free(record);
+            }
+        }
+        table
+    }
+
+    /// Links a record that an earlier process left. What it decided was by tables that are gone.
+    fn readopt(&self, record: u32) -> bool {
+        let life = Life(self.life(record).load(Ordering::Relaxed));
+        if !life.is_live() {
+            return false;
+        }
+        let keys = [Direction::Forward, Direction::Reply].map(|d| self.key_of(record, d));
+        for (direction, key) in [Direction::Forward, Direction::Reply].into_iter().zip(&keys) {
+            let (hash, handle) = (self.hash(key), Handle::new(record, direction));
+            if self.find(hash, key).is_some() || !self.link(hash, handle) {
+                self.unlink(self.hash(&keys[0]), Handle::new(record, Direction::Forward));
+                return false;
+            }
+            self.action(handle).store(Action::NONE.0, Ordering::Relaxed);
+        }
+        self.count(self.binding_of(record).owner, 1);
+        true
+    }
+
+    /// Records, used or not.
+    #[must_use]
+    pub const fn capacity(&self) -> u32 {
+        self.records
+    }
+
+    /// Live flows.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.owners.iter().map(|owner| owner.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Of a key, to be given to the other functions with it.
+    #[inline]
+    #[must_use]
+    pub fn hash(&self, key: &F::Key) -> u64 {
+        F::hash(key, &self.seeds)
+    }
+
+    /// Asks for the bucket.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        self.home(hash).prefetch();
+    }
+
+    /// The record that most likely has the key; to be verified.
+    #[inline]
+    #[must_use]
+    pub fn first(&self, hash: u64) -> Option<Handle> {
+        let bucket = self.home(hash);
+        let number = bucket.number(bucket.matching(signature(hash)).first()?);
+        (number != 0).then_some(Handle(number))
+    }
+
+    /// Asks for the record.
+    #[inline]
+    pub fn prefetch_record(&self, handle: Handle) {
+        let at = handle.record() as usize * F::HOT;
+        if let Some(word) = self.hot.get(at + F::KEYS[handle.direction() as usize] / 8 * 8) {
+            hint::prefetch_read(word);
+        }
+        if F::HOT > 8
+            && let Some(word) = self.hot.get(at)
+        {
+            hint::prefetch_read(word);
+        }
+    }
+
+    /// Whether the record has this key, and how it is.
+    #[inline]
+    #[must_use]
+    pub fn verify(&self, handle: Handle, key: &F::Key) -> Option<Life> {
+        let words = self.hot.get(handle.record() as usize * F::HOT..)?.get(..F::HOT)?;
+        let at = F::KEYS[handle.direction() as usize];
+        let same = words[at..]
+            .iter()
+            .zip(key.as_ref())
+            .fold(0, |differs, (word, key)| differs | (word.load(Ordering::Relaxed) ^ key));
+        // Acquire: what a live record says was written before. Partner: the store of `Live` in `insert`.
+        (same == 0).then(|| Life(words[F::LIFE].load(Ordering::Acquire)))
+    }
+
+    /// The record of a key, wherever it is.
+    #[must_use]
+    pub fn find(&self, hash: u64, key: &F::Key) -> Option<Found> {
+        self.scan(hash, |handle| {
+            let life = self.verify(handle, key)?;
+            (life.phase() != Phase::Dead).then_some(Found { handle, life })
+        })
+    }
+
+    /// The action of the direction by which it was found.
+    #[inline]
+    #[must_use]
+    pub fn decided(&self, handle: Handle) -> Action {
+        // Acquire: the adjacency that it names was filled in before. Partner: `decide`.
+        Action(self.action(handle).load(Ordering::Acquire))
+    }
+
+    /// Stores a decision, if `old` is still what is there: whoever loses has decided for one packet.
+    #[inline]
+    pub fn decide(&self, handle: Handle, old: Action, new: Action) {
+        // Release: partner `decided`. A lost race is no error.
+        let _lost = self.action(handle).compare_exchange(old.0, new.0, Ordering::Release, Ordering::Relaxed);
+    }
+
+    /// The key by which packets of this direction are found.
+    #[inline]
+    #[must_use]
+    pub fn key(&self, handle: Handle) -> F::Key {
+        self.key_of(handle.record(), handle.direction())
+    }
+
+    /// What a packet of this direction becomes: the other direction's tuple turned round.
+    #[inline]
+    #[must_use]
+    pub fn becomes(&self, handle: Handle) -> Tuple<F::Addr> {
+        F::tuple(&self.key_of(handle.record(), handle.direction().other())).reversed()
+    }
+
+    /// Whose flow it is, and what was chosen for it.
+    #[inline]
+    #[must_use]
+    pub fn binding(&self, handle: Handle) -> Binding {
+        self.binding_of(handle.record())
+    }
+
+    /// Policy rules that allowed it when it was last decided, out of the sender and into the receiver.
+    pub fn set_rules(&self, handle: Handle, rules: [u32; 2]) {
+        self.rules(handle.record()).store(rules_word(rules), Ordering::Relaxed);
+    }
+
+    /// A packet has been seen. Writes only when that changes the state, or the second.
+    #[inline]
+    pub fn touch(&self, handle: Handle, life: Life, signal: Signal, now: Seconds) {
+        let state = life.state();
+        if life.seen() != now || state.next(handle.direction(), signal) as u8 != state as u8 {
+            self.note(handle, signal, now);
+        }
+    }
+
+    #[cold]
+    fn note(&self, handle: Handle, signal: Signal, now: Seconds) {
+        let word = self.life(handle.record());
+        for _ in 0..TRIES {
+            let life = Life(word.load(Ordering::Relaxed));
+            if !life.is_live() {
+                return;
+            }
+            let next = Life::new(Phase::Live, life.state().next(handle.direction(), signal), now);
+            if word.compare_exchange(life.0, next.0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Makes a flow whose answers have the first of `replies` that no other flow has. They may differ in their last word alone, the
+    /// ports: a reader that meets a record while it is being made sees one of them, not a mixture.
+    pub fn insert(
+        &self,
+        shelf: &mut Shelf,
+        epochs: &Epochs,
+        new: &NewFlow<F>,
+        replies: impl IntoIterator<Item = F::Key>,
+        now: Seconds,
+    ) -> Inserted {
+        let hash = self.hash(&new.key);
+        if let Some(found) = self.find(hash, &new.key) {
+            return Inserted::Exists(found);
+        }
+        if self.is_short() {
+            self.evict(shelf, epochs, now);
+        }
+        if !shelf.has_room(self, epochs) {
+            return Inserted::Full;
+        }
+        let Some(record) = shelf.take(self, epochs) else { return Inserted::Full };
+        let forward = Handle::new(record, Direction::Forward);
+        let claimed = Life::new(Phase::Claimed, new.state, now);
+        self.life(record).store(claimed.0, Ordering::Relaxed);
+        self.set_key(record, Direction::Forward, &new.key);
+        self.meta(record).store(new.binding.word(), Ordering::Relaxed);
+        self.rules(record).store(rules_word(new.rules), Ordering::Relaxed);
+        for direction in [Direction::Forward, Direction::Reply] {
+            let action = new.actions[direction as usize].0;
+            self.action(Handle::new(record, direction)).store(action, Ordering::Relaxed);
+        }
+        if !self.link(hash, forward) {
+            shelf.bury(record, epochs);
+            return Inserted::Full;
+        }
+        if let Some(rival) = self.rival(hash, &new.key, record) {
+            self.unlink(hash, forward);
+            self.bury(record, shelf, epochs);
+            return if rival.life.is_live() { Inserted::Exists(rival) } else { Inserted::Contended };
+        }
+        for key in replies {
+            if key != new.key && self.reserve(record, &key) {
+                self.life(record).store(claimed.with_phase(Phase::Live).0, Ordering::Release);
+                self.count(new.binding.owner, 1);
+                return Inserted::New(forward);
+            }
+        }
+        self.unlink(hash, forward);
+        self.bury(record, shelf, epochs);
+        Inserted::ReplyTaken
+    }
+
+    /// Links the reply's key, unless another flow has it.
+    fn reserve(&self, record: u32, key: &F::Key) -> bool {
+        let hash = self.hash(key);
+        if self.find(hash, key).is_some() {
+            return false;
+        }
+        let handle = Handle::new(record, Direction::Reply);
+        self.set_key(record, Direction::Reply, key);
+        if !self.link(hash, handle) {
+            return false;
+        }
+        if self.rival(hash, key, record).is_some() {
+            self.unlink(hash, handle);
+            return false;
+        }
+        true
+    }
+
+    /// Ends a flow. False if it had ended already, or no room is left to wait in.
+    pub fn end(&self, shelf: &mut Shelf, epochs: &Epochs, handle: Handle) -> bool {
+        let record = handle.record();
+        if !shelf.has_room(self, epochs) {
+            return false;
+        }
+        let word = self.life(record);
+        let mut life = Life(word.load(Ordering::Acquire));
+        loop {
+            if !life.is_live() {
+                return false;
+            }
+            let dead = life.with_phase(Phase::Dead).0;
+            // AcqRel: one of us ends it.
+            match word.compare_exchange(life.0, dead, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => break,
+                Err(now) => life = Life(now),
+            }
+        }
+        for direction in [Direction::Forward, Direction::Reply] {
+            let key = self.key_of(record, direction);
+            self.unlink(self.hash(&key), Handle::new(record, direction));
+        }
+        self.count(self.binding_of(record).owner, u32::MAX);
+        shelf.bury(record, epochs);
+        true
+    }
+
+    fn bury(&self, record: u32, shelf: &mut Shelf, epochs: &Epochs) {
+        let dead = Life(self.life(record).load(Ordering::Relaxed)).with_phase(Phase::Dead);
+        self.life(record).store(dead.0, Ordering::Relaxed);
+        shelf.bury(record, epochs);
+    }
+
+    /// A flow as it is, if the record is live and stays so while it is read.
+    #[must_use]
+    pub fn row(&self, record: u32) -> Option<Row<F::Addr>> {
+        if record >= self.records {
+            return None;
+        }
+        let life = Life(self.life(record).load(Ordering::Acquire));
+        if !life.is_live() {
+            return None;
+        }
+        let binding = self.binding_of(record);
+        let rules = self.rules(record).load(Ordering::Relaxed);
+        #[expect(clippy::cast_possible_truncation, reason = "two halves of a word")]
+        let rules = [(rules >> 32) as u32, rules as u32];
+        let [forward, reply] =
+            [Direction::Forward, Direction::Reply].map(|d| F::tuple(&self.key_of(record, d)));
+        let actions = [Direction::Forward, Direction::Reply].map(|d| self.decided(Handle::new(record, d)));
+        fence(Ordering::Acquire);
+        let same =
+            Life(self.life(record).load(Ordering::Relaxed)).is_live() && self.binding_of(record) == binding;
+        same.then_some(Row { forward, reply, life, binding, actions, rules })
+    }
+
+    /// Those that have the key, in its own bucket and where its strays are.
+    fn scan<T>(&self, hash: u64, mut wanted: impl FnMut(Handle) -> Option<T>) -> Option<T> {
+        let (home, signature) = (self.home(hash), signature(hash));
+        let found = home.numbers(signature).find_map(|number| wanted(Handle(number)));
+        if found.is_some() || !home.has_strays() {
+            return found;
+        }
+        self.other(hash).numbers(signature).find_map(|number| wanted(Handle(number)))
+    }
+
+    /// Another record with this key, now that ours is linked.
+    fn rival(&self, hash: u64, key: &F::Key, record: u32) -> Option<Found> {
+        // One half of a Dekker handshake, the other is the same fence of the rival: both have linked before, so at
+        // least one of us sees the other.
+        fence(Ordering::SeqCst);
+        self.scan(hash, |handle| {
+            if handle.record() == record {
+                return None;
+            }
+            let life = self.verify(handle, key)?;
+            (life.phase() != Phase::Dead).then_some(Found { handle, life })
+        })
+    }
+
+    fn link(&self, hash: u64, handle: Handle) -> bool {
+        let (home, signature) = (self.home(hash), signature(hash));
+        if home.link(signature, handle.0) {
+            return true;
+        }
+        // Counted before it is there, so that nobody who may need it passes by.
+        home.add_stray();
+        let linked = self.other(hash).link(signature, handle.0);
+        if !linked {
+            home.remove_stray();
+        }
+        linked
+    }
+
+    fn unlink(&self, hash: u64, handle: Handle) {
+        let home = self.home(hash);
+        if !home.unlink(handle.0) && self.other(hash).unlink(handle.0) {
+            home.remove_stray();
+        }
+    }
+
+    #[inline]
+    fn home(&self, hash: u64) -> Bucket<'static> {
+        #[expect(clippy::cast_possible_truncation, reason = "below the number of buckets")]
+        Bucket::of(self.buckets, (hash & self.mask) as usize)
+    }
+
+    fn other(&self, hash: u64) -> Bucket<'static> {
+        let step = u64::from(signature(hash)).wrapping_mul(0x9e37_79b9) | 1;
+        #[expect(clippy::cast_possible_truncation, reason = "below the number of buckets")]
+        Bucket::of(self.buckets, ((hash ^ step) & self.mask) as usize)
+    }
+
+    #[inline]
+    pub(crate) fn life(&self, record: u32) -> &'static AtomicU64 {
+        &self.hot[record as usize * F::HOT + F::LIFE]
+    }
+
+    fn meta(&self, record: u32) -> &'static AtomicU64 {
+        &self.hot[record as usize * F::HOT + F::META]
+    }
+
+    fn rules(&self, record: u32) -> &'static AtomicU64 {
+        &self.cold[record as usize * COLD + 1]
+    }
+
+    #[inline]
+    fn action(&self, handle: Handle) -> &'static AtomicU64 {
+        &self.hot[handle.record() as usize * F::HOT + F::ACTIONS[handle.direction() as usize]]
+    }
+
+    #[inline]
+    pub(crate) fn binding_of(&self, record: u32) -> Binding {
+        Binding::of_word(self.meta(record).load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    pub(crate) fn key_of(&self, record: u32, direction: Direction) -> F::Key {
+        let mut key = F::Key::default();
+        let at = record as usize * F::HOT + F::KEYS[direction as usize];
+        for (word, stored) in key.as_mut().iter_mut().zip(&self.hot[at..]) {
+            *word = stored.load(Ordering::Relaxed);
+        }
+        key
+    }
+
+    fn set_key(&self, record: u32, direction: Direction, key: &F::Key) {
+        let at = record as usize * F::HOT + F::KEYS[direction as usize];
+        for (stored, word) in self.hot[at..].iter().zip(key.as_ref()) {
+            stored.store(*word, Ordering::Relaxed);
+        }
+    }
+
+    fn count(&self, owner: u16, by: u32) {
+        self.owners[usize::from(owner) % OWNERS].fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// Whether so few records are free that one should go for each that comes.
+    fn is_short(&self) -> bool {
+        self.spare.load(Ordering::Relaxed) < (self.records / 16).min(256)
+    }
+
+    /// From the common list.
+    pub(crate) fn pop_free(&self) -> Option<u32> {
+        loop {
+            let head = self.free.load(Ordering::Acquire);
+            #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
+            let record = (head as u32).checked_sub(1)?;
+            let next = self.cold[record as usize * COLD].load(Ordering::Relaxed);
+            let new = (head >> 32).wrapping_add(1) << 32 | next & 0xffff_ffff;
+            // AcqRel: the list behind the head is whole. Partner: `push_free`.
+            if self.free.compare_exchange(head, new, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                self.spare.fetch_sub(1, Ordering::Relaxed);
+                return Some(record);
+            }
+        }
+    }
+
+    pub(crate) fn push_free(&self, record: u32) {
+        loop {
+            let head = self.free.load(Ordering::Relaxed);
+            self.cold[record as usize * COLD].store(head & 0xffff_ffff, Ordering::Relaxed);
+            let new = head & !0xffff_ffff | u64::from(record + 1);
+            if self.free.compare_exchange(head, new, Ordering::Release, Ordering::Relaxed).is_ok() {
+                self.spare.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+}
+
+/// Two rules in a word.
+fn rules_word([out, into]: [u32; 2]) -> u64 {
+    u64::from(out) << 32 | u64::from(into)
+}
+
+/// The high bits of the hash, which have no part in the bucket's number; never 0.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "16 bits are left")]
+const fn signature(hash: u64) -> u16 {
+    (hash >> 48) as u16 | 1
+}
+
+impl<F: Family> std::fmt::Debug for Table<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Table")
+            .field("records", &self.records)
+            .field("live", &self.len())
+            .finish_non_exhaustive()
+    }
+}
