@@ -35,7 +35,7 @@ impl Core {
                 return rejected(false, format!("op {number}: {error:#}"));
             }
         }
-        tables.set_generation(Generation(*target));
+        tables.seal(Generation(*target));
         if let Err(error) = self.publisher.publish(Arc::new(tables.clone()), *target) {
             return rejected(false, error.to_string());
         }

@@ -8,24 +8,31 @@
 
 #![forbid(unsafe_code)]
 
+mod by_network;
 mod chunked;
 mod endpoints;
 mod entry;
 mod error;
+mod frontend;
+mod hash;
 mod id;
 mod interfaces;
 pub mod lpm;
 mod map;
 mod network;
 mod ports;
+mod prefixes;
 mod routes;
+mod stamp;
 mod tables;
 mod target;
 
 pub use entry::{Endpoint, EndpointKind, Interface, PortEntry, PortRole, Router};
 pub use error::TableError;
+pub use frontend::{Backend, BackendState, Frontend, FrontendKey};
 pub use id::{EndpointId, Generation, MAX_ENDPOINTS, MAX_NEXT_HOPS, MAX_PORTS, NetworkId, PortId};
 pub use network::Origin;
 pub use routes::Route;
+pub use stamp::Rests;
 pub use tables::Tables;
 pub use target::{RouteTarget, Target};
