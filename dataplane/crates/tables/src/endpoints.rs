@@ -62,6 +62,7 @@ impl Tables {
         self.set_role(endpoint.port, PortRole::Endpoint(id));
         if self.endpoint_names.get(endpoint.name.as_str()).is_none() {
             self.endpoint_names.insert(Arc::from(endpoint.name.as_str()), id.0);
+            self.policies.bind(&endpoint.name, id);
         }
         self.endpoints.set(id.0, endpoint);
         self.touch_endpoint(id);
@@ -86,6 +87,7 @@ impl Tables {
         self.touch_endpoint(id);
         self.detach(id);
         self.endpoint_names.remove(name);
+        self.policies.unbind(id);
         self.endpoints.remove(id.0);
         Ok(())
     }

@@ -13,11 +13,15 @@ use crate::entry::{Endpoint, Interface, PortEntry, Router, is_unicast};
 use crate::error::TableError;
 use crate::id::{Generation, NetworkId, PortId};
 use crate::map::Map;
+use crate::masquerade::Masquerade;
 use crate::network::{Network, Origin};
+use crate::policies::Policies;
+use crate::prefixes::Prefixes;
+use crate::services::Services;
 use crate::stamp::{Place, Stamps};
 use crate::target::{Target, Targets};
 
-/// All that is true in one generation. A clone costs some ten reference counts.
+/// All that is true in one generation. A clone costs some twenty reference counts.
 ///
 /// A change that fails leaves the tables as they were. Several changes become one by cloning, changing the clone, and
 /// throwing it away where one of them failed.
@@ -31,11 +35,15 @@ pub struct Tables {
     pub(crate) interfaces: Chunked<Interface>,
     pub(crate) networks: ByNetwork<Network>,
     pub(crate) targets: Targets,
+    pub(crate) services: Services,
+    pub(crate) identities: ByNetwork<Prefixes>,
+    pub(crate) policies: Policies,
+    pub(crate) masquerades: ByNetwork<Option<Masquerade>>,
     pub(crate) stamps: Stamps,
 }
 
 impl Tables {
-    /// No ports, endpoints, interfaces or routes; generation 0 and the default [`Router`].
+    /// No rows of any kind; generation 0 and the default [`Router`].
     #[must_use]
     pub fn empty() -> Self {
         Self::default()
