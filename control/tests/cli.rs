@@ -9,8 +9,9 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 
 use proto::dataplane::{
-    DropStatus, Hello, Ledger, NeighbourStatus, PortInfo, PortKind, PortSpec, PortStatus, Request, Response,
-    RouteStatus, Status, WorkerStatus,
+    Backend, BackendState, DropStatus, Frontend, FrontendKey, Hello, Ledger, NeighbourStatus, Peer, Policy,
+    PolicyStatus, PortInfo, PortKind, PortRange, PortSpec, PortStatus, Protocol, Request, Response,
+    RouteStatus, Rule, RuleVerdict, Status, WorkerStatus,
 };
 use proto::{Connection, control, exit};
 use serde::{Serialize, de::DeserializeOwned};
@@ -132,6 +133,8 @@ fn dataplane(request: Request) -> Option<Response> {
             generation: 42,
             routes: ["0.0.0.0/0", "10.244.1.0/24", "::/0"].map(route).to_vec(),
         },
+        Request::ShowServices => Response::Services { services: services() },
+        Request::ShowPolicies => Response::Policies { policies: policies() },
         Request::ShowNeighbours => Response::Neighbours {
             neighbours: vec![NeighbourStatus {
                 port: "uplink".into(),
@@ -153,6 +156,43 @@ fn dataplane(request: Request) -> Option<Response> {
         Request::ShowDrops => Response::Drops { drops: vec![drop("never", 0), drop("ttl-exceeded", 20_000)] },
         other => Response::Failed { reason: format!("not expected: {other:?}") },
     })
+}
+
+fn services() -> Vec<Frontend> {
+    let backend = |text: &str, state| Backend { address: text.parse().unwrap(), port: 8080, state };
+    let frontend = |name: &str, address: &str, protocol, backends| Frontend {
+        key: FrontendKey {
+            network: 0,
+            address: address.parse().unwrap(),
+            port: 80,
+            protocol: Protocol(protocol),
+        },
+        name: name.into(),
+        backends,
+    };
+    let (serving, draining) = (BackendState::Serving, BackendState::Draining);
+    vec![
+        frontend("shop/idle:http", "fd00:96::2", 17, vec![]),
+        frontend(
+            "shop/front:http",
+            "10.96.0.10",
+            6,
+            vec![backend("10.244.1.2", serving), backend("10.244.2.3", draining)],
+        ),
+    ]
+}
+
+fn policies() -> Vec<PolicyStatus> {
+    let rule = |id, peer, ports, verdict| Rule { id, peer, protocol: Some(Protocol(6)), ports, verdict };
+    let known = Peer::Identities { identities: vec![7, 9] };
+    let ports = Some(PortRange { first: 80, last: 90 });
+    let ingress =
+        vec![rule(1, known, ports, RuleVerdict::Allow), rule(2, Peer::Any, None, RuleVerdict::Deny)];
+    let policy = |endpoint: &str, ingress, egress| Policy { endpoint: endpoint.into(), ingress, egress };
+    vec![
+        PolicyStatus { policy: policy("shop/gone", None, Some(vec![])), present: false },
+        PolicyStatus { policy: policy("shop/front", Some(ingress), None), present: true },
+    ]
 }
 
 fn dataplane_status() -> Status {
@@ -339,6 +379,57 @@ fn tables_with_whole_numbers_off_a_terminal() {
     assert_eq!(node.run(&["show", "drops"]).ok().lines().count(), 2);
     let all = node.run(&["show", "drops", "--all"]).ok();
     assert!(all.lines().count() == 3 && all.contains("20000") && all.contains("why never"), "{all}");
+}
+
+/// Each line as its fields, the header left out.
+fn fields(text: &str) -> Vec<String> {
+    text.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[test]
+fn services_with_their_backends() {
+    let node = Node::running();
+    let ask = |arguments: &[&str]| fields(&node.run(&[&["show", "services"], arguments].concat()).ok());
+    let front = [
+        "shop/front:http 0 10.96.0.10:80/tcp 10.244.1.2:8080 serving",
+        "shop/front:http 0 10.96.0.10:80/tcp 10.244.2.3:8080 draining",
+    ];
+    assert_eq!(ask(&[]), [&front[..], &["shop/idle:http 0 [fd00:96::2]:80/udp - no backend"]].concat());
+    for filter in ["shop/front", "shop/front:http", "10.96.0.10", "10.244.2.3"] {
+        assert_eq!(ask(&[filter]), front, "{filter}");
+    }
+    node.run(&["show", "service", "shop/fro"]).fails(exit::FAILURE, &["`shop/fro`"]);
+    let json = node.run(&["show", "services", "shop/idle", "--json"]).ok();
+    let services = services().into_iter().filter(|row| row.backends.is_empty()).collect();
+    assert_eq!(serde_json::from_str::<Response>(&json).unwrap(), Response::Services { services });
+}
+
+#[test]
+fn policies_and_their_rules_in_words() {
+    let node = Node::running();
+    let ask = |arguments: &[&str]| fields(&node.run(&[&["show", "policies"], arguments].concat()).ok());
+    assert_eq!(
+        ask(&[]),
+        [
+            "shop/front present ingress 2",
+            "shop/front present egress open",
+            "shop/gone awaited ingress open",
+            "shop/gone awaited egress 0",
+        ]
+    );
+    assert_eq!(
+        ask(&["shop/front"]),
+        [
+            "shop/front ingress 1 allow tcp 80-90 for identities 7, 9",
+            "shop/front ingress 2 deny tcp for anyone",
+            "shop/front ingress - deny what no rule matches",
+            "shop/front egress - allow anything",
+        ]
+    );
+    node.run(&["show", "policy", "shop/back"]).fails(exit::FAILURE, &["`shop/back`", "nothing restricts it"]);
+    let json = node.run(&["show", "policies", "shop/gone", "--json"]).ok();
+    let policies = policies().into_iter().filter(|row| !row.present).collect();
+    assert_eq!(serde_json::from_str::<Response>(&json).unwrap(), Response::Policies { policies });
 }
 
 #[test]

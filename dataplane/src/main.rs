@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod convert;
 mod core;
 mod counters;
 mod doorbell;

@@ -200,6 +200,8 @@ fn answer(core: &mut Core, request: Request, fds: Vec<std::os::fd::OwnedFd>) -> 
         Request::ShowStatus => Response::Status(core.status()),
         Request::ShowPorts => Response::Ports { ports: core.show_ports() },
         Request::ShowRoutes => core.show_routes(),
+        Request::ShowServices => Response::Services { services: core.show_services() },
+        Request::ShowPolicies => Response::Policies { policies: core.show_policies() },
         Request::ShowNeighbours => Response::Neighbours { neighbours: core.show_neighbours()? },
         Request::ShowWorkers => Response::Workers { workers: core.show_workers() },
         Request::ShowDrops => Response::Drops { drops: core.show_drops() },

@@ -1,4 +1,4 @@
-//! Read-only answers: snapshot, status, ports, routes, neighbours, workers, drops.
+//! Read-only answers: snapshot, status, ports, routes, services, policies, neighbours, workers, drops.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,6 +11,7 @@ use pipeline::DropReason;
 use proto::dataplane as rows;
 use tables::{EndpointKind, Origin, PortId, PortRole, Target};
 
+use crate::convert;
 use crate::core::Core;
 use crate::counters::Direction;
 use crate::handover::{Command, WorkerShared};
@@ -119,6 +120,21 @@ impl Core {
                     self.route_target(route.target).map(|target| rows::Route { key, target })
                 })
                 .collect(),
+            frontends: self.show_services(),
+            identities: self
+                .tables
+                .identities()
+                .map(|(network, prefix, identity)| rows::Identity {
+                    key: rows::IdentityKey { network: network.0, prefix },
+                    identity: identity.0,
+                })
+                .collect(),
+            policies: self.policies(),
+            masquerades: self
+                .tables
+                .masquerades()
+                .map(|(network, masquerade)| convert::masquerade_row(network, masquerade))
+                .collect(),
         }
     }
 
@@ -199,6 +215,27 @@ impl Core {
             })
             .collect();
         rows::Response::Routes { generation: self.publisher.generation(), routes }
+    }
+
+    /// By key, which the tables do not keep them by.
+    pub(crate) fn show_services(&self) -> Vec<rows::Frontend> {
+        let mut all: Vec<_> = self.tables.frontends().map(convert::frontend_row).collect();
+        all.sort_unstable_by_key(|frontend| frontend.key);
+        all
+    }
+
+    /// By the name of the endpoint.
+    fn policies(&self) -> Vec<rows::Policy> {
+        let rows = self.tables.policies();
+        let mut all: Vec<_> = rows.map(|(endpoint, policy)| convert::policy_row(endpoint, policy)).collect();
+        all.sort_unstable_by(|a, b| a.endpoint.cmp(&b.endpoint));
+        all
+    }
+
+    pub(crate) fn show_policies(&self) -> Vec<rows::PolicyStatus> {
+        let present = |policy: &rows::Policy| self.tables.endpoint_by_name(&policy.endpoint).is_some();
+        let status = |policy| rows::PolicyStatus { present: present(&policy), policy };
+        self.policies().into_iter().map(status).collect()
     }
 
     /// Asks every worker; none stops for it.

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use proto::dataplane::{self as rows, Op, Response, RouteKey, Transaction};
 use tables::{
-    Endpoint, EndpointId, EndpointKind, Generation, Interface, NetworkId, RouteTarget, Router, Tables,
+    Endpoint, EndpointId, EndpointKind, Generation, IdentityId, Interface, NetworkId, RouteTarget, Router,
+    Tables,
 };
 
+use crate::convert;
 use crate::core::Core;
 
 /// A worker takes new tables between two bursts; one that has not by now is stuck.
@@ -35,7 +37,7 @@ impl Core {
                 return rejected(false, format!("op {number}: {error:#}"));
             }
         }
-        tables.set_generation(Generation(*target));
+        tables.seal(Generation(*target));
         if let Err(error) = self.publisher.publish(Arc::new(tables.clone()), *target) {
             return rejected(false, error.to_string());
         }
@@ -98,6 +100,51 @@ impl Core {
             Op::RemoveRoutes { routes } => {
                 for &RouteKey { network, prefix } in routes {
                     tables.remove_route(NetworkId(network), prefix)?;
+                }
+            }
+            Op::SetFrontends { frontends } => {
+                for row in frontends {
+                    tables
+                        .set_frontend(convert::frontend(row))
+                        .with_context(|| format!("service `{}`", row.name))?;
+                }
+            }
+            Op::RemoveFrontends { keys } => {
+                for &key in keys {
+                    tables.remove_frontend(convert::frontend_key(key))?;
+                }
+            }
+            Op::SetIdentities { identities } => {
+                for &rows::Identity { key: rows::IdentityKey { network, prefix }, identity } in identities {
+                    tables.set_identity(NetworkId(network), prefix, IdentityId(identity))?;
+                }
+            }
+            Op::RemoveIdentities { identities } => {
+                for &rows::IdentityKey { network, prefix } in identities {
+                    tables.remove_identity(NetworkId(network), prefix)?;
+                }
+            }
+            Op::SetPolicies { policies } => {
+                for row in policies {
+                    tables.set_policy(&row.endpoint, convert::policy(row))?;
+                }
+            }
+            Op::RemovePolicies { endpoints } => {
+                for endpoint in endpoints {
+                    tables.remove_policy(endpoint)?;
+                }
+            }
+            Op::SetMasquerades { masquerades } => {
+                for row in masquerades {
+                    tables.set_masquerade(NetworkId(row.network), Some(convert::masquerade(row)))?;
+                }
+            }
+            Op::RemoveMasquerades { networks } => {
+                for &network in networks {
+                    if tables.masquerade(NetworkId(network)).is_none() {
+                        bail!("masquerade of network {network} does not exist");
+                    }
+                    tables.set_masquerade(NetworkId(network), None)?;
                 }
             }
         }

@@ -53,6 +53,8 @@ Examples:
   podrouter show ports                   every port with its counters
   podrouter show routes 10.244.1.7       which routes match an address, the one that is used first
   podrouter show routes 10.244.0.0/16    the routes inside a prefix
+  podrouter show services 10.96.0.10     who serves an address, or whom a backend serves
+  podrouter show policies shop/front     what may reach an endpoint, and what it may reach
   podrouter show drops                   why packets were dropped
   podrouter --json show workers | jq '.workers[].ledger'";
 
@@ -81,6 +83,24 @@ pub(crate) enum Show {
         /// An address: the routes that match it, the one used first; a prefix: the routes inside it.
         #[arg(value_name = "PREFIX-OR-ADDRESS")]
         filter: Option<RouteFilter>,
+    },
+    /// Services: addresses that stand for several backends, a line each backend.
+    ///
+    /// A backend that is draining keeps the connections that it has and gets no new ones.
+    #[command(visible_alias = "service")]
+    Services {
+        /// Only those with this address as their own or a backend's, or of this name; it is a failure if there is none.
+        #[arg(value_name = "NAME-OR-ADDRESS")]
+        filter: Option<String>,
+    },
+    /// Policies: how many rules each endpoint has in each direction; of one endpoint, the rules.
+    ///
+    /// The first rule that matches decides, and where none does the packet is dropped. A direction without a policy is
+    /// open. A policy may wait for its endpoint.
+    #[command(visible_alias = "policy")]
+    Policies {
+        /// The rules of the endpoint of this name, in words; it is a failure if it has no policy.
+        endpoint: Option<String>,
     },
     /// Neighbours on the uplinks, found by ARP and neighbour discovery.
     #[command(visible_alias = "neighbors")]

@@ -88,6 +88,8 @@ fn show(args: &Args, what: &Show, style: Style, out: &mut impl Write) -> anyhow:
     let request = match what {
         Show::Ports { .. } => Request::ShowPorts,
         Show::Routes { .. } => Request::ShowRoutes,
+        Show::Services { .. } => Request::ShowServices,
+        Show::Policies { .. } => Request::ShowPolicies,
         Show::Neighbours { .. } => Request::ShowNeighbours,
         Show::Workers => Request::ShowWorkers,
         Show::Drops { .. } => Request::ShowDrops,
@@ -99,6 +101,11 @@ fn show(args: &Args, what: &Show, style: Style, out: &mut impl Write) -> anyhow:
     match &chosen {
         Response::Ports { ports } => render::ports(ports, style, out)?,
         Response::Routes { routes, .. } => render::routes(routes, style, out)?,
+        Response::Services { services } => render::services(services, style, out)?,
+        Response::Policies { policies } => match what {
+            Show::Policies { endpoint: Some(_) } => render::rules(policies, style, out)?,
+            _ => render::policies(policies, style, out)?,
+        },
         Response::Neighbours { neighbours } => render::neighbours(neighbours, style, out)?,
         Response::Workers { workers } => render::workers(workers, style, out)?,
         Response::Drops { drops } => render::drops(drops, style, out)?,
@@ -117,6 +124,12 @@ fn choose(answer: Response, what: &Show, socket: &Path) -> anyhow::Result<Respon
         }
         (Response::Routes { generation, routes }, Show::Routes { filter }) => {
             Response::Routes { generation, routes: select::routes(routes, *filter) }
+        }
+        (Response::Services { services }, Show::Services { filter }) => {
+            Response::Services { services: select::services(services, filter.as_deref()).map_err(said)? }
+        }
+        (Response::Policies { policies }, Show::Policies { endpoint }) => {
+            Response::Policies { policies: select::policies(policies, endpoint.as_deref()).map_err(said)? }
         }
         (Response::Neighbours { neighbours }, Show::Neighbours { address }) => {
             Response::Neighbours { neighbours: select::neighbours(neighbours, *address).map_err(said)? }

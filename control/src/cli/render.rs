@@ -1,10 +1,12 @@
 //! What each answer looks like as text. Filters and order are `select`'s.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 
 use proto::control;
 use proto::dataplane::{
-    DropStatus, Ledger, NeighbourStatus, PortKind, PortStatus, RouteStatus, Status, WorkerStatus,
+    DropStatus, Frontend, Ledger, NeighbourStatus, Policy, PolicyStatus, PortKind, PortStatus, RouteStatus,
+    Rule, Status, WorkerStatus,
 };
 
 use crate::table::{Cell, Style, Table, duration};
@@ -141,6 +143,70 @@ pub(crate) fn routes(routes: &[RouteStatus], style: Style, out: &mut impl Write)
         ]);
     }
     table.print(style, out)
+}
+
+/// A line each backend; a service without any has a line too, since it is why connections fail.
+pub(crate) fn services(services: &[Frontend], style: Style, out: &mut impl Write) -> io::Result<()> {
+    let mut table = Table::new(&["SERVICE", ">NETWORK", "FRONTEND", "BACKEND", "STATE"]);
+    for Frontend { key, name, backends } in services {
+        let socket = SocketAddr::new(key.address, key.port);
+        let mut line = |backend: Cell, state: Cell| {
+            let frontend = format!("{socket}/{}", key.protocol);
+            table.row([
+                name.as_str().into(),
+                key.network.to_string().into(),
+                frontend.into(),
+                backend,
+                state,
+            ]);
+        };
+        if backends.is_empty() {
+            line("".into(), Cell::from("no backend").alert_if(true));
+        }
+        for backend in backends {
+            let socket = SocketAddr::new(backend.address, backend.port).to_string();
+            line(socket.into(), backend.state.name().into());
+        }
+    }
+    table.print(style, out)
+}
+
+/// A line each endpoint and direction.
+pub(crate) fn policies(policies: &[PolicyStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
+    let mut table = Table::new(&["ENDPOINT", "STATE", "DIRECTION", ">RULES"]);
+    for row in policies {
+        for (direction, rules) in directions(&row.policy) {
+            table.row([
+                row.policy.endpoint.as_str().into(),
+                (if row.present { "present" } else { "awaited" }).into(),
+                direction.into(),
+                rules.map_or_else(|| "open".to_owned(), |rules| style.count(rules.len() as u64)).into(),
+            ]);
+        }
+    }
+    table.print(style, out)
+}
+
+/// A line each rule, in the order in which they are asked, and one for what none of them matches.
+pub(crate) fn rules(policies: &[PolicyStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
+    let mut table = Table::new(&["ENDPOINT", "DIRECTION", ">RULE", "SAYS"]);
+    for row in policies {
+        for (direction, rules) in directions(&row.policy) {
+            let mut line = |rule: Cell, says: Cell| {
+                table.row([row.policy.endpoint.as_str().into(), direction.into(), rule, says]);
+            };
+            for rule in rules.into_iter().flatten() {
+                line(rule.id.to_string().into(), rule.to_string().into());
+            }
+            let rest = if rules.is_some() { "deny what no rule matches" } else { "allow anything" };
+            line("".into(), rest.into());
+        }
+    }
+    table.print(style, out)
+}
+
+fn directions(policy: &Policy) -> [(&'static str, Option<&Vec<Rule>>); 2] {
+    [("ingress", policy.ingress.as_ref()), ("egress", policy.egress.as_ref())]
 }
 
 pub(crate) fn neighbours(list: &[NeighbourStatus], style: Style, out: &mut impl Write) -> io::Result<()> {

@@ -3,7 +3,9 @@
 use std::cmp::Reverse;
 use std::net::IpAddr;
 
-use proto::dataplane::{DropStatus, NeighbourStatus, PortStatus, RouteStatus, WorkerStatus};
+use proto::dataplane::{
+    DropStatus, Frontend, NeighbourStatus, PolicyStatus, PortStatus, RouteStatus, WorkerStatus,
+};
 
 use crate::args::RouteFilter;
 
@@ -40,6 +42,42 @@ pub(crate) fn routes(mut routes: Vec<RouteStatus>, filter: Option<RouteFilter>) 
         routes.sort_by_key(|route| (route.network, Reverse(route.prefix.len())));
     }
     routes
+}
+
+/// By key; with an address those that have it as their own or a backend's, with a name those of that name, with or without
+/// the port's part of it.
+pub(crate) fn services(mut services: Vec<Frontend>, filter: Option<&str>) -> Result<Vec<Frontend>, String> {
+    services.sort_by_key(|service| service.key);
+    let Some(filter) = filter else { return Ok(services) };
+    match filter.parse::<IpAddr>() {
+        Ok(address) => services.retain(|service| {
+            service.key.address == address
+                || service.backends.iter().any(|backend| backend.address == address)
+        }),
+        Err(_) => services.retain(|service| {
+            let rest = service.name.strip_prefix(filter);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+        }),
+    }
+    if services.is_empty() {
+        Err(format!("there is no service `{filter}`, nor one behind it"))
+    } else {
+        Ok(services)
+    }
+}
+
+/// By endpoint; with a name that one alone.
+pub(crate) fn policies(
+    mut policies: Vec<PolicyStatus>,
+    endpoint: Option<&str>,
+) -> Result<Vec<PolicyStatus>, String> {
+    policies.sort_by(|a, b| a.policy.endpoint.cmp(&b.policy.endpoint));
+    let Some(endpoint) = endpoint else { return Ok(policies) };
+    policies.retain(|row| row.policy.endpoint == endpoint);
+    if policies.is_empty() {
+        return Err(format!("endpoint `{endpoint}` has no policy: nothing restricts it"));
+    }
+    Ok(policies)
 }
 
 /// By port and address; with an address that one alone.

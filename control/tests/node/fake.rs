@@ -188,6 +188,15 @@ fn answer(state: &mut State, request: Request, mut fds: Vec<OwnedFd>) -> (Respon
                 .iter()
                 .map(|(key, target)| proto::dataplane::Route { key: *key, target: target.clone() })
                 .collect(),
+            frontends: state.rows.frontends.values().cloned().collect(),
+            identities: state
+                .rows
+                .identities
+                .iter()
+                .map(|(&key, &identity)| proto::dataplane::Identity { key, identity })
+                .collect(),
+            policies: state.rows.policies.values().cloned().collect(),
+            masquerades: state.rows.masquerades.values().cloned().collect(),
         }),
         Request::Transaction(transaction) => transact(state, &transaction),
         _ => failed("it has nothing to show"),

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::dataplane::{Op, Route};
+use proto::dataplane::{Identity, Op, Route};
 
 use crate::rows::{Owner, Rows, port_of};
 
@@ -61,16 +61,55 @@ pub fn diff(current: &Rows, desired: &Rows) -> Vec<Op> {
         .collect();
     let router = desired.router.filter(|router| current.router != Some(*router));
 
-    let steps = [
-        (!gone_routes.is_empty()).then_some(Op::RemoveRoutes { routes: gone_routes }),
-        (!gone_names.is_empty()).then_some(Op::RemoveEndpoints { names: gone_names }),
-        (!gone_ports.is_empty()).then_some(Op::RemoveInterfaces { ports: gone_ports }),
-        router.map(|router| Op::SetRouter { router }),
-        (!interfaces.is_empty()).then_some(Op::SetInterfaces { interfaces }),
-        (!endpoints.is_empty()).then_some(Op::SetEndpoints { endpoints }),
-        (!routes.is_empty()).then_some(Op::SetRoutes { routes }),
-    ];
-    steps.into_iter().flatten().collect()
+    let frontends = changed(&current.frontends, &desired.frontends).map(|(_, row)| row.clone()).collect();
+    let identities = changed(&current.identities, &desired.identities)
+        .map(|(&key, &identity)| Identity { key, identity })
+        .collect();
+    let policies = changed(&current.policies, &desired.policies).map(|(_, row)| row.clone()).collect();
+    let masquerades =
+        changed(&current.masquerades, &desired.masquerades).map(|(_, row)| row.clone()).collect();
+
+    let mut ops = Vec::new();
+    push(&mut ops, gone_routes, |routes| Op::RemoveRoutes { routes });
+    push(&mut ops, gone_names, |names| Op::RemoveEndpoints { names });
+    push(&mut ops, gone_ports, |ports| Op::RemoveInterfaces { ports });
+    push(&mut ops, gone(&current.frontends, &desired.frontends), |keys| Op::RemoveFrontends { keys });
+    push(&mut ops, gone(&current.identities, &desired.identities), |identities| Op::RemoveIdentities {
+        identities,
+    });
+    push(&mut ops, gone(&current.policies, &desired.policies), |endpoints| Op::RemovePolicies { endpoints });
+    push(&mut ops, gone(&current.masquerades, &desired.masquerades), |networks| Op::RemoveMasquerades {
+        networks,
+    });
+    ops.extend(router.map(|router| Op::SetRouter { router }));
+    push(&mut ops, interfaces, |interfaces| Op::SetInterfaces { interfaces });
+    push(&mut ops, identities, |identities| Op::SetIdentities { identities });
+    push(&mut ops, policies, |policies| Op::SetPolicies { policies });
+    push(&mut ops, endpoints, |endpoints| Op::SetEndpoints { endpoints });
+    push(&mut ops, routes, |routes| Op::SetRoutes { routes });
+    push(&mut ops, frontends, |frontends| Op::SetFrontends { frontends });
+    push(&mut ops, masquerades, |masquerades| Op::SetMasquerades { masquerades });
+    ops
+}
+
+/// One operation for all rows of a kind, none for no rows.
+fn push<T>(ops: &mut Vec<Op>, rows: Vec<T>, op: impl FnOnce(Vec<T>) -> Op) {
+    if !rows.is_empty() {
+        ops.push(op(rows));
+    }
+}
+
+/// The keys that are no longer wanted.
+fn gone<K: Ord + Clone, V>(current: &BTreeMap<K, V>, desired: &BTreeMap<K, V>) -> Vec<K> {
+    current.keys().filter(|key| !desired.contains_key(*key)).cloned().collect()
+}
+
+/// The rows that are new or other than they were.
+fn changed<'a, K: Ord, V: PartialEq>(
+    current: &'a BTreeMap<K, V>,
+    desired: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    desired.iter().filter(|(key, row)| current.get(*key) != Some(*row))
 }
 
 /// Those of `current` that hold what belongs to another one in `desired`.
@@ -90,7 +129,9 @@ mod tests {
     use proptest::collection::{btree_map, vec};
     use proptest::prelude::*;
     use proto::dataplane::{
-        Endpoint, EndpointKind, Interface, InterfaceAddress, RouteKey, RouteTarget, Router,
+        Backend, BackendState, Endpoint, EndpointKind, Frontend, FrontendKey, IdentityKey, Interface,
+        InterfaceAddress, Masquerade, Peer, Policy, PortRange, Protocol, RouteKey, RouteTarget, Router, Rule,
+        RuleVerdict,
     };
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
     use wire::{IpPrefix, MacAddr};
@@ -103,8 +144,75 @@ mod tests {
         }
     }
 
-    /// Rows in which every address and port has one owner: few of each, so that they meet often.
+    fn frontends() -> impl Strategy<Value = BTreeMap<FrontendKey, Frontend>> {
+        let backends = btree_map(0u8..3, any::<bool>(), 0..3);
+        btree_map((0u16..2, 0u8..3, 0u8..2), backends, 0..5).prop_map(|rows| {
+            let row = |((network, at, port), backends): (_, BTreeMap<u8, bool>)| {
+                let (address, port, protocol) = (address(2 * at), 80 + u16::from(port), Protocol(6));
+                let backend = |(at, serving)| Backend {
+                    address: self::address(2 * at),
+                    port: 8080,
+                    state: if serving { BackendState::Serving } else { BackendState::Draining },
+                };
+                let key = FrontendKey { network, address, port, protocol };
+                let backends = backends.into_iter().map(backend).collect();
+                (key, Frontend { key, name: format!("service{at}"), backends })
+            };
+            rows.into_iter().map(row).collect()
+        })
+    }
+
+    fn identities() -> impl Strategy<Value = BTreeMap<IdentityKey, u32>> {
+        let prefix = |n| IpPrefix::host(address(n));
+        let key = (0u16..2, 0u8..4).prop_map(move |(network, n)| IdentityKey { network, prefix: prefix(n) });
+        btree_map(key, 1u32..3, 0..5)
+    }
+
+    fn policies() -> impl Strategy<Value = BTreeMap<String, Policy>> {
+        let rule = (0u32..2, prop::option::of(0u32..2)).prop_map(|(id, peer)| Rule {
+            id,
+            peer: peer.map_or(Peer::Any, |one| Peer::Identities { identities: vec![one] }),
+            protocol: None,
+            ports: None,
+            verdict: RuleVerdict::Allow,
+        });
+        let direction = || prop::option::of(vec(rule.clone(), 0..2));
+        btree_map(0u8..5, (direction(), direction()), 0..4).prop_map(|rows| {
+            let row = |(n, (ingress, egress))| {
+                let endpoint = format!("endpoint{n}");
+                (endpoint.clone(), Policy { endpoint, ingress, egress })
+            };
+            rows.into_iter().map(row).collect()
+        })
+    }
+
+    fn masquerades() -> impl Strategy<Value = BTreeMap<u16, Masquerade>> {
+        btree_map(0u16..3, 1u8..3, 0..3).prop_map(|rows| {
+            let row = |(network, n)| {
+                let ports = PortRange { first: 1024, last: u16::MAX };
+                let (source4, source6) = (Some(Ipv4Addr::new(192, 0, 2, n)), None);
+                (
+                    network,
+                    Masquerade { network, source4, source6, exclude: vec![], link_local: n == 1, ports },
+                )
+            };
+            rows.into_iter().map(row).collect()
+        })
+    }
+
     fn rows() -> impl Strategy<Value = Rows> {
+        let policed = (frontends(), identities(), policies(), masquerades());
+        (owned_rows(), policed).prop_map(|(rows, (frontends, identities, policies, masquerades))| Rows {
+            frontends,
+            identities,
+            policies,
+            masquerades,
+            ..rows
+        })
+    }
+
+    /// Rows in which every address and port has one owner: few of each, so that they meet often.
+    fn owned_rows() -> impl Strategy<Value = Rows> {
         let owners = btree_map((0u16..2, 0u8..12), 0u8..6, 0..12);
         let ports = Just((0..6).map(|n| format!("port{n}")).collect::<Vec<_>>()).prop_shuffle();
         let looks = vec(0u8..3, 6);

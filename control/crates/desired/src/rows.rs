@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use proto::dataplane::{Endpoint, Interface, Op, Route, RouteKey, RouteTarget, Router, Snapshot};
+use proto::dataplane::{
+    Endpoint, Frontend, FrontendKey, Identity, IdentityKey, Interface, Masquerade, Op, Policy, Route,
+    RouteKey, RouteTarget, Router, Snapshot,
+};
 use wire::IpPrefix;
 
 /// All rows of one generation, by key.
@@ -15,6 +18,12 @@ pub struct Rows {
     /// By name.
     pub endpoints: BTreeMap<String, Endpoint>,
     pub routes: BTreeMap<RouteKey, RouteTarget>,
+    pub frontends: BTreeMap<FrontendKey, Frontend>,
+    pub identities: BTreeMap<IdentityKey, u32>,
+    /// By the name of their endpoint, which need not be there.
+    pub policies: BTreeMap<String, Policy>,
+    /// By network.
+    pub masquerades: BTreeMap<u16, Masquerade>,
 }
 
 /// Why an operation was refused; nothing after it was applied.
@@ -91,6 +100,14 @@ impl From<Snapshot> for Rows {
             interfaces: snapshot.interfaces.into_iter().map(|row| (row.port.clone(), row)).collect(),
             endpoints: snapshot.endpoints.into_iter().map(|row| (row.name.clone(), row)).collect(),
             routes: snapshot.routes.into_iter().map(|Route { key, target }| (key, target)).collect(),
+            frontends: snapshot.frontends.into_iter().map(|row| (row.key, row)).collect(),
+            identities: snapshot
+                .identities
+                .into_iter()
+                .map(|Identity { key, identity }| (key, identity))
+                .collect(),
+            policies: snapshot.policies.into_iter().map(|row| (row.endpoint.clone(), row)).collect(),
+            masquerades: snapshot.masquerades.into_iter().map(|row| (row.network, row)).collect(),
         }
     }
 }
@@ -138,24 +155,53 @@ pub fn apply(rows: &mut Rows, ops: &[Op]) -> Result<(), ApplyError> {
             Op::SetRoutes { routes } => {
                 rows.routes.extend(routes.iter().map(|row| (row.key, row.target.clone())));
             }
+            Op::SetFrontends { frontends } => {
+                rows.frontends.extend(frontends.iter().map(|row| (row.key, row.clone())));
+            }
+            Op::SetIdentities { identities } => {
+                rows.identities.extend(identities.iter().map(|&Identity { key, identity }| (key, identity)));
+            }
+            Op::SetPolicies { policies } => {
+                rows.policies.extend(policies.iter().map(|row| (row.endpoint.clone(), row.clone())));
+            }
+            Op::SetMasquerades { masquerades } => {
+                rows.masquerades.extend(masquerades.iter().map(|row| (row.network, row.clone())));
+            }
             Op::RemoveInterfaces { ports } => {
-                for port in ports {
-                    let row = rows.interfaces.remove(port);
-                    row.ok_or_else(|| ApplyError::Absent { kind: "interface", key: port.clone() })?;
-                }
+                remove(&mut rows.interfaces, "interface", ports, String::clone)?
             }
-            Op::RemoveEndpoints { names } => {
-                for name in names {
-                    let row = rows.endpoints.remove(name);
-                    row.ok_or_else(|| ApplyError::Absent { kind: "endpoint", key: name.clone() })?;
-                }
-            }
+            Op::RemoveEndpoints { names } => remove(&mut rows.endpoints, "endpoint", names, String::clone)?,
             Op::RemoveRoutes { routes } => {
-                for key in routes {
-                    let row = rows.routes.remove(key);
-                    row.ok_or_else(|| ApplyError::Absent { kind: "route", key: route_name(key) })?;
-                }
+                remove(&mut rows.routes, "route", routes, |key| prefix_name(key.network, key.prefix))?
             }
+            Op::RemoveFrontends { keys } => {
+                remove(&mut rows.frontends, "frontend", keys, FrontendKey::to_string)?;
+            }
+            Op::RemoveIdentities { identities } => {
+                let name = |key: &IdentityKey| prefix_name(key.network, key.prefix);
+                remove(&mut rows.identities, "identity", identities, name)?;
+            }
+            Op::RemovePolicies { endpoints } => {
+                remove(&mut rows.policies, "policy", endpoints, String::clone)?;
+            }
+            Op::RemoveMasquerades { networks } => {
+                remove(&mut rows.masquerades, "masquerade of network", networks, u16::to_string)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes rows out, each of which must be there.
+fn remove<K: Ord, V>(
+    rows: &mut BTreeMap<K, V>,
+    kind: &'static str,
+    keys: &[K],
+    name: impl Fn(&K) -> String,
+) -> Result<(), ApplyError> {
+    for key in keys {
+        if rows.remove(key).is_none() {
+            return Err(ApplyError::Absent { kind, key: name(key) });
         }
     }
     Ok(())
@@ -174,10 +220,8 @@ fn unique_owners(rows: &Rows) -> Result<(), ApplyError> {
     Ok(())
 }
 
-fn route_name(key: &RouteKey) -> String {
-    let RouteKey { network, prefix }: &RouteKey = key;
-    let prefix: &IpPrefix = prefix;
-    if *network == 0 { prefix.to_string() } else { format!("{prefix} of network {network}") }
+fn prefix_name(network: u16, prefix: IpPrefix) -> String {
+    if network == 0 { prefix.to_string() } else { format!("{prefix} of network {network}") }
 }
 
 #[cfg(test)]
@@ -201,6 +245,16 @@ mod tests {
         let mut rows = Rows::default();
         let gone = Op::RemoveEndpoints { names: vec!["a".into()] };
         assert_eq!(apply(&mut rows, &[gone]).unwrap_err().to_string(), "there is no endpoint `a` to remove");
+        let key = |network| IdentityKey { network, prefix: "10.0.0.0/8".parse().unwrap() };
+        for (op, named) in [
+            (Op::RemovePolicies { endpoints: vec!["a".into()] }, "policy `a`"),
+            (Op::RemoveMasquerades { networks: vec![3] }, "masquerade of network `3`"),
+            (Op::RemoveIdentities { identities: vec![key(0)] }, "identity `10.0.0.0/8`"),
+            (Op::RemoveIdentities { identities: vec![key(2)] }, "identity `10.0.0.0/8 of network 2`"),
+        ] {
+            let message = apply(&mut rows, &[op]).unwrap_err().to_string();
+            assert_eq!(message, format!("there is no {named} to remove"));
+        }
         let two = Op::SetEndpoints { endpoints: vec![endpoint("a", "10.0.0.1"), endpoint("b", "10.0.0.1")] };
         let message = apply(&mut rows, &[two]).unwrap_err().to_string();
         assert!(

@@ -11,6 +11,12 @@ use wire::{IpPrefix, MacAddr};
 
 use crate::text;
 
+mod policies;
+mod services;
+
+pub use policies::{Identity, IdentityKey, Peer, Policy, PolicyStatus, Rule, RuleVerdict};
+pub use services::{Backend, BackendState, Frontend, FrontendKey, Masquerade, PortRange, Protocol};
+
 /// Client to data plane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -40,6 +46,8 @@ pub enum Request {
     ShowStatus,
     ShowPorts,
     ShowRoutes,
+    ShowServices,
+    ShowPolicies,
     ShowNeighbours,
     ShowWorkers,
     ShowDrops,
@@ -77,6 +85,12 @@ pub enum Response {
     Routes {
         generation: u64,
         routes: Vec<RouteStatus>,
+    },
+    Services {
+        services: Vec<Frontend>,
+    },
+    Policies {
+        policies: Vec<PolicyStatus>,
     },
     Neighbours {
         neighbours: Vec<NeighbourStatus>,
@@ -155,6 +169,14 @@ pub struct Snapshot {
     pub endpoints: Vec<Endpoint>,
     /// Only routes that were set; those which follow from endpoints and interfaces are not listed.
     pub routes: Vec<Route>,
+    #[serde(default)]
+    pub frontends: Vec<Frontend>,
+    #[serde(default)]
+    pub identities: Vec<Identity>,
+    #[serde(default)]
+    pub policies: Vec<Policy>,
+    #[serde(default)]
+    pub masquerades: Vec<Masquerade>,
 }
 
 /// A change from generation `base` to `target`, whole or not at all.
@@ -179,6 +201,14 @@ pub enum Op {
     RemoveEndpoints { names: Vec<String> },
     SetRoutes { routes: Vec<Route> },
     RemoveRoutes { routes: Vec<RouteKey> },
+    SetFrontends { frontends: Vec<Frontend> },
+    RemoveFrontends { keys: Vec<FrontendKey> },
+    SetIdentities { identities: Vec<Identity> },
+    RemoveIdentities { identities: Vec<IdentityKey> },
+    SetPolicies { policies: Vec<Policy> },
+    RemovePolicies { endpoints: Vec<String> },
+    SetMasquerades { masquerades: Vec<Masquerade> },
+    RemoveMasquerades { networks: Vec<u16> },
 }
 
 /// The gateway that every pod sees.

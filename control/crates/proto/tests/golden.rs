@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 
 use proto::control::{self, AttachPort, AttachRequest, Attached, AttachedRoute, PodName};
 use proto::dataplane::{
-    self, DropStatus, Endpoint, EndpointKind, Hello, Interface, InterfaceAddress, Ledger, NeighbourStatus,
-    Op, PortInfo, PortKind, PortSpec, PortStatus, Route, RouteKey, RouteStatus, RouteTarget, Router,
-    Snapshot, Transaction, WorkerStatus,
+    self, Backend, BackendState, DropStatus, Endpoint, EndpointKind, Frontend, FrontendKey, Hello, Identity,
+    IdentityKey, Interface, InterfaceAddress, Ledger, Masquerade, NeighbourStatus, Op, Peer, Policy,
+    PolicyStatus, PortInfo, PortKind, PortRange, PortSpec, PortStatus, Protocol, Route, RouteKey,
+    RouteStatus, RouteTarget, Router, Rule, RuleVerdict, Snapshot, Transaction, WorkerStatus,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -77,6 +78,49 @@ fn routes() -> Vec<Route> {
     ]
 }
 
+fn frontend() -> Frontend {
+    let backend = |text: &str, state| Backend { address: ip(text), port: 8080, state };
+    Frontend {
+        key: FrontendKey { network: 0, address: ip("10.96.0.10"), port: 80, protocol: Protocol(6) },
+        name: "shop/front:http".into(),
+        backends: vec![
+            backend("10.244.1.2", BackendState::Serving),
+            backend("10.244.2.3", BackendState::Draining),
+        ],
+    }
+}
+
+fn identities() -> Vec<Identity> {
+    let of =
+        |text: &str, identity| Identity { key: IdentityKey { network: 0, prefix: prefix(text) }, identity };
+    vec![of("10.244.1.2/32", 7), of("fd00:10:244::/48", 9)]
+}
+
+fn policy() -> Policy {
+    let known = Peer::Identities { identities: vec![0, 7] };
+    let rule = |id, peer, protocol, ports, verdict| Rule { id, peer, protocol, ports, verdict };
+    Policy {
+        endpoint: "shop/front".into(),
+        ingress: Some(vec![
+            rule(1, known, Some(Protocol(17)), Some(PortRange { first: 53, last: 60 }), RuleVerdict::Allow),
+            rule(2, Peer::Any, Some(Protocol(47)), None, RuleVerdict::Deny),
+            rule(3, Peer::Any, None, None, RuleVerdict::Allow),
+        ]),
+        egress: None,
+    }
+}
+
+fn masquerade() -> Masquerade {
+    Masquerade {
+        network: 0,
+        source4: Some("192.168.77.11".parse().unwrap()),
+        source6: None,
+        exclude: vec![prefix("10.244.0.0/16"), prefix("fd00:10:244::/48")],
+        link_local: false,
+        ports: PortRange { first: 32_768, last: 65_535 },
+    }
+}
+
 fn transaction() -> Transaction {
     Transaction {
         base: 41,
@@ -89,6 +133,14 @@ fn transaction() -> Transaction {
             Op::SetInterfaces { interfaces: vec![interface()] },
             Op::SetEndpoints { endpoints: endpoints() },
             Op::SetRoutes { routes: routes() },
+            Op::RemoveFrontends { keys: vec![frontend().key] },
+            Op::RemoveIdentities { identities: vec![identities()[0].key] },
+            Op::RemovePolicies { endpoints: vec!["shop/gone".into()] },
+            Op::RemoveMasquerades { networks: vec![7] },
+            Op::SetFrontends { frontends: vec![frontend()] },
+            Op::SetIdentities { identities: identities() },
+            Op::SetPolicies { policies: vec![policy()] },
+            Op::SetMasquerades { masquerades: vec![masquerade()] },
         ],
     }
 }
@@ -117,6 +169,8 @@ fn dataplane_requests() -> Vec<(&'static str, dataplane::Request)> {
         ("show-status", Request::ShowStatus),
         ("show-ports", Request::ShowPorts),
         ("show-routes", Request::ShowRoutes),
+        ("show-services", Request::ShowServices),
+        ("show-policies", Request::ShowPolicies),
         ("show-neighbours", Request::ShowNeighbours),
         ("show-workers", Request::ShowWorkers),
         ("show-drops", Request::ShowDrops),
@@ -152,6 +206,10 @@ fn dataplane_responses() -> Vec<(&'static str, dataplane::Response)> {
                 interfaces,
                 endpoints,
                 routes,
+                frontends: vec![frontend()],
+                identities: identities(),
+                policies: vec![policy()],
+                masquerades: vec![masquerade()],
             })
         }),
         ("snapshot-empty", Response::Snapshot(Snapshot::default())),
@@ -210,6 +268,8 @@ fn dataplane_responses() -> Vec<(&'static str, dataplane::Response)> {
                 }],
             },
         ),
+        ("services", Response::Services { services: vec![frontend()] }),
+        ("policies", Response::Policies { policies: vec![PolicyStatus { policy: policy(), present: true }] }),
         ("neighbours", {
             let neighbour = |mac: Option<MacAddr>, state: &str| NeighbourStatus {
                 port: "uplink".into(),
@@ -340,14 +400,18 @@ fn named(messages: &BTreeSet<String>) {
             Q::Hello { .. } | Q::AddPort(_) | Q::RemovePort { .. } | Q::DuplicateTap { .. } | Q::Snapshot => {
             }
             Q::Transaction(_) | Q::ShowStatus | Q::ShowPorts | Q::ShowRoutes | Q::ShowNeighbours => {}
-            Q::ShowWorkers | Q::ShowDrops => {}
+            Q::ShowServices | Q::ShowPolicies | Q::ShowWorkers | Q::ShowDrops => {}
         }
     }
     for (_, message) in dataplane_responses() {
         match message {
             A::Hello(_) | A::Port(_) | A::Done | A::Tap { .. } | A::Snapshot(_) | A::Committed { .. } => {}
             A::Rejected { .. } | A::Failed { .. } | A::Status(_) | A::Ports { .. } | A::Routes { .. } => {}
-            A::Neighbours { .. } | A::Workers { .. } | A::Drops { .. } => {}
+            A::Services { .. }
+            | A::Policies { .. }
+            | A::Neighbours { .. }
+            | A::Workers { .. }
+            | A::Drops { .. } => {}
         }
     }
     for (_, message) in control_requests() {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use wire::IpPrefix;
 
-use crate::entry::{Endpoint, PortRole, is_link_local6, is_unicast};
+use crate::entry::{Endpoint, EndpointKind, PortRole, is_link_local6, is_unicast};
 use crate::error::TableError;
 use crate::id::EndpointId;
 use crate::network::Origin;
+use crate::stamp::Place;
 use crate::tables::Tables;
 use crate::target::{Packed, RouteTarget};
 
@@ -23,7 +24,7 @@ impl Tables {
     /// The endpoint of this name.
     #[must_use]
     pub fn endpoint_by_name(&self, name: &str) -> Option<&Endpoint> {
-        self.endpoints.get(self.endpoint_names.get(name)?)
+        self.endpoints.get(*self.endpoint_names.get(name)?)
     }
 
     /// All endpoints, by number.
@@ -52,16 +53,19 @@ impl Tables {
         }
         self.check_endpoint(&endpoint)?;
 
+        self.touch_endpoint(id);
         self.detach(id);
         let route = Packed::endpoint(id);
         for &addr in &endpoint.addresses {
-            self.networks.set(endpoint.network, IpPrefix::host(addr), route);
+            self.networks.change(endpoint.network, |routes| routes.set(IpPrefix::host(addr), route));
         }
         self.set_role(endpoint.port, PortRole::Endpoint(id));
         if self.endpoint_names.get(endpoint.name.as_str()).is_none() {
             self.endpoint_names.insert(Arc::from(endpoint.name.as_str()), id.0);
+            self.policies.bind(&endpoint.name, id);
         }
         self.endpoints.set(id.0, endpoint);
+        self.touch_endpoint(id);
         Ok(id)
     }
 
@@ -80,10 +84,24 @@ impl Tables {
                 user: self.route_title_to(target),
             });
         }
+        self.touch_endpoint(id);
         self.detach(id);
         self.endpoint_names.remove(name);
+        self.policies.unbind(id);
         self.endpoints.remove(id.0);
         Ok(())
+    }
+
+    /// Notes that something of an endpoint, its port or its policy changes: call it with the old row in place and with the new one.
+    pub(crate) fn touch_endpoint(&mut self, id: EndpointId) {
+        let Some(endpoint) = self.endpoints.get(id.0) else { return };
+        // The host forwards for others, and a route leads others' packets: addresses are not all that rests on it.
+        if endpoint.kind == EndpointKind::Host || self.targets.has(RouteTarget::Endpoint(id)) {
+            self.stamps.touch(Place::Everything);
+        }
+        for &addr in &endpoint.addresses {
+            self.stamps.touch(Place::Host(endpoint.network, addr));
+        }
     }
 
     fn check_endpoint(&self, endpoint: &Endpoint) -> Result<(), TableError> {
@@ -127,7 +145,8 @@ impl Tables {
         let Some(endpoint) = self.endpoints.get(id.0) else { return };
         let port = endpoint.port;
         for &addr in &endpoint.addresses {
-            self.networks.remove(endpoint.network, IpPrefix::host(addr), Origin::Endpoint);
+            let host = IpPrefix::host(addr);
+            self.networks.change(endpoint.network, |routes| routes.remove(host, Origin::Endpoint));
         }
         self.set_role(port, PortRole::Idle);
     }

@@ -1,9 +1,10 @@
 //! Why a change to the tables was refused. Each message names the item, the field and the value, and what to do.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use wire::{IpPrefix, MacAddr};
 
+use crate::frontend::FrontendKey;
 use crate::id::{EndpointId, MAX_ENDPOINTS, MAX_NEXT_HOPS, MAX_PORTS, NetworkId, PortId};
 
 /// Why a change was refused. The tables are as before.
@@ -79,4 +80,31 @@ pub enum TableError {
     /// All targets are taken.
     #[error("{item}: no room for another next hop: {MAX_NEXT_HOPS} distinct ones are the most")]
     NextHopsFull { item: String },
+    /// No such frontend.
+    #[error("frontend {key} does not exist")]
+    UnknownFrontend { key: FrontendKey },
+    /// A frontend is found by ports.
+    #[error("{item}: protocol {protocol} has no ports: use TCP (6), UDP (17) or SCTP (132)")]
+    Protocol { item: String, protocol: u8 },
+    /// Port 0 is on no wire.
+    #[error("{item}: port of address {address} is 0: use one from 1 to 65535")]
+    PortZero { item: String, address: IpAddr },
+    /// A backend of the other family: nothing translates between them.
+    #[error("{item}: backend {address} is of the other address family: use one of the frontend's own")]
+    BackendFamily { item: String, address: IpAddr },
+    /// The same backend twice.
+    #[error("{item}: backend {} is there twice: name it once", SocketAddr::new(*.address, *.port))]
+    BackendTwice { item: String, address: IpAddr, port: u16 },
+    /// No port to choose.
+    #[error("{item}: ports {first} to {last} hold none that can be used: name the lowest, above 0, first")]
+    PortRangeEmpty { item: String, first: u16, last: u16 },
+    /// Identity 0 cannot be set.
+    #[error("identity of {prefix} in network {network}: 0 is that of the world: use one above it")]
+    World { network: NetworkId, prefix: IpPrefix },
+    /// That prefix has no identity.
+    #[error("identity of {prefix} in network {network} does not exist")]
+    UnknownIdentity { network: NetworkId, prefix: IpPrefix },
+    /// No policy of that endpoint.
+    #[error("policy of endpoint `{endpoint}` does not exist")]
+    UnknownPolicy { endpoint: String },
 }

@@ -8,6 +8,7 @@ use crate::entry::{Interface, PortRole, is_link_local6, is_unicast};
 use crate::error::TableError;
 use crate::id::PortId;
 use crate::network::Origin;
+use crate::stamp::Place;
 use crate::tables::Tables;
 use crate::target::Packed;
 
@@ -38,11 +39,13 @@ impl Tables {
         self.withdraw(port);
         for &(addr, length) in &interface.addresses {
             for (prefix, route) in routes(port, addr, length) {
-                self.networks.set(interface.network, prefix, route);
+                self.networks.change(interface.network, |routes| routes.set(prefix, route));
             }
         }
         self.set_role(port, PortRole::Uplink);
         self.interfaces.set(u32::from(port.0), interface);
+        // What arrives by an uplink or leaves by it may come from anywhere and go anywhere; and uplinks change rarely.
+        self.touch(Place::Everything);
         Ok(())
     }
 
@@ -57,6 +60,7 @@ impl Tables {
         self.withdraw(port);
         self.interfaces.remove(u32::from(port.0));
         self.set_role(port, PortRole::Idle);
+        self.touch(Place::Everything);
         Ok(())
     }
 
@@ -117,7 +121,7 @@ impl Tables {
         for &(addr, length) in &interface.addresses {
             for (prefix, route) in routes(port, addr, length) {
                 // Two addresses of one subnet share its route; the second removal finds nothing.
-                self.networks.remove(interface.network, prefix, route.origin());
+                self.networks.change(interface.network, |routes| routes.remove(prefix, route.origin()));
             }
         }
     }

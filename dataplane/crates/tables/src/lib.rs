@@ -1,4 +1,5 @@
-//! What is true in one generation: ports, endpoints, interfaces, routes, and the lookups that a packet needs.
+//! What is true in one generation: ports, endpoints, interfaces, routes, frontends, identities, policies, and the lookups that a
+//! packet needs.
 //!
 //! [`Tables`] is a value. A clone shares everything with the original, and a change copies only the path to what changed:
 //! at most four levels of at most 4 KB for an IPv4 route. So a writer clones the current generation, applies a transaction to the
@@ -8,24 +9,40 @@
 
 #![forbid(unsafe_code)]
 
+mod by_network;
 mod chunked;
+mod classifier;
 mod endpoints;
 mod entry;
 mod error;
+mod frontend;
+mod hash;
 mod id;
+mod identities;
 mod interfaces;
 pub mod lpm;
 mod map;
+mod masquerade;
 mod network;
+mod policies;
 mod ports;
+mod prefixes;
 mod routes;
+mod services;
+mod stamp;
 mod tables;
 mod target;
 
+pub use classifier::{Classifier, Decision, Peer, Rule, RuleVerdict};
 pub use entry::{Endpoint, EndpointKind, Interface, PortEntry, PortRole, Router};
 pub use error::TableError;
+pub use frontend::{Backend, BackendState, Frontend, FrontendKey};
 pub use id::{EndpointId, Generation, MAX_ENDPOINTS, MAX_NEXT_HOPS, MAX_PORTS, NetworkId, PortId};
+pub use identities::IdentityId;
+pub use masquerade::Masquerade;
 pub use network::Origin;
+pub use policies::Policy;
 pub use routes::Route;
+pub use stamp::Rests;
 pub use tables::Tables;
 pub use target::{RouteTarget, Target};

@@ -3,6 +3,7 @@
 use crate::entry::{PortEntry, PortRole};
 use crate::error::TableError;
 use crate::id::{MAX_PORTS, PortId};
+use crate::stamp::Place;
 use crate::tables::Tables;
 
 /// What IPv6 asks of every link (RFC 8200, section 5).
@@ -43,8 +44,16 @@ impl Tables {
         if *mtu < LEAST_MTU {
             return Err(TableError::Mtu { name: name.clone(), mtu: *mtu });
         }
-        let role = self.port(*id).map_or(PortRole::Idle, |old| old.role);
-        self.ports.set(u32::from(id.0), PortEntry { role, ..port });
+        let old = self.port(*id);
+        let role = old.map_or(PortRole::Idle, |old| old.role);
+        // Nothing rests on a port that is new, nor on a name.
+        if old.is_some_and(|old| (old.mac, old.mtu) != (*mac, *mtu)) {
+            match role {
+                PortRole::Endpoint(endpoint) => self.touch_endpoint(endpoint),
+                PortRole::Uplink | PortRole::Idle => self.touch(Place::Everything),
+            }
+        }
+        self.ports.set(u32::from(port.id.0), PortEntry { role, ..port });
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use crate::entry::is_unicast;
 use crate::error::TableError;
 use crate::id::NetworkId;
 use crate::network::Origin;
+use crate::stamp::Place;
 use crate::tables::Tables;
 use crate::target::{RouteTarget, Target};
 
@@ -57,7 +58,11 @@ impl Tables {
             _ => {}
         }
         let route = self.targets.acquire(target).ok_or_else(|| TableError::NextHopsFull { item: item() })?;
-        if let Some(old) = self.networks.set(network, prefix, route) {
+        let old = self.networks.change(network, |routes| routes.set(prefix, route));
+        if old != Some(route) {
+            self.touch(Place::of(network, prefix));
+        }
+        if let Some(old) = old {
             self.targets.release(old);
         }
         Ok(())
@@ -68,10 +73,12 @@ impl Tables {
     /// # Errors
     /// There is none.
     pub fn remove_route(&mut self, network: NetworkId, prefix: IpPrefix) -> Result<(), TableError> {
-        let Some(old) = self.networks.remove(network, prefix, Origin::Configured) else {
+        let old = self.networks.change(network, |routes| routes.remove(prefix, Origin::Configured));
+        let Some(old) = old else {
             return Err(TableError::UnknownRoute { network, prefix });
         };
         self.targets.release(old);
+        self.touch(Place::of(network, prefix));
         Ok(())
     }
 

@@ -7,15 +7,21 @@ use std::sync::Arc;
 
 use wire::IpPrefix;
 
+use crate::by_network::ByNetwork;
 use crate::chunked::Chunked;
 use crate::entry::{Endpoint, Interface, PortEntry, Router, is_unicast};
 use crate::error::TableError;
 use crate::id::{Generation, NetworkId, PortId};
 use crate::map::Map;
-use crate::network::{Networks, Origin};
+use crate::masquerade::Masquerade;
+use crate::network::{Network, Origin};
+use crate::policies::Policies;
+use crate::prefixes::Prefixes;
+use crate::services::Services;
+use crate::stamp::{Place, Stamps};
 use crate::target::{Target, Targets};
 
-/// All that is true in one generation. A clone costs some ten reference counts.
+/// All that is true in one generation. A clone costs some twenty reference counts.
 ///
 /// A change that fails leaves the tables as they were. Several changes become one by cloning, changing the clone, and
 /// throwing it away where one of them failed.
@@ -27,12 +33,17 @@ pub struct Tables {
     pub(crate) endpoints: Chunked<Endpoint>,
     pub(crate) endpoint_names: Map<Arc<str>, u32>,
     pub(crate) interfaces: Chunked<Interface>,
-    pub(crate) networks: Networks,
+    pub(crate) networks: ByNetwork<Network>,
     pub(crate) targets: Targets,
+    pub(crate) services: Services,
+    pub(crate) identities: ByNetwork<Prefixes>,
+    pub(crate) policies: Policies,
+    pub(crate) masquerades: ByNetwork<Option<Masquerade>>,
+    pub(crate) stamps: Stamps,
 }
 
 impl Tables {
-    /// No ports, endpoints, interfaces or routes; generation 0 and the default [`Router`].
+    /// No rows of any kind; generation 0 and the default [`Router`].
     #[must_use]
     pub fn empty() -> Self {
         Self::default()
@@ -42,11 +53,6 @@ impl Tables {
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.generation
-    }
-
-    /// Numbers these tables. The writer sees to it that numbers rise.
-    pub fn set_generation(&mut self, generation: Generation) {
-        self.generation = generation;
     }
 
     /// Where a packet to `addr` in `network` goes; [`None`] if no route holds it. The gateways are `Local` in
@@ -91,6 +97,9 @@ impl Tables {
     /// # Errors
     /// An address or MAC address that cannot be a gateway's, or that an endpoint or interface holds.
     pub fn set_router(&mut self, router: Router) -> Result<(), TableError> {
+        if router == self.router {
+            return Ok(());
+        }
         let item = || "router".to_owned();
         if !router.mac.is_unicast() {
             return Err(TableError::Mac { item: item(), mac: router.mac });
@@ -109,6 +118,7 @@ impl Tables {
             }
         }
         self.router = router;
+        self.touch(Place::Everything);
         Ok(())
     }
 

@@ -144,7 +144,7 @@ impl Targets {
             RouteTarget::Unreachable => return packed(UNREACHABLE, 0),
             RouteTarget::NextHop { .. } | RouteTarget::Connected(_) | RouteTarget::Endpoint(_) => {}
         }
-        if let Some(number) = self.index.get(&target) {
+        if let Some(&number) = self.index.get(&target) {
             if let Some(row) = self.rows.get_mut(number) {
                 row.routes += 1;
             }
@@ -185,6 +185,11 @@ impl Targets {
             UNREACHABLE => Some(Target::Unreachable),
             _ => None,
         }
+    }
+
+    /// Whether any route leads there.
+    pub(crate) fn has(&self, target: RouteTarget) -> bool {
+        self.index.get(&target).is_some()
     }
 
     /// A target in use that `wanted` says yes to.

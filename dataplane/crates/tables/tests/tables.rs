@@ -147,7 +147,7 @@ fn an_old_generation_stays_as_it_was() {
     let old = node();
     let before = listing(&old);
     let mut new = old.clone();
-    new.set_generation(Generation(1));
+    new.seal(Generation(1));
     new.remove_endpoint("a").unwrap();
     new.set_endpoint(pod("b", 3, &["10.244.1.9"])).unwrap();
     new.remove_route(PODS, net("0.0.0.0/0")).unwrap();

@@ -1,0 +1,130 @@
+//! Rows that the policy step reads: who is behind an address, and what may reach an endpoint.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use wire::IpPrefix;
+
+use super::services::{PortRange, Protocol};
+use crate::text;
+
+/// What an identity is found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct IdentityKey {
+    #[serde(default)]
+    pub network: u16,
+    #[serde(with = "text")]
+    pub prefix: IpPrefix,
+}
+
+/// Who is behind a prefix; the longest one counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Identity {
+    #[serde(flatten)]
+    pub key: IdentityKey,
+    /// Above 0, which is what no prefix speaks of: the world.
+    pub identity: u32,
+}
+
+/// What may reach an endpoint and what it may reach. It may come before the endpoint and stay longer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Policy {
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// What may come in, the first rule that matches; no rule matches: nothing. `None` is no restriction.
+    #[serde(default)]
+    pub ingress: Option<Vec<Rule>>,
+    /// What may go out, in the same way.
+    #[serde(default)]
+    pub egress: Option<Vec<Rule>>,
+}
+
+/// One rule of a direction.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Rule {
+    /// What a trace calls it.
+    pub id: u32,
+    pub peer: Peer,
+    /// `None` is any.
+    #[serde(default, with = "text::option")]
+    pub protocol: Option<Protocol>,
+    /// Destination ports; a protocol without ports does not match. `None` is any.
+    #[serde(default)]
+    pub ports: Option<PortRange>,
+    pub verdict: RuleVerdict,
+}
+
+impl fmt::Display for Rule {
+    /// As `allow tcp 80-90 for identities 7, 9`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.verdict {
+            RuleVerdict::Allow => "allow ",
+            RuleVerdict::Deny => "deny ",
+        })?;
+        match (self.protocol, self.ports) {
+            (None, None) => f.write_str("anything")?,
+            (Some(protocol), None) => protocol.fmt(f)?,
+            (None, Some(ports)) => write!(f, "ports {ports}")?,
+            (Some(protocol), Some(ports)) => write!(f, "{protocol} {ports}")?,
+        }
+        match &self.peer {
+            Peer::Any => f.write_str(" for anyone"),
+            Peer::Identities { identities } => match identities.as_slice() {
+                [] => f.write_str(" for no one"),
+                [one] => write!(f, " for identity {one}"),
+                several => {
+                    let several: Vec<String> = several.iter().map(u32::to_string).collect();
+                    write!(f, " for identities {}", several.join(", "))
+                }
+            },
+        }
+    }
+}
+
+/// Whom a rule speaks of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum Peer {
+    /// Anyone, known or not.
+    Any,
+    /// These alone; 0, the world, may be among them.
+    Identities { identities: Vec<u32> },
+}
+
+/// What a rule says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuleVerdict {
+    Allow,
+    Deny,
+}
+
+/// `podrouter show policies`, a row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    #[serde(flatten)]
+    pub policy: Policy,
+    /// Whether the endpoint is there; otherwise the policy waits for it.
+    pub present: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_in_words() {
+        let words = |identities: &[u32], protocol: Option<u8>, ports: Option<(u16, u16)>| {
+            let ports = ports.map(|(first, last)| PortRange { first, last });
+            let peer = Peer::Identities { identities: identities.to_vec() };
+            let (protocol, verdict) = (protocol.map(Protocol), RuleVerdict::Allow);
+            Rule { id: 1, peer, protocol, ports, verdict }.to_string()
+        };
+        assert_eq!(words(&[7, 9], Some(6), Some((80, 90))), "allow tcp 80-90 for identities 7, 9");
+        assert_eq!(words(&[0], None, Some((53, 53))), "allow ports 53 for identity 0");
+        assert_eq!(words(&[], Some(1), None), "allow icmp for no one");
+        let (peer, verdict) = (Peer::Any, RuleVerdict::Deny);
+        let all = Rule { id: 1, peer, protocol: None, ports: None, verdict };
+        assert_eq!(all.to_string(), "deny anything for anyone");
+    }
+}

@@ -1,0 +1,104 @@
+//! A frontend: an address, port and protocol that stand for any of several backends.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::hash::{bits, fold, with_address};
+use crate::id::NetworkId;
+
+/// What a frontend is found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FrontendKey {
+    /// Where the address is.
+    pub network: NetworkId,
+    /// What clients send to.
+    pub addr: IpAddr,
+    /// The destination port; not 0.
+    pub port: u16,
+    /// TCP, UDP or SCTP, by its IP protocol number.
+    pub protocol: u8,
+}
+
+impl FrontendKey {
+    /// All but the address.
+    #[inline]
+    pub(crate) fn word(&self) -> u64 {
+        u64::from(self.network.0) << 24 | u64::from(self.port) << 8 | u64::from(self.protocol)
+    }
+}
+
+/// By words: a derived one would hash the address a byte at a time.
+impl Hash for FrontendKey {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(with_address(self.word(), bits(self.addr)));
+    }
+}
+
+impl fmt::Display for FrontendKey {
+    /// As `10.96.0.10:53/udp`, and the network where it is not the pods' own.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/", SocketAddr::new(self.addr, self.port))?;
+        match self.protocol {
+            6 => f.write_str("tcp")?,
+            17 => f.write_str("udp")?,
+            132 => f.write_str("sctp")?,
+            other => other.fmt(f)?,
+        }
+        if self.network.0 == 0 { Ok(()) } else { write!(f, " in network {}", self.network) }
+    }
+}
+
+/// An address, port and protocol, and who serves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frontend {
+    /// What it is found by.
+    pub key: FrontendKey,
+    /// What people call it, as `namespace/service:port`.
+    pub name: String,
+    /// Each address and port once.
+    pub backends: Vec<Backend>,
+}
+
+/// One of those that serve a frontend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backend {
+    /// Of the frontend's family and network.
+    pub addr: IpAddr,
+    /// Not 0.
+    pub port: u16,
+    /// Whether it takes new flows.
+    pub state: BackendState,
+}
+
+/// Whether a backend takes new flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BackendState {
+    /// It does.
+    Serving,
+    /// It keeps those that it has.
+    Draining,
+}
+
+impl Frontend {
+    /// The backend for a flow of this hash: of those that serve, the one that weighs most for it (rendezvous hashing). The same hash finds
+    /// the same backend whatever their order, and while others come and go; [`None`] if none serves. One multiplication or two a backend.
+    #[must_use]
+    pub fn choose(&self, hash: u64) -> Option<&Backend> {
+        let weight = |backend: &Backend| {
+            let own = with_address(u64::from(backend.port), bits(backend.addr));
+            (fold(hash, own), backend.addr, backend.port)
+        };
+        self.backends
+            .iter()
+            .filter(|backend| backend.state == BackendState::Serving)
+            .max_by_key(|backend| weight(backend))
+    }
+
+    /// The backend of this address and port, serving or not.
+    #[must_use]
+    pub fn backend(&self, addr: IpAddr, port: u16) -> Option<&Backend> {
+        self.backends.iter().find(|backend| backend.addr == addr && backend.port == port)
+    }
+}
