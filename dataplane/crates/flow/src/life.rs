@@ -42,6 +42,12 @@ impl Life {
         }
     }
 
+    /// Of a flow that was just made.
+    #[must_use]
+    pub const fn live(state: State, seen: Seconds) -> Self {
+        Self::new(Phase::Live, state, seen)
+    }
+
     /// Whether packets may use it.
     #[inline]
     #[must_use]
@@ -79,6 +85,8 @@ pub struct Binding {
     pub service: bool,
     /// Its source is one of the router's own addresses.
     pub masqueraded: bool,
+    /// It was known only when it had begun already: which side opened it is a guess.
+    pub joined: bool,
     /// When it began.
     pub since: Seconds,
 }
@@ -89,6 +97,7 @@ impl Binding {
             | (self.owner as u64) << 16
             | self.service as u64
             | (self.masqueraded as u64) << 1
+            | (self.joined as u64) << 2
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "each field is cut out of the word")]
@@ -97,6 +106,7 @@ impl Binding {
             owner: (word >> 16) as u16,
             service: word & 1 != 0,
             masqueraded: word & 2 != 0,
+            joined: word & 4 != 0,
             since: Seconds((word >> 32) as u32),
         }
     }

@@ -6,7 +6,9 @@ use arrayvec::ArrayVec;
 use tables::{Endpoint, EndpointId, Interface, NetworkId, PortEntry, PortId, PortRole, Tables};
 use wire::{EthernetFrame, MacAddr, Parsed};
 
+use crate::connection::Ends;
 use crate::icmp_error::Complaint;
+use crate::lookup::Replay;
 use crate::{BURST, DropReason, Output, Verdict};
 
 /// The packets of a burst that parsed.
@@ -28,8 +30,10 @@ pub(crate) enum State<'t> {
     Live,
     /// To one of the router's own addresses, or the business of its link.
     ForRouter,
-    /// It goes on, once its headers are rewritten.
-    Onward(Hop<'t>),
+    /// It goes on, once its headers are rewritten: with these ends, if they change.
+    Onward(Hop<'t>, Option<Ends>),
+    /// It goes on as the last one of its flow did.
+    Replay(Replay),
     /// Dropped, and its source is to be told.
     Refused(DropReason, Complaint),
     /// No step has more to do.

@@ -109,6 +109,26 @@ drop_reasons! {
     /// The output port is the input port of a point-to-point link.
     SamePort = "same-port", "It would leave by the point-to-point link that it came from.";
 
+    // Connections.
+    /// A policy of the sender.
+    PolicyEgress = "policy-egress", "The sender's policy does not allow it.";
+    /// A policy of the receiver.
+    PolicyIngress = "policy-ingress", "The receiver's policy does not allow it.";
+    /// A frontend without backends that serve.
+    NoBackend = "no-backend", "A Service without an endpoint that takes new connections.";
+    /// From a backend, of a connection that is not known.
+    ReplyUnbound = "reply-unbound", "An answer from behind a Service, of a connection that is not known: it cannot be translated.";
+    /// Another worker decides the same flow.
+    FlowContended = "flow-contended", "Another worker was deciding the same connection; its next packet finds the decision.";
+    /// No record is free.
+    FlowTableFull = "flow-table-full", "The flow table has no room, and the packet would have to be translated.";
+    /// No port is free for a translated source.
+    SourcePortsExhausted = "source-ports-exhausted", "No source port is free for a translated connection to this destination.";
+    /// The answers would be another connection's.
+    FlowClash = "flow-clash", "Its answers would look like those of another connection that is translated.";
+    /// The translation does not fit the headers.
+    TranslationInvalid = "translation-invalid", "The packet's headers do not allow the translation that its connection has.";
+
     // Neighbours.
     /// The pending queue of one neighbour, or all of them, is full.
     NeighbourQueueFull = "neighbour-queue-full", "Too many packets wait for this neighbour's address already.";

@@ -1,9 +1,11 @@
 //! The path of a packet, a file a step.
 //!
 //! ```text
-//!                                     ┌─▶ rewrite ─────────────────────────────────▶ tx
-//! rx ─▶ parse ─▶ source ─▶ route ─────┼─▶ answer (ARP, ND, ping to the router) ────▶ tx
-//!                                     └─▶ icmp_error (refused: tell the source) ───▶ tx
+//! rx ─▶ parse ─▶ lookup ──hit, still valid────────────────────────▶ rewrite ────▶ tx
+//!                  │ miss, or no longer valid                          ▲
+//!                  └▶ source ─▶ service ─▶ policy ─▶ route ─▶ flow ────┤
+//!                                                     ├─▶ answer (ARP, ND, ping to the router) ▶ tx
+//!                                                     └─▶ icmp_error (refused: tell the source) ▶ tx
 //! ```
 //!
 //! Each step runs over the whole burst before the next begins. What comes out is a [`Verdict`] a packet; the caller
@@ -12,28 +14,40 @@
 
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+
 use arrayvec::ArrayVec;
+use flow::{Flows, Local, Seconds};
 use tables::Tables;
 
 mod address;
+mod adjacency;
 mod answer;
 mod arp;
 mod burst;
+mod connection;
+mod decide;
 mod drop;
 mod echo;
 mod icmp_error;
 mod limit;
+mod lookup;
 mod nd;
 mod neighbour;
 mod packet;
 mod parse;
+mod policy;
 mod rewrite;
 mod route;
 pub mod segment;
+mod service;
 mod solicit;
 mod source;
+mod tracker;
+mod translate;
 mod verdict;
 
+pub use adjacency::Adjacencies;
 pub use drop::DropReason;
 pub use neighbour::{
     Heard, Learned, NeighbourConfig, NeighbourEvent, NeighbourRow, NeighbourState, Neighbours, Resolution,
@@ -45,7 +59,9 @@ pub use verdict::{ConsumeReason, Fate, Output, Verdict};
 
 use burst::{Ingress, State, Work, Works};
 use icmp_error::Complaint;
+use decide::Desk;
 use limit::{Limiter, Rates};
+use tracker::Tracker;
 
 /// Packets that the path takes at a time, at most.
 pub const BURST: usize = 32;
@@ -79,31 +95,89 @@ impl Default for RouterConfig {
     }
 }
 
-/// What one worker's path keeps between bursts: rate limiters, and what it has just learned. No I/O, no clock.
+/// What a worker shares with the others, and its own part of it.
+#[derive(Debug)]
+pub struct Tracking {
+    /// All flows.
+    pub flows: Arc<Flows>,
+    /// Of all links.
+    pub adjacencies: Arc<Adjacencies>,
+    /// This worker's seat and stock.
+    pub local: Local,
+}
+
+/// What became of packets at the flow table, since the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct FlowCounts {
+    /// Did as the last packet of their flow.
+    pub replayed: u64,
+    /// Of those, the ones that found tables newer than the decision, and nothing changed that it rests on.
+    pub revalidated: u64,
+    /// Went through service, policy and route.
+    pub decided: u64,
+    /// Of those, the ones that made a flow.
+    pub made: u64,
+    /// Went on without a flow: there was no room, or a race for it.
+    pub untracked: u64,
+    /// Flows that ended by time.
+    pub expired: u64,
+}
+
+/// What one worker's path keeps between bursts: rate limiters, what it has just learned, its part of the flow table. No I/O, no clock.
 #[derive(Debug)]
 pub struct Router {
+    tracker: Tracker,
+    adjacencies: Arc<Adjacencies>,
+    counts: FlowCounts,
     limiter: Limiter,
     learned: ArrayVec<Learned, BURST>,
     fragment: bool,
 }
 
-impl Default for Router {
-    fn default() -> Self {
-        Self::new(RouterConfig::default())
-    }
-}
-
 impl Router {
     /// A path with full buckets.
     #[must_use]
-    pub fn new(config: RouterConfig) -> Self {
+    pub fn new(config: RouterConfig, tracking: Tracking) -> Self {
+        let Tracking { flows, adjacencies, local } = tracking;
         let rates = Rates {
             per_second: config.icmp_errors_per_second,
             burst: config.icmp_error_burst,
             port_per_second: config.port_icmp_errors_per_second,
             port_burst: config.port_icmp_error_burst,
         };
-        Self { limiter: Limiter::new(rates), learned: ArrayVec::new(), fragment: config.fragment }
+        flows.epochs.wake(local.seat);
+        Self {
+            tracker: Tracker { flows, local },
+            adjacencies,
+            counts: FlowCounts::default(),
+            limiter: Limiter::new(rates),
+            learned: ArrayVec::new(),
+            fragment: config.fragment,
+        }
+    }
+
+    /// Before this worker sleeps: others need not wait for it.
+    pub fn rest(&self) {
+        self.tracker.flows.epochs.leave(self.tracker.local.seat);
+    }
+
+    /// When it wakes, before the next burst.
+    pub fn wake(&self) {
+        self.tracker.flows.epochs.wake(self.tracker.local.seat);
+    }
+
+    /// Ends flows whose time is over: as many records are looked at as `elapsed_us` microseconds are worth among `workers`, and `most`
+    /// at most.
+    pub fn expire(&mut self, now: Tick, elapsed_us: u64, workers: u32, most: u32) {
+        let Tracker { flows, local } = &mut self.tracker;
+        let ended = flows.expire(local, now.seconds(), elapsed_us, workers, most);
+        self.counts.expired += u64::from(ended);
+    }
+
+    /// What became of packets at the flow table.
+    #[must_use]
+    pub const fn flow_counts(&self) -> FlowCounts {
+        self.counts
     }
 
     /// Decides a burst of at most [`BURST`] packets (the rest is not looked at), and edits their headers in place. `verdicts`
@@ -123,10 +197,19 @@ impl Router {
         self.learned.clear();
         let mut works = Works::new();
 
+        self.tracker.flows.epochs.quiesce(self.tracker.local.seat);
+        let desk = Desk {
+            tables,
+            adjacencies: &self.adjacencies,
+            now: now.seconds(),
+            fragment: self.fragment,
+        };
+
         parse::burst(tables, packets, &mut works, |at, reason| verdicts[at] = Verdict::Drop(reason));
+        lookup::burst(&desk, &mut self.tracker, packets, &mut works, &mut self.counts);
         source::burst(packets, &mut works);
         route::burst(tables, self.fragment, packets, &mut works);
-        rewrite::burst(packets, &mut works);
+        rewrite::burst(&self.adjacencies, packets, &mut works);
         answer::burst(tables, packets, &mut works, &mut self.learned);
         icmp_error::burst(tables, now, &mut self.limiter, packets, &mut works);
 

@@ -1,9 +1,10 @@
 //! What a packet is, inside: a buffer with contiguous headers, the port it came from, and what its sender left for
 //! hardware to finish.
 
+use flow::Seconds;
 use tables::PortId;
 
-/// Time since the process began, in microseconds: monotonic, and an argument wherever it matters.
+/// Time in microseconds of a monotonic clock that all processes on the machine share: an argument wherever it matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Tick(pub u64);
 
@@ -12,6 +13,14 @@ impl Tick {
     #[must_use]
     pub const fn after_ms(self, milliseconds: u64) -> Self {
         Self(self.0 + milliseconds * 1_000)
+    }
+
+    /// The same in whole seconds (of 2^20 microseconds, 5 % long), as flows count them.
+    #[must_use]
+    pub const fn seconds(self) -> Seconds {
+        #[expect(clippy::cast_possible_truncation, reason = "142 years")]
+        let seconds = (self.0 >> 20) as u32;
+        Seconds(seconds)
     }
 
     /// Microseconds from `earlier` to this; 0 if it is not earlier.

@@ -1,32 +1,64 @@
-//! Fourth step, of packets that go on: MACs, and one hop less.
+//! Third step, of packets that go on: new ends where the connection has them, MACs, and one hop less.
 //!
-//! Nothing else of a packet changes; the header checksum follows the TTL by its difference (RFC 1624).
+//! Header checksums follow by their difference (RFC 1624).
 
-use wire::{Ipv4Packet, Ipv6Packet, PacketKind};
+use wire::{EthernetFrame, Ipv4Packet, Ipv6Packet, PacketKind, Parsed};
 
+use crate::adjacency::Adjacencies;
 use crate::burst::{State, Works};
-use crate::{Buffer, Packet, Verdict};
+use crate::translate::translate;
+use crate::{Buffer, Output, Packet, Verdict};
 
 #[inline]
-pub(crate) fn burst<B: Buffer>(packets: &mut [Packet<B>], works: &mut Works<'_>) {
+pub(crate) fn burst<B: Buffer>(adjacencies: &Adjacencies, packets: &mut [Packet<B>], works: &mut Works<'_>) {
     for work in works {
-        let State::Onward(hop) = &work.state else { continue };
-        let head = packets[work.at].buffer.head_mut();
-        hop.set_macs(head);
-        let l3 = head.get_mut(usize::from(work.parsed.l3_offset)..).unwrap_or_default();
-        match work.parsed.kind {
-            PacketKind::Ipv4 => {
-                if let Ok(mut packet) = Ipv4Packet::new_checked(l3) {
-                    packet.decrement_ttl();
-                }
+        let (output, turn) = match &work.state {
+            State::Onward(hop, turn) => {
+                hop.set_macs(packets[work.at].buffer.head_mut());
+                (hop.output(), *turn)
             }
-            PacketKind::Ipv6 => {
-                if let Ok(mut packet) = Ipv6Packet::new_checked(l3) {
-                    packet.decrement_hop_limit();
+            State::Replay(replay) => {
+                let adjacency = replay.adjacency;
+                if let Ok(mut frame) = EthernetFrame::new_checked(packets[work.at].buffer.head_mut()) {
+                    frame.set_dst(adjacency.dst());
+                    frame.set_src(adjacency.src());
                 }
+                let output = match adjacencies.next_hop(replay.index) {
+                    Some(next_hop) if !adjacency.is_resolved() => {
+                        Output::Neighbour { port: adjacency.port(), next_hop }
+                    }
+                    _ => Output::Port(adjacency.port()),
+                };
+                (output, replay.turn)
             }
-            PacketKind::Arp => {}
+            _ => continue,
+        };
+        let packet = &mut packets[work.at];
+        if let Some(ends) = turn
+            && let Err(reason) = translate(packet.buffer.head_mut(), &work.parsed, packet.offload, &ends)
+        {
+            work.state = reason.into();
+            continue;
         }
-        work.state = State::Done(Verdict::Forward(hop.output()));
+        hop_less(packet.buffer.head_mut(), &work.parsed);
+        work.state = State::Done(Verdict::Forward(output));
+    }
+}
+
+#[inline]
+fn hop_less(head: &mut [u8], parsed: &Parsed) {
+    let l3 = head.get_mut(usize::from(parsed.l3_offset)..).unwrap_or_default();
+    match parsed.kind {
+        PacketKind::Ipv4 => {
+            if let Ok(mut packet) = Ipv4Packet::new_checked(l3) {
+                packet.decrement_ttl();
+            }
+        }
+        PacketKind::Ipv6 => {
+            if let Ok(mut packet) = Ipv6Packet::new_checked(l3) {
+                packet.decrement_hop_limit();
+            }
+        }
+        PacketKind::Arp => {}
     }
 }

@@ -22,24 +22,38 @@ pub(crate) fn burst<'t, B: Buffer>(
     for work in works.iter_mut().filter(|work| matches!(work.state, State::Live)) {
         let packet = &packets[work.at];
         let head = packet.buffer.head();
-        work.state = match destination(tables, &work.ingress, &work.parsed, head) {
-            Ok(hop) => onward(&work.ingress, &work.parsed, packet.offload, fragment, hop),
+        let hop = addressed_to(&work.parsed)
+            .and_then(|dst| destination(tables, &work.ingress, &work.parsed, head, dst))
+            .and_then(|hop| onward(&work.ingress, &work.parsed, packet.offload, fragment, hop, false));
+        work.state = match hop {
+            Ok(hop) => State::Onward(hop, None),
             Err(state) => state,
         };
     }
 }
 
+/// The address in the packet; ARP has none, and is for the router.
 #[inline]
-fn destination<'t>(
+fn addressed_to(parsed: &Parsed) -> Result<IpAddr, State<'static>> {
+    match parsed.addrs {
+        Addrs::V4 { dst, .. } => Ok(IpAddr::V4(dst)),
+        Addrs::V6 { dst, .. } => Ok(IpAddr::V6(dst)),
+        Addrs::None => Err(State::ForRouter),
+    }
+}
+
+/// Where a packet goes whose destination is `dst`, its own or the one that it is given.
+#[inline]
+pub(crate) fn destination<'t>(
     tables: &'t Tables,
     ingress: &Ingress<'_>,
     parsed: &Parsed,
     head: &[u8],
+    dst: IpAddr,
 ) -> Result<Hop<'t>, State<'t>> {
-    let (group, host, dst) = match parsed.addrs {
-        Addrs::V4 { dst, .. } => (dst.is_multicast() || dst.is_broadcast(), is_host_v4(dst), IpAddr::V4(dst)),
-        Addrs::V6 { dst, .. } => (dst.is_multicast(), is_host_v6(dst), IpAddr::V6(dst)),
-        Addrs::None => return Err(State::ForRouter),
+    let (group, host) = match dst {
+        IpAddr::V4(dst) => (dst.is_multicast() || dst.is_broadcast(), is_host_v4(dst)),
+        IpAddr::V6(dst) => (dst.is_multicast(), is_host_v6(dst)),
     };
     if group {
         return Err(if is_link_business(parsed, head) {
@@ -94,41 +108,44 @@ pub(crate) fn hop_to<'t>(
     hop.ok_or(DropReason::PortGone.into())
 }
 
+/// Whether it may leave by that hop: it has another hop to live, fits the link, and does not come back to where it came from, unless
+/// it is `translated`, as a pod's packet to a Service behind which it is itself.
 #[inline]
-fn onward<'t>(
+pub(crate) fn onward<'t>(
     ingress: &Ingress<'_>,
     parsed: &Parsed,
     offload: Offload,
     fragment: bool,
     hop: Hop<'t>,
-) -> State<'t> {
-    if hop.port.id == ingress.port.id && !ingress.is_uplink() {
-        return DropReason::SamePort.into();
+    translated: bool,
+) -> Result<Hop<'t>, State<'t>> {
+    if hop.port.id == ingress.port.id && !ingress.is_uplink() && !translated {
+        return Err(DropReason::SamePort.into());
     }
     if let Addrs::V6 { src, .. } = parsed.addrs
         && (!is_host_v6(src) || src.is_unicast_link_local())
     {
         // Good for its link alone (RFC 4291, sections 2.5.2 and 2.5.6).
         let pod = matches!(ingress.side, Side::Endpoint(e) if e.kind == EndpointKind::Pod);
-        return if pod { DropReason::SourceAddressSpoofed } else { DropReason::SourceInvalid }.into();
+        return Err(if pod { DropReason::SourceAddressSpoofed } else { DropReason::SourceInvalid }.into());
     }
     if parsed.ttl <= 1 {
-        return State::Refused(DropReason::TtlExceeded, Complaint::TimeExceeded);
+        return Err(State::Refused(DropReason::TtlExceeded, Complaint::TimeExceeded));
     }
     if largest(parsed, offload) > u32::from(hop.port.mtu) {
         if parsed.dont_fragment {
-            return State::Refused(DropReason::PacketTooBig, Complaint::TooBig(hop.port.mtu));
+            return Err(State::Refused(DropReason::PacketTooBig, Complaint::TooBig(hop.port.mtu)));
         }
         if !fragment {
-            return DropReason::PacketTooBig.into();
+            return Err(DropReason::PacketTooBig.into());
         }
     }
-    State::Onward(hop)
+    Ok(hop)
 }
 
 /// The largest IP packet that it makes on the wire.
 #[inline]
-fn largest(parsed: &Parsed, offload: Offload) -> u32 {
+pub(crate) fn largest(parsed: &Parsed, offload: Offload) -> u32 {
     match offload {
         Offload::Gso { size, header_len, .. } => {
             parsed.ip_len().min(u32::from(header_len) + u32::from(size) - u32::from(parsed.l3_offset))

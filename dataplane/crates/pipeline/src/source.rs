@@ -13,9 +13,10 @@ use crate::burst::{Ingress, Side, State, Works};
 use crate::icmp_error::icmp_type;
 use crate::{Buffer, ConsumeReason, DropReason, Packet, Verdict};
 
+/// Checks the packets that nothing is decided of.
 #[inline]
 pub(crate) fn burst<B: Buffer>(packets: &[Packet<B>], works: &mut Works<'_>) {
-    for work in works {
+    for work in works.iter_mut().filter(|work| matches!(work.state, State::Live)) {
         if let Err(state) = check(&work.ingress, &work.parsed, packets[work.at].buffer.head()) {
             work.state = state;
         }
@@ -23,7 +24,7 @@ pub(crate) fn burst<B: Buffer>(packets: &[Packet<B>], works: &mut Works<'_>) {
 }
 
 #[inline]
-fn check(ingress: &Ingress<'_>, parsed: &Parsed, head: &[u8]) -> Result<(), State<'static>> {
+pub(crate) fn check(ingress: &Ingress<'_>, parsed: &Parsed, head: &[u8]) -> Result<(), State<'static>> {
     let endpoint = match ingress.side {
         Side::Endpoint(endpoint) if macs(head).1 != endpoint.mac => {
             return Err(DropReason::SourceMacSpoofed.into());

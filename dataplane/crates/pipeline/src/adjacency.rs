@@ -1,0 +1,271 @@
+//! What the link layer needs to send a packet: port, MAC addresses and MTU, named by index and changed in place.
+//!
+//! A flow's action names its adjacency, so that a neighbour who moves touches no flow. Below [`MAX_PORTS`] an index is a port's, and
+//! leads to the endpoint behind it; the others are neighbours, in a table by open addressing. A neighbour keeps its place
+//! for as long as the process lives; when the table is full, packets to others are decided one by one.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tables::{MAX_PORTS, PortId, PortRole, Tables};
+use wire::MacAddr;
+
+/// Neighbours there is room for; half as many are found without long searches.
+const NEIGHBOURS: usize = 16_384;
+/// Places looked at to find one.
+const PROBES: usize = 16;
+
+/// Word 1's low 16 bits: the port, and these.
+const CLAIMED: u64 = 1 << 14;
+const READY: u64 = 1 << 15;
+const IS_V6: u64 = 1 << 13;
+const PORT: u64 = 0x3ff;
+
+/// Half a cache line.
+///
+/// Word 0: destination MAC (48 bits, 0 is unknown) and MTU (16). Word 1: source MAC (48), flags and port (16). Words 2 and 3: the
+/// neighbour's address, fixed once `READY` is set. An endpoint's words are written by the table writer, before it publishes; a
+/// neighbour's by whoever decides first, and its destination MAC by the owner of its port.
+#[repr(align(32))]
+#[derive(Debug, Default)]
+struct Slot([AtomicU64; 4]);
+
+/// All adjacencies: shared by all workers.
+#[derive(Debug)]
+pub struct Adjacencies {
+    slots: Box<[Slot]>,
+}
+
+/// One of them, read at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Adjacency {
+    first: u64,
+    second: u64,
+}
+
+impl Adjacency {
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "cut to ten bits")]
+    pub(crate) const fn port(self) -> PortId {
+        PortId((self.second & PORT) as u16)
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the low half word is meant")]
+    pub(crate) const fn mtu(self) -> u16 {
+        self.first as u16
+    }
+
+    /// Whether the destination's MAC is known.
+    #[inline]
+    pub(crate) const fn is_resolved(self) -> bool {
+        self.first >> 16 != 0
+    }
+
+    #[inline]
+    pub(crate) const fn dst(self) -> MacAddr {
+        mac(self.first)
+    }
+
+    #[inline]
+    pub(crate) const fn src(self) -> MacAddr {
+        mac(self.second)
+    }
+}
+
+const fn mac(word: u64) -> MacAddr {
+    let [a, b, c, d, e, f, _, _] = word.to_be_bytes();
+    MacAddr([a, b, c, d, e, f])
+}
+
+const fn word(mac: MacAddr, low: u64) -> u64 {
+    let [a, b, c, d, e, f] = mac.0;
+    u64::from_be_bytes([a, b, c, d, e, f, 0, 0]) | low
+}
+
+impl Default for Adjacencies {
+    fn default() -> Self {
+        Self { slots: (0..usize::from(MAX_PORTS) + NEIGHBOURS).map(|_| Slot::default()).collect() }
+    }
+}
+
+impl Adjacencies {
+    /// To be called by the writer with tables that it is about to publish, where endpoints or ports have changed.
+    pub fn sync(&self, tables: &Tables) {
+        for port in tables.ports() {
+            let PortRole::Endpoint(id) = port.role else { continue };
+            let (Some(endpoint), Some(slot)) =
+                (tables.endpoint(id), self.slots.get(usize::from(port.id.0)))
+            else {
+                continue;
+            };
+            slot.0[0].store(word(endpoint.mac, port.mtu.into()), Ordering::Relaxed);
+            slot.0[1].store(word(port.mac, u64::from(port.id.0) | READY), Ordering::Release);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, index: u32) -> Option<Adjacency> {
+        let slot = self.slots.get(index as usize)?;
+        // Acquire: word 0 was there before. Partners: the Release stores of word 1.
+        let second = slot.0[1].load(Ordering::Acquire);
+        (second & READY != 0).then(|| Adjacency { first: slot.0[0].load(Ordering::Relaxed), second })
+    }
+
+    /// The address of a neighbour by index; `None` for an endpoint.
+    pub(crate) fn next_hop(&self, index: u32) -> Option<IpAddr> {
+        if index < u32::from(MAX_PORTS) {
+            return None;
+        }
+        let slot = self.slots.get(index as usize)?;
+        let bits = || {
+            let [high, low] = [2, 3].map(|at| u128::from(slot.0[at].load(Ordering::Relaxed)));
+            high << 64 | low
+        };
+        let flags = slot.0[1].load(Ordering::Acquire);
+        (flags & READY != 0).then(|| match u32::try_from(bits()) {
+            Ok(bits) if flags & IS_V6 == 0 => IpAddr::V4(Ipv4Addr::from_bits(bits)),
+            _ => IpAddr::V6(Ipv6Addr::from_bits(bits())),
+        })
+    }
+
+    /// Of the endpoint behind a port, once the writer has filled it in.
+    pub(crate) fn endpoint(&self, port: PortId) -> Option<u32> {
+        let index = u32::from(port.0);
+        self.get(index).map(|_| index)
+    }
+
+    /// Of a neighbour on a port that has this MAC and MTU. `None` if there is no room, or another worker is just filling it in.
+    pub(crate) fn neighbour(&self, port: PortId, src: MacAddr, mtu: u16, addr: IpAddr) -> Option<u32> {
+        let key = Key::of(port, addr);
+        for index in key.places() {
+            let slot = &self.slots[index];
+            let mut flags = slot.0[1].load(Ordering::Acquire);
+            if flags == 0 {
+                // Acquire and Release: one worker has it from here on.
+                match slot.0[1].compare_exchange(0, CLAIMED, Ordering::AcqRel, Ordering::Acquire) {
+                    Ok(_) => {
+                        slot.0[0].store(u64::from(mtu), Ordering::Relaxed);
+                        slot.0[2].store(key.high, Ordering::Relaxed);
+                        slot.0[3].store(key.low, Ordering::Relaxed);
+                        flags = word(src, key.flags);
+                        // Release: partner `get`.
+                        slot.0[1].store(flags, Ordering::Release);
+                    }
+                    Err(now) => flags = now,
+                }
+            }
+            if flags == CLAIMED {
+                return None;
+            }
+            if key.is(slot, flags) {
+                self.refresh(slot, flags, word(src, key.flags), mtu);
+                return u32::try_from(index).ok();
+            }
+        }
+        None
+    }
+
+    /// A port's own MAC or MTU may have changed since.
+    fn refresh(&self, slot: &Slot, flags: u64, wanted: u64, mtu: u16) {
+        if flags != wanted {
+            slot.0[1].store(wanted, Ordering::Release);
+        }
+        let first = slot.0[0].load(Ordering::Relaxed);
+        if first & 0xffff != u64::from(mtu) {
+            let new = first & !0xffff | u64::from(mtu);
+            // If its owner has just learned the MAC, that matters more; the next decision sees to the MTU.
+            let _lost = slot.0[0].compare_exchange(first, new, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// The MAC by which a neighbour can be reached without asking, or none. To be called by the owner of its port alone.
+    pub fn resolve(&self, port: PortId, addr: IpAddr, mac: Option<MacAddr>) {
+        let key = Key::of(port, addr);
+        for index in key.places() {
+            let slot = &self.slots[index];
+            let flags = slot.0[1].load(Ordering::Acquire);
+            if flags == 0 {
+                return;
+            }
+            if flags & READY != 0 && key.is(slot, flags) {
+                let mut first = slot.0[0].load(Ordering::Relaxed);
+                // Against a new MTU alone, which is rare.
+                while let Err(now) = slot.0[0].compare_exchange(
+                    first,
+                    word(mac.unwrap_or_default(), first & 0xffff),
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                ) {
+                    first = now;
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// What a neighbour is found by.
+struct Key {
+    flags: u64,
+    high: u64,
+    low: u64,
+}
+
+impl Key {
+    #[expect(clippy::cast_possible_truncation, reason = "two halves of an address")]
+    fn of(port: PortId, addr: IpAddr) -> Self {
+        let (bits, family) = match addr {
+            IpAddr::V4(addr) => (u128::from(addr.to_bits()), 0),
+            IpAddr::V6(addr) => (addr.to_bits(), IS_V6),
+        };
+        Self {
+            flags: u64::from(port.0) & PORT | READY | family,
+            high: (bits >> 64) as u64,
+            low: bits as u64,
+        }
+    }
+
+    fn places(&self) -> impl Iterator<Item = usize> + use<> {
+        let mixed = (self.high ^ self.low.rotate_left(29) ^ self.flags << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        #[expect(clippy::cast_possible_truncation, reason = "the highest bits are what is meant")]
+        let start = (mixed >> 40) as usize;
+        (0..PROBES).map(move |step| usize::from(MAX_PORTS) + (start + step) % NEIGHBOURS)
+    }
+
+    fn is(&self, slot: &Slot, flags: u64) -> bool {
+        flags & 0xffff == self.flags & 0xffff
+            && slot.0[2].load(Ordering::Relaxed) == self.high
+            && slot.0[3].load(Ordering::Relaxed) == self.low
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_told_apart_and_change_in_place() {
+        let all = Adjacencies::default();
+        let (src, mac) = (MacAddr([2, 0, 0, 0, 0, 9]), MacAddr([2, 1, 1, 1, 1, 1]));
+        let addr = |i: u32| IpAddr::V4(Ipv4Addr::from_bits(0xc000_0200 + i));
+        let indexes: Vec<_> =
+            (0..1000).map(|i| all.neighbour(PortId(3), src, 1500, addr(i)).unwrap()).collect();
+        let distinct: std::collections::BTreeSet<_> = indexes.iter().collect();
+        assert_eq!(distinct.len(), 1000);
+        let index = indexes[7];
+        assert_eq!(all.neighbour(PortId(3), src, 1500, addr(7)), Some(index));
+        assert_ne!(all.neighbour(PortId(4), src, 1500, addr(7)), Some(index));
+        assert!(!all.get(index).unwrap().is_resolved());
+        all.resolve(PortId(3), addr(7), Some(mac));
+        let found = all.get(index).unwrap();
+        assert_eq!((found.dst(), found.src(), found.mtu(), found.port()), (mac, src, 1500, PortId(3)));
+        assert_eq!(all.neighbour(PortId(3), src, 9000, addr(7)), Some(index));
+        assert_eq!(all.get(index).unwrap().mtu(), 9000);
+        assert_eq!(all.next_hop(index), Some(addr(7)));
+        all.resolve(PortId(3), addr(7), None);
+        assert!(!all.get(index).unwrap().is_resolved());
+        let six: IpAddr = "::192.0.2.7".parse().unwrap();
+        assert_ne!(all.neighbour(PortId(3), src, 1500, six), Some(index));
+    }
+}

@@ -1,0 +1,296 @@
+//! What becomes of a packet whose flow is new, or whose decision no longer holds: service, policy, route, and then a flow that
+//! remembers it.
+//!
+//! A plan is made without a change to anything, so that `trace` can ask for one. Carrying it out makes the flow. Two things always hold: a
+//! packet that needs translation is translated or dropped by name; and a flow keeps its translation when its decision is made anew.
+
+use std::net::IpAddr;
+
+use flow::{Action, Binding, Direction, Seconds, Signal, State as FlowState};
+use tables::{EndpointKind, NetworkId, PortRole, Rests, Tables};
+use wire::Parsed;
+
+use crate::adjacency::Adjacencies;
+use crate::burst::{Hop, Ingress, Side, State, Station};
+use crate::connection::{Ends, has_ports, has_states};
+use crate::icmp_error::Complaint;
+use crate::policy::{self, Rules};
+use crate::service::{self, Choice};
+use crate::tracker::{Known, Made, Proposal, Tracker};
+use crate::{DropReason, FlowCounts, Offload, route};
+
+/// What deciding rests on, the same for all packets of a burst.
+pub(crate) struct Desk<'a, 't> {
+    pub(crate) tables: &'t Tables,
+    pub(crate) adjacencies: &'a Adjacencies,
+    pub(crate) now: Seconds,
+    /// Whether outputs fragment what may be.
+    pub(crate) fragment: bool,
+}
+
+/// A packet to be decided.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject<'p, 't> {
+    pub(crate) ingress: Ingress<'t>,
+    pub(crate) parsed: &'p Parsed,
+    pub(crate) offload: Offload,
+    pub(crate) head: &'p [u8],
+    pub(crate) ends: Ends,
+    pub(crate) signal: Signal,
+}
+
+/// What would be done.
+#[derive(Clone, Copy)]
+pub(crate) struct Plan<'t> {
+    pub(crate) hop: Hop<'t>,
+    /// The packet's ends after the choice of a backend, before any change of the source.
+    pub(crate) went: Ends,
+    /// The source that it gets instead of its own, and the ports to choose from.
+    pub(crate) source: Option<(IpAddr, (u16, u16))>,
+    pub(crate) rules: Rules,
+}
+
+/// What is done: where the packet goes, and what its ends become if they change.
+pub(crate) type Decision<'t> = Result<(Hop<'t>, Option<Ends>), State<'t>>;
+
+/// Ports that are tried for a translated source, before they count as exhausted.
+const PORT_TRIES: u16 = 128;
+
+impl<'t> Desk<'_, 't> {
+    /// A packet of no known flow.
+    pub(crate) fn plan(&self, subject: &Subject<'_, 't>) -> Result<Plan<'t>, State<'t>> {
+        let Subject { ingress, parsed, offload, head, ends, signal } = subject;
+        let tables = self.tables;
+        let mut went = *ends;
+        match service::choose(tables, ends) {
+            Choice::Backend(_, addr, port) => (went.dst, went.dst_port) = (addr, port),
+            Choice::NoBackend(_) => {
+                return Err(State::Refused(DropReason::NoBackend, Complaint::PortUnreachable));
+            }
+            // An answer whose connection nobody remembers: it would need the Service's address as its source, and nobody
+            // knows which.
+            Choice::Plain
+                if has_states(ends.protocol)
+                    && *signal != Signal::Open
+                    && tables.is_backend(
+                        NetworkId(ends.network),
+                        ends.src,
+                        ends.src_port,
+                        ends.protocol,
+                    ) =>
+            {
+                return Err(DropReason::ReplyUnbound.into());
+            }
+            Choice::Plain => {}
+        }
+        let translated = (went.dst, went.dst_port) != (ends.dst, ends.dst_port);
+        let hop = route::destination(tables, ingress, parsed, head, went.dst)?;
+        let rules = if has_states(ends.protocol) && *signal != Signal::Open {
+            policy::judge_either(tables, &went)
+        } else {
+            policy::judge(tables, &went)
+        };
+        let rules = rules.map_err(State::from)?;
+        let hop = route::onward(ingress, parsed, *offload, self.fragment, hop, translated)?;
+        Ok(Plan { hop, went, source: self.source(ingress, &went, &hop, translated), rules })
+    }
+
+    /// Makes the flow that a plan asks for.
+    pub(crate) fn carry_out(
+        &self,
+        tracker: &mut Tracker,
+        subject: &Subject<'_, 't>,
+        plan: &Plan<'t>,
+        counts: &mut FlowCounts,
+    ) -> Decision<'t> {
+        let Subject { ends, signal, ingress, .. } = subject;
+        let service = plan.went != *ends;
+        let translated = service || plan.source.is_some();
+        counts.decided += 1;
+        let proposal = Proposal {
+            forward: *ends,
+            state: FlowState::first(has_states(ends.protocol), *signal),
+            binding: Binding {
+                owner: ingress.port.id.0,
+                service,
+                masqueraded: plan.source.is_some(),
+                joined: has_states(ends.protocol) && *signal != Signal::Open,
+                since: self.now,
+            },
+            action: self.action(&plan.hop, ingress, translated),
+            rules: plan.rules,
+        };
+        match tracker.make(&proposal, replies(plan, translated), self.now) {
+            Made::New(known) => {
+                counts.made += 1;
+                Ok((plan.hop, translated.then(|| tracker.becomes(known))))
+            }
+            Made::Exists(known) if known.life.is_live() => self.decide_known(tracker, subject, known, counts),
+            Made::Exists(_) | Made::Contended if translated => Err(DropReason::FlowContended.into()),
+            Made::Full if translated => Err(DropReason::FlowTableFull.into()),
+            Made::ReplyTaken if plan.source.is_some() => Err(DropReason::SourcePortsExhausted.into()),
+            Made::ReplyTaken => Err(DropReason::FlowClash.into()),
+            // Nothing to translate: this packet goes, and the next one is decided again.
+            Made::Exists(_) | Made::Contended | Made::Full => {
+                counts.untracked += 1;
+                Ok((plan.hop, None))
+            }
+        }
+    }
+
+    /// A packet of no known flow: plan, and carry it out.
+    pub(crate) fn decide_new(
+        &self,
+        tracker: &mut Tracker,
+        subject: &Subject<'_, 't>,
+        counts: &mut FlowCounts,
+    ) -> Decision<'t> {
+        let plan = self.plan(subject).inspect_err(|_| counts.decided += 1)?;
+        self.carry_out(tracker, subject, &plan, counts)
+    }
+
+    /// A packet of a known flow that cannot simply do as the last one did.
+    pub(crate) fn decide_known(
+        &self,
+        tracker: &mut Tracker,
+        subject: &Subject<'_, 't>,
+        known: Known,
+        counts: &mut FlowCounts,
+    ) -> Decision<'t> {
+        let Subject { ingress, signal, .. } = subject;
+        if *signal == Signal::Open && known.life.state().is_over() {
+            // The same ends, another connection.
+            tracker.end(known);
+            return self.decide_new(tracker, subject, counts);
+        }
+        let (first, went) = tracker.origin(known);
+        if !service::keeps(self.tables, &first, &went_before_masquerade(tracker, known, &first, &went)) {
+            tracker.end(known);
+            return match known.direction() {
+                Direction::Forward => self.decide_new(tracker, subject, counts),
+                // Its answer, from a backend that serves no more: nobody waits for it.
+                Direction::Reply => Err(DropReason::ReplyUnbound.into()),
+            };
+        }
+        counts.decided += 1;
+        let binding = tracker.binding(known);
+        let ends = went_before_masquerade(tracker, known, &first, &went);
+        let judged = if binding.joined {
+            policy::judge_either(self.tables, &ends)
+        } else {
+            policy::judge(self.tables, &ends)
+        };
+        let rules = judged.map_err(|reason| {
+            // A policy that forbids it ends it.
+            tracker.end(known);
+            State::from(reason)
+        })?;
+        let becomes = tracker.becomes(known);
+        let translated = binding.is_translated();
+        let hop = route::destination(self.tables, ingress, subject.parsed, subject.head, becomes.dst);
+        let hop = hop.inspect_err(|state| {
+            // The address has been withdrawn.
+            if matches!(state, State::Refused(DropReason::Unreachable, _)) {
+                tracker.end(known);
+            }
+        })?;
+        let hop =
+            route::onward(ingress, subject.parsed, subject.offload, self.fragment, hop, translated)?;
+        let old = tracker.decided(known);
+        tracker.decide(known, old, self.action(&hop, ingress, translated));
+        tracker.set_rules(known, rules);
+        tracker.touch(known, *signal, self.now);
+        Ok((hop, translated.then_some(becomes)))
+    }
+
+    /// Whether a decision made at `since` still holds for this flow.
+    pub(crate) fn holds(&self, tracker: &Tracker, known: Known, since: u32) -> bool {
+        let (first, went) = tracker.origin(known);
+        self.tables.unchanged(since, &rests(&first, &went))
+    }
+
+    fn action(&self, hop: &Hop<'t>, ingress: &Ingress<'_>, translated: bool) -> Action {
+        let port = hop.port;
+        let adjacency = match hop.to {
+            Station::Endpoint(_) => self.adjacencies.endpoint(port.id),
+            Station::NextHop(addr) => self.adjacencies.neighbour(port.id, port.mac, port.mtu, addr),
+            Station::Sender(_) => None,
+        };
+        let new = |adjacency| Action::new(self.tables.stamp(), adjacency, ingress.port.id.0, translated);
+        adjacency.map_or(Action::NONE, new)
+    }
+
+    /// The source that a packet gets: the gateway's where it would come back to its sender, and where it leaves the cluster by an uplink
+    /// the one that is configured.
+    fn source(
+        &self,
+        ingress: &Ingress<'_>,
+        went: &Ends,
+        hop: &Hop<'_>,
+        translated: bool,
+    ) -> Option<(IpAddr, (u16, u16))> {
+        if translated && went.src == went.dst {
+            let router = self.tables.router();
+            let gateway =
+                if went.src.is_ipv4() { router.gateway4.into() } else { IpAddr::V6(router.gateway6) };
+            return Some((gateway, (1024, u16::MAX)));
+        }
+        let from_pod = matches!(ingress.side, Side::Endpoint(own) if own.kind == EndpointKind::Pod);
+        if !from_pod || hop.port.role != PortRole::Uplink {
+            return None;
+        }
+        let masquerade = self.tables.masquerade(ingress.network)?;
+        Some((masquerade.source_for(went.dst)?, masquerade.ports))
+    }
+}
+
+/// What a flow's decisions rest on, from its first packet as it came and as it went.
+pub(crate) fn rests(first: &Ends, went: &Ends) -> Rests {
+    Rests {
+        network: NetworkId(first.network),
+        src: first.src,
+        dst: first.dst,
+        to: went.dst,
+        dst_port: first.dst_port,
+        protocol: first.protocol,
+    }
+}
+
+/// The ends that policy sees: the backend's, and the sender's own.
+fn went_before_masquerade(tracker: &Tracker, known: Known, first: &Ends, went: &Ends) -> Ends {
+    if tracker.binding(known).is_translated() {
+        Ends { src: first.src, src_port: first.src_port, ..*went }
+    } else {
+        *went
+    }
+}
+
+/// The ends of the answers that a plan may have, in the order in which they are to be tried.
+fn replies(plan: &Plan<'_>, translated: bool) -> impl Iterator<Item = Ends> {
+    let went = plan.went;
+    let own = went.src_port;
+    let (src, (first, last)) = plan.source.unwrap_or((went.src, (1024, u16::MAX)));
+    let answer = move |port| Ends { src, src_port: port, ..went }.reversed();
+    let choice = translated && has_ports(went.protocol);
+    // Its own port if it may have that; then from somewhere in the range, which the ends choose.
+    let keeps_own = !choice || plan.source.is_none() || (first..=last).contains(&own);
+    let span = u32::from(last - first) + 1;
+    let mixed = u32::from(own).wrapping_mul(0x9e37_79b1) ^ mix(went.src) ^ mix(went.dst).rotate_left(7);
+    let others = (0..if choice { PORT_TRIES } else { 0 }).map(move |step| {
+        let at = (mixed >> 8).wrapping_add(u32::from(step)) % span;
+        // Below `span`, which is at most 65,536.
+        first + u16::try_from(at).unwrap_or(0)
+    });
+    keeps_own.then_some(own).into_iter().chain(others).map(answer)
+}
+
+fn mix(addr: IpAddr) -> u32 {
+    match addr {
+        IpAddr::V4(addr) => addr.to_bits().wrapping_mul(0x85eb_ca6b),
+        IpAddr::V6(addr) => {
+            let bits = addr.to_bits();
+            let folded = bits ^ bits >> 64;
+            u32::try_from((folded ^ folded >> 32) & 0xffff_ffff).unwrap_or(0).wrapping_mul(0x85eb_ca6b)
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Policy step: may this sender talk to that receiver? Enforced where the pod is, for what leaves it and for what reaches it.
+//!
+//! It sees the chosen backend, not the Service, and the client's own address, not the one that a masquerade gives it. Answers are not
+//! judged: the connection was, by its first packet.
+
+use std::net::IpAddr;
+
+use tables::{Endpoint, EndpointKind, NetworkId, RuleVerdict, Tables, Target};
+
+use crate::DropReason;
+use crate::connection::Ends;
+
+/// The rules that allowed a connection, out of the sender and into the receiver; 0 is none.
+pub(crate) type Rules = [u32; 2];
+
+/// Judges a connection by its first packet as it goes on: after the choice of a backend, before any change of the source.
+pub(crate) fn judge(tables: &Tables, ends: &Ends) -> Result<Rules, DropReason> {
+    let network = NetworkId(ends.network);
+    let sender = endpoint(tables, network, ends.src);
+    let receiver = endpoint(tables, network, ends.dst);
+    let mut rules = [0, 0];
+    if ends.src == ends.dst {
+        // A pod reaches itself, also through a Service.
+        return Ok(rules);
+    }
+    let egress = sender.and_then(|own| tables.policy(own.id)?.egress.as_deref());
+    if let Some(egress) = egress {
+        let decision = egress.decide(tables.identity(network, ends.dst), ends.protocol, ends.dst_port);
+        if decision.verdict == RuleVerdict::Deny {
+            return Err(DropReason::PolicyEgress);
+        }
+        rules[0] = decision.rule.unwrap_or(0);
+    }
+    // What the node itself sends reaches its pods: the kubelet's probes (Kubernetes, NetworkPolicy).
+    let from_node = sender.is_some_and(|own| own.kind == EndpointKind::Host);
+    let ingress = receiver.and_then(|own| tables.policy(own.id)?.ingress.as_deref());
+    if let Some(ingress) = ingress.filter(|_| !from_node) {
+        let decision = ingress.decide(tables.identity(network, ends.src), ends.protocol, ends.dst_port);
+        if decision.verdict == RuleVerdict::Deny {
+            return Err(DropReason::PolicyIngress);
+        }
+        rules[1] = decision.rule.unwrap_or(0);
+    }
+    Ok(rules)
+}
+
+/// Judges a connection that began before it was known: in the other direction too, and it may go on if either allows it.
+pub(crate) fn judge_either(tables: &Tables, ends: &Ends) -> Result<Rules, DropReason> {
+    judge(tables, ends).or_else(|denied| judge(tables, &ends.reversed()).map_err(|_| denied))
+}
+
+/// The endpoint of this node that has the address.
+fn endpoint(tables: &Tables, network: NetworkId, addr: IpAddr) -> Option<&Endpoint> {
+    match tables.lookup(network, addr)? {
+        // A route may lead others to the host's port; what is asked is whose address it is.
+        Target::Endpoint(id) => tables.endpoint(id).filter(|endpoint| endpoint.addresses.contains(&addr)),
+        _ => None,
+    }
+}

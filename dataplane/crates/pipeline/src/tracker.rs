@@ -1,0 +1,244 @@
+//! The flow table as the path sees it: either family by one name.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use flow::{
+    Action, Binding, Direction, Flows, Handle, Inserted, Key4, Key6, Life, Local, NewFlow, Seconds, Signal,
+    State, Tuple, V4, V6,
+};
+
+use crate::connection::Ends;
+
+/// What a worker tracks connections with.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    pub(crate) flows: Arc<Flows>,
+    pub(crate) local: Local,
+}
+
+/// A flow that a packet was found to be of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known {
+    v6: bool,
+    pub(crate) handle: Handle,
+    pub(crate) life: Life,
+}
+
+impl Known {
+    pub(crate) const fn direction(self) -> Direction {
+        self.handle.direction()
+    }
+}
+
+/// A key of either family.
+enum Key {
+    V4(Key4),
+    V6(Key6),
+}
+
+fn key(ends: &Ends) -> Option<Key> {
+    let &Tuple { src, dst, src_port, dst_port, network, protocol } = ends;
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => Some(Key::V4(<V4 as flow::Family>::key(&Tuple {
+            src,
+            dst,
+            src_port,
+            dst_port,
+            network,
+            protocol,
+        }))),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => Some(Key::V6(<V6 as flow::Family>::key(&Tuple {
+            src,
+            dst,
+            src_port,
+            dst_port,
+            network,
+            protocol,
+        }))),
+        _ => None,
+    }
+}
+
+fn widen<A: Into<IpAddr>>(tuple: Tuple<A>) -> Ends {
+    let Tuple { src, dst, src_port, dst_port, network, protocol } = tuple;
+    Tuple { src: src.into(), dst: dst.into(), src_port, dst_port, network, protocol }
+}
+
+/// The same expression for either table.
+macro_rules! on {
+    ($self:ident, $known:expr, $table:ident => $body:expr) => {
+        if $known.v6 {
+            let $table = &$self.flows.v6;
+            $body
+        } else {
+            let $table = &$self.flows.v4;
+            $body
+        }
+    };
+}
+
+/// What is to be a flow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Proposal {
+    pub(crate) forward: Ends,
+    pub(crate) state: State,
+    pub(crate) binding: Binding,
+    pub(crate) action: Action,
+    pub(crate) rules: [u32; 2],
+}
+
+/// How that ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Made {
+    New(Known),
+    Exists(Known),
+    ReplyTaken,
+    Contended,
+    Full,
+}
+
+impl Tracker {
+    /// Hashes, and asks for the bucket.
+    #[inline]
+    pub(crate) fn prefetch(&self, ends: &Ends) -> u64 {
+        match key(ends) {
+            Some(Key::V4(key)) => {
+                let hash = self.flows.v4.hash(&key);
+                self.flows.v4.prefetch(hash);
+                hash
+            }
+            Some(Key::V6(key)) => {
+                let hash = self.flows.v6.hash(&key);
+                self.flows.v6.prefetch(hash);
+                hash
+            }
+            None => 0,
+        }
+    }
+
+    /// Asks for the record.
+    #[inline]
+    pub(crate) fn prefetch_record(&self, ends: &Ends, hash: u64) {
+        if ends.src.is_ipv4() {
+            if let Some(handle) = self.flows.v4.first(hash) {
+                self.flows.v4.prefetch_record(handle);
+            }
+        } else if let Some(handle) = self.flows.v6.first(hash) {
+            self.flows.v6.prefetch_record(handle);
+        }
+    }
+
+    /// The flow of a packet whose hash is known.
+    #[inline]
+    pub(crate) fn find_hashed(&self, ends: &Ends, hash: u64) -> Option<Known> {
+        let (v6, found) = match key(ends)? {
+            Key::V4(key) => (false, self.flows.v4.find(hash, &key)?),
+            Key::V6(key) => (true, self.flows.v6.find(hash, &key)?),
+        };
+        Some(Known { v6, handle: found.handle, life: found.life })
+    }
+
+    /// The flow of a packet.
+    pub(crate) fn find(&self, ends: &Ends) -> Option<Known> {
+        let (v6, found) = match key(ends)? {
+            Key::V4(key) => (false, self.flows.v4.find(self.flows.v4.hash(&key), &key)?),
+            Key::V6(key) => (true, self.flows.v6.find(self.flows.v6.hash(&key), &key)?),
+        };
+        Some(Known { v6, handle: found.handle, life: found.life })
+    }
+
+    pub(crate) fn decided(&self, known: Known) -> Action {
+        on!(self, known, table => table.decided(known.handle))
+    }
+
+    pub(crate) fn decide(&self, known: Known, old: Action, new: Action) {
+        on!(self, known, table => table.decide(known.handle, old, new));
+    }
+
+    pub(crate) fn set_rules(&self, known: Known, rules: [u32; 2]) {
+        on!(self, known, table => table.set_rules(known.handle, rules));
+    }
+
+    /// What a packet of the direction by which the flow was found becomes.
+    pub(crate) fn becomes(&self, known: Known) -> Ends {
+        on!(self, known, table => widen(table.becomes(known.handle)))
+    }
+
+    /// The flow's first packet as it came, and as it went on.
+    pub(crate) fn origin(&self, known: Known) -> (Ends, Ends) {
+        let mine: Ends = on!(self, known, table => widen(<_ as Tuples<_>>::tuple(table, known.handle)));
+        let other = self.becomes(known).reversed();
+        match known.direction() {
+            Direction::Forward => (mine, other.reversed()),
+            Direction::Reply => (other, mine.reversed()),
+        }
+    }
+
+    pub(crate) fn binding(&self, known: Known) -> Binding {
+        on!(self, known, table => table.binding(known.handle))
+    }
+
+    pub(crate) fn touch(&self, known: Known, signal: Signal, now: Seconds) {
+        on!(self, known, table => table.touch(known.handle, known.life, signal, now));
+    }
+
+    /// Ends a flow, if it has not ended already.
+    pub(crate) fn end(&mut self, known: Known) {
+        let Self { flows, local } = self;
+        if known.v6 {
+            flows.v6.end(&mut local.v6, &flows.epochs, known.handle);
+        } else {
+            flows.v4.end(&mut local.v4, &flows.epochs, known.handle);
+        }
+    }
+
+    /// Makes a flow whose answers come by the first of `replies` that is free.
+    pub(crate) fn make(
+        &mut self,
+        proposal: &Proposal,
+        replies: impl Iterator<Item = Ends>,
+        now: Seconds,
+    ) -> Made {
+        let Self { flows, local } = self;
+        let &Proposal { ref forward, state, binding, action, rules } = proposal;
+        let actions = [action, Action::NONE];
+        let (v6, made) = match key(forward) {
+            Some(Key::V4(own)) => {
+                let replies = replies.filter_map(|ends| match key(&ends) {
+                    Some(Key::V4(key)) => Some(key),
+                    _ => None,
+                });
+                let new = NewFlow { key: own, state, binding, actions, rules };
+                (false, flows.v4.insert(&mut local.v4, &flows.epochs, &new, replies, now))
+            }
+            Some(Key::V6(own)) => {
+                let replies = replies.filter_map(|ends| match key(&ends) {
+                    Some(Key::V6(key)) => Some(key),
+                    _ => None,
+                });
+                let new = NewFlow { key: own, state, binding, actions, rules };
+                (true, flows.v6.insert(&mut local.v6, &flows.epochs, &new, replies, now))
+            }
+            None => return Made::Full,
+        };
+        match made {
+            Inserted::New(handle) => Made::New(Known { v6, handle, life: Life::live(state, now) }),
+            Inserted::Exists(found) => Made::Exists(Known { v6, handle: found.handle, life: found.life }),
+            Inserted::ReplyTaken => Made::ReplyTaken,
+            Inserted::Contended => Made::Contended,
+            Inserted::Full => Made::Full,
+        }
+    }
+}
+
+/// The tuple of a key, whichever family's.
+trait Tuples<A> {
+    fn tuple(&self, handle: Handle) -> Tuple<A>;
+}
+
+impl<F: flow::Family> Tuples<F::Addr> for flow::Table<F> {
+    fn tuple(&self, handle: Handle) -> Tuple<F::Addr> {
+        F::tuple(&self.key(handle))
+    }
+}
