@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Parser, ValueEnum};
+use flow::Timeouts;
 
 const AFTER_HELP: &str = "\
 Devices are DPDK's, by its own arguments: --vdev net_af_packet0,iface=eth1 or --allow 0000:3b:00.0. Naming one here makes \
@@ -59,9 +60,55 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 2_048, value_name = "N", value_parser = clap::value_parser!(u32).range(256..=262_144))]
     pub(crate) large_mbufs: u32,
 
+    /// Connections of IPv4 that are kept at most: 112 bytes each
+    #[arg(long, default_value_t = 262_144, value_name = "N", value_parser = clap::value_parser!(u32).range(64..=1_073_741_824))]
+    pub(crate) flows: u32,
+
+    /// Connections of IPv6 that are kept at most: 176 bytes each
+    #[arg(long, default_value_t = 131_072, value_name = "N", value_parser = clap::value_parser!(u32).range(64..=1_073_741_824))]
+    pub(crate) flows6: u32,
+
+    /// File that keeps connections while the data plane starts again; on a tmpfs, as /dev/shm is. Without one they end with it
+    #[arg(long, value_name = "PATH")]
+    pub(crate) flow_file: Option<PathBuf>,
+
+    /// How long a connection is kept without a packet, as in udp=30 (repeatable; names and defaults are in the README)
+    #[arg(long = "timeout", value_name = "NAME=SECONDS")]
+    pub(crate) timeout: Vec<String>,
+
     /// What to log, as in info or podrouter_dataplane=debug
     #[arg(long, default_value = "info", env = "PODROUTER_LOG", value_name = "FILTER")]
     pub(crate) log: String,
+}
+
+impl Args {
+    /// The defaults, and what was said otherwise.
+    pub(crate) fn timeouts(&self) -> Result<Timeouts, BadTimeout> {
+        let mut timeouts = Timeouts::default();
+        for text in &self.timeout {
+            let bad = || BadTimeout {
+                text: text.clone(),
+                names: Timeouts::default().named().map(|(name, _)| name).join(", "),
+            };
+            let (name, seconds) = text.split_once('=').ok_or_else(bad)?;
+            let seconds = seconds.parse().ok().filter(|s| (1..=MOST_SECONDS).contains(s)).ok_or_else(bad)?;
+            let mut named = timeouts.named();
+            let (_, field) = named.iter_mut().find(|(known, _)| *known == name).ok_or_else(bad)?;
+            **field = seconds;
+        }
+        Ok(timeouts)
+    }
+}
+
+/// A decision's generation must not come round within a flow's life: 2^31 of them at a thousand a second.
+const MOST_SECONDS: u32 = 20 * 86_400;
+
+/// A time-out that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("--timeout {text}: write NAME=SECONDS, with 1 to {MOST_SECONDS} seconds; names are {names}")]
+pub(crate) struct BadTimeout {
+    text: String,
+    names: String,
 }
 
 /// Idle policies of poll workers.
@@ -124,6 +171,16 @@ mod tests {
     #[test]
     fn the_definition_holds() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn timeouts_are_read_and_misspelt_ones_named() {
+        let args = |text: &str| Args::parse_from(["podrouter-dataplane", "--timeout", text]).timeouts();
+        assert_eq!(args("udp=7").unwrap(), Timeouts { udp: 7, ..Timeouts::default() });
+        for bad in ["udp", "udp=", "udp=0", "udp=-1", "upd=7", "tcp-established=99999999"] {
+            let error = args(bad).unwrap_err().to_string();
+            assert!(error.contains(bad) && error.contains("udp-stream"), "{error}");
+        }
     }
 
     #[test]

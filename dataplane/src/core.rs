@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dpdk::Eal;
+use flow::Flows;
+use pipeline::Adjacencies;
 use publish::Publisher;
 use tables::Tables;
 
@@ -22,6 +24,8 @@ pub(crate) struct Core {
     pub(crate) ports: Ports,
     pub(crate) workers: Arc<[Arc<WorkerShared>]>,
     pub(crate) owners: Arc<PortOwners>,
+    pub(crate) flows: Arc<Flows>,
+    pub(crate) adjacencies: Arc<Adjacencies>,
     /// DPDK's arguments for the devices named at start, by device name.
     pub(crate) devices: BTreeMap<String, String>,
     /// Made anew at each start.

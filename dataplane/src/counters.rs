@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
-use pipeline::DropReason;
+use pipeline::{DropReason, FlowCounts};
 use proto::dataplane::Ledger;
 use tables::{MAX_PORTS, PortId};
 
@@ -25,6 +25,30 @@ impl Counter {
 
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+/// What became of packets at the flow table.
+#[derive(Debug, Default)]
+pub(crate) struct FlowCounters {
+    pub(crate) replayed: Counter,
+    pub(crate) revalidated: Counter,
+    pub(crate) decided: Counter,
+    pub(crate) made: Counter,
+    pub(crate) untracked: Counter,
+    pub(crate) expired: Counter,
+}
+
+impl FlowCounters {
+    /// Writer only.
+    pub(crate) fn set(&self, counts: FlowCounts) {
+        let FlowCounts { replayed, revalidated, decided, made, untracked, expired } = counts;
+        self.replayed.set(replayed);
+        self.revalidated.set(revalidated);
+        self.decided.set(decided);
+        self.made.set(made);
+        self.untracked.set(untracked);
+        self.expired.set(expired);
     }
 }
 
@@ -75,6 +99,7 @@ pub(crate) struct WorkerCounters {
     pub(crate) busy_us: Counter,
     pub(crate) busy_permille: AtomicU32,
     pub(crate) icmp_suppressed: Counter,
+    pub(crate) flows: FlowCounters,
     /// Of the tables it uses.
     pub(crate) generation: Counter,
     ports: Box<[PortCounters]>,
@@ -87,6 +112,7 @@ impl WorkerCounters {
             busy_us: Counter::default(),
             busy_permille: AtomicU32::new(0),
             icmp_suppressed: Counter::default(),
+            flows: FlowCounters::default(),
             generation: Counter::default(),
             ports: (0..MAX_PORTS).map(|_| PortCounters::default()).collect(),
         }

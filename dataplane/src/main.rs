@@ -5,10 +5,12 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod clock;
 mod convert;
 mod core;
 mod counters;
 mod doorbell;
+mod flows;
 mod frame;
 mod handover;
 mod io;
@@ -30,7 +32,8 @@ use anyhow::Context;
 use clap::Parser;
 use crossbeam::channel;
 use dpdk::{Eal, EalConfig, Huge, Pool, PoolConfig};
-use pipeline::NeighbourConfig;
+use flow::{Flows, Local, Seat};
+use pipeline::{Adjacencies, NeighbourConfig, Tracking};
 use publish::Publisher;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -68,7 +71,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     });
     if denied || error.is::<DpdkFailed>() {
         proto::exit::DPDK
-    } else if error.is::<NoSuchCore>() {
+    } else if error.is::<NoSuchCore>() || error.is::<args::BadTimeout>() {
         proto::exit::USAGE
     } else {
         proto::exit::FAILURE
@@ -141,7 +144,15 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let mut publisher = Publisher::new(Arc::new(tables.clone()), tables.generation().0);
     let workers = worker_list(args, &cores)?;
     let owners = Arc::new(PortOwners::new());
-    let threads = start_workers(args, &eal, &pools, &mut publisher, &workers, &owners, started)?;
+    let flows = flows::open(args, workers.len())?;
+    let adjacencies = Arc::<Adjacencies>::default();
+    let common = Common {
+        workers: Arc::clone(&workers),
+        owners: Arc::clone(&owners),
+        flows: Arc::clone(&flows),
+        adjacencies: Arc::clone(&adjacencies),
+    };
+    let threads = start_workers(args, &eal, &pools, &mut publisher, &common)?;
 
     let core = Arc::new(Mutex::new(Some(Core {
         eal,
@@ -151,6 +162,8 @@ fn run(args: &Args) -> anyhow::Result<()> {
         ports: ports::Ports::default(),
         workers: Arc::clone(&workers),
         owners,
+        flows,
+        adjacencies,
         devices: args
             .vdev
             .iter()
@@ -269,15 +282,22 @@ fn neighbours(args: &Args, workers: usize) -> NeighbourConfig {
     NeighbourConfig { held_total: share.clamp(1, default.held_total), ..default }
 }
 
+/// What all workers share.
+struct Common {
+    workers: Arc<[Arc<WorkerShared>]>,
+    owners: Arc<PortOwners>,
+    flows: Arc<Flows>,
+    adjacencies: Arc<Adjacencies>,
+}
+
 fn start_workers(
     args: &Args,
     eal: &Eal,
     pools: &Pools,
     publisher: &mut Publisher<Tables>,
-    workers: &Arc<[Arc<WorkerShared>]>,
-    owners: &Arc<PortOwners>,
-    start: Instant,
+    common: &Common,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let Common { workers, owners, flows, adjacencies } = common;
     let mut threads = Vec::new();
     let (ready, started) = channel::unbounded::<anyhow::Result<()>>();
     for shared in workers.iter() {
@@ -293,7 +313,11 @@ fn start_workers(
             tools: Tools::new(pools.clone()),
             waiter,
             neighbours: neighbours(args, workers.len()),
-            start,
+            tracking: Tracking {
+                flows: Arc::clone(flows),
+                adjacencies: Arc::clone(adjacencies),
+                local: Local::new(Seat(usize::from(shared.id))),
+            },
         };
         let (eal, ready) = (eal.clone(), ready.clone());
         let name = format!("{}-{}", shared.kind.name(), shared.id);

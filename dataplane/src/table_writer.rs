@@ -38,6 +38,8 @@ impl Core {
             }
         }
         tables.seal(Generation(*target));
+        // An endpoint's MAC goes first: who still has older tables sends to where it is now.
+        self.adjacencies.sync(&tables);
         if let Err(error) = self.publisher.publish(Arc::new(tables.clone()), *target) {
             return rejected(false, error.to_string());
         }

@@ -9,16 +9,17 @@ mod neighbours;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use dpdk::Burst;
 use pipeline::{
-    BURST, DropReason, Fate, NeighbourConfig, Neighbours, Packet, Router, RouterConfig, Tick, Verdict,
+    Adjacencies, BURST, DropReason, Fate, NeighbourConfig, Neighbours, Packet, Router, RouterConfig, Tick,
+    Tracking, Verdict,
 };
 use publish::Reader;
 use tables::{MAX_PORTS, PortId, PortRole, Tables};
 
+use crate::clock;
 use crate::frame::Frame;
 use crate::handover::{Batch, PortOwners, WorkerShared};
 use crate::io::{Device, Packets, Staged, Tools};
@@ -36,6 +37,14 @@ pub(crate) struct Slot {
 /// A worker's ports, in no order. A slot is kilobytes, and moves by pointer: between threads, and when a port goes.
 pub(crate) type Slots = Vec<Box<Slot>>;
 
+/// Time between two looks at flows, in microseconds.
+const EXPIRE_US: u64 = 1_000;
+/// Records looked at in one of them, a family, with and without traffic.
+const EXPIRE_BUSY: u32 = 64;
+const EXPIRE_IDLE: u32 = 4_096;
+/// A worker without traffic looks at flows this often, in milliseconds.
+const FLOWS_MS: u64 = 500;
+
 /// The place of a port that this worker does not own.
 const NO_SLOT: u16 = u16::MAX;
 
@@ -47,6 +56,7 @@ pub(crate) struct Worker {
     owners: Arc<PortOwners>,
     tables: Reader<Tables>,
     router: Router,
+    adjacencies: Arc<Adjacencies>,
     neighbours: Neighbours<Packet<Frame>>,
     slots: Slots,
     /// Position in `slots` by port id.
@@ -59,7 +69,8 @@ pub(crate) struct Worker {
     trash: Burst,
     tools: Tools,
     waiter: Waiter,
-    start: Instant,
+    /// When flows were last looked at for their time.
+    expired: Tick,
 }
 
 /// What [`Worker::new`] is given.
@@ -71,8 +82,7 @@ pub(crate) struct WorkerConfig {
     pub(crate) tools: Tools,
     pub(crate) waiter: Waiter,
     pub(crate) neighbours: NeighbourConfig,
-    /// When the process began: tick 0.
-    pub(crate) start: Instant,
+    pub(crate) tracking: Tracking,
 }
 
 impl Worker {
@@ -83,7 +93,8 @@ impl Worker {
             workers: config.workers,
             owners: config.owners,
             tables: config.tables,
-            router: Router::new(RouterConfig { fragment: true, ..RouterConfig::default() }),
+            adjacencies: Arc::clone(&config.tracking.adjacencies),
+            router: Router::new(RouterConfig { fragment: true, ..RouterConfig::default() }, config.tracking),
             neighbours: Neighbours::new(config.neighbours),
             slots: Vec::new(),
             slot_of: vec![NO_SLOT; usize::from(MAX_PORTS)].into(),
@@ -92,7 +103,7 @@ impl Worker {
             trash: Burst::new(),
             tools: config.tools,
             waiter: config.waiter,
-            start: config.start,
+            expired: clock::now(),
         }
     }
 
@@ -101,7 +112,7 @@ impl Worker {
         let mut packets = Packets::new();
         let mut worked = false;
         while !self.shared.stop.load(Ordering::Relaxed) {
-            let now = self.now();
+            let now = clock::now();
             self.waiter.account(now, worked, &self.shared.counters);
             self.tables.refresh();
             self.shared.counters.generation.set(self.tables.generation());
@@ -113,9 +124,17 @@ impl Worker {
                 }
             }
             self.look_after_neighbours(now);
+            self.look_after_flows(now, worked);
             self.flush();
-            let next = self.neighbours.next_tick();
-            self.waiter.wait(worked, &self.slots, now, next, &self.shared, &mut self.tables);
+            if worked {
+                self.waiter.wait(true, &self.slots, now, None, &self.shared, &mut self.tables);
+            } else {
+                let flows = now.after_ms(FLOWS_MS);
+                let next = self.neighbours.next_tick().map_or(flows, |next| next.min(flows));
+                self.router.rest();
+                self.waiter.wait(false, &self.slots, now, Some(next), &self.shared, &mut self.tables);
+                self.router.wake();
+            }
         }
         self.drain();
     }
@@ -179,7 +198,7 @@ impl Worker {
     /// The end: what is on its way leaves, what waits is dropped by name. Ports have been taken away before, so that
     /// nothing new comes in by any worker.
     fn drain(&mut self) {
-        let now = self.now();
+        let now = clock::now();
         while self.take_handed(now) {}
         for at in 0..self.slots.len() {
             self.forget_neighbours(self.slots[at].id, DropReason::Shutdown);
@@ -187,8 +206,16 @@ impl Worker {
         self.flush();
     }
 
-    /// Since the process started.
-    fn now(&self) -> Tick {
-        Tick(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
+    /// Ends flows whose time is over, a few at a time, more when there is nothing else to do.
+    fn look_after_flows(&mut self, now: Tick, worked: bool) {
+        let elapsed = now.since(self.expired);
+        if elapsed < EXPIRE_US {
+            return;
+        }
+        self.expired = now;
+        let most = if worked { EXPIRE_BUSY } else { EXPIRE_IDLE };
+        let workers = u32::try_from(self.workers.len()).unwrap_or(1);
+        self.router.expire(now, elapsed, workers, most);
+        self.shared.counters.flows.set(self.router.flow_counts());
     }
 }

@@ -3,9 +3,12 @@
 //! The first byte picks the port, the next three what is left to offload; the rest is the frame. Its IPv4 checksum, source MAC and
 //! ICMP checksum are made right in a second round, to get behind those checks.
 
+use std::sync::{LazyLock, Mutex};
+
 use arrayvec::ArrayVec;
 use pipeline::{
-    BURST, Buffer, Fate, GsoKind, Offload, Output, Packet, Router, Tick, VecBuffer, Verdict, segment,
+    BURST, Buffer, Fate, GsoKind, Offload, Output, Packet, Router, RouterConfig, Tick, Tracking, VecBuffer,
+    Verdict, segment,
 };
 use tables::{
     Endpoint, EndpointId, EndpointKind, Interface, NetworkId, PortEntry, PortId, PortRole, RouteTarget,
@@ -137,13 +140,20 @@ fn fix(port: PortId, frame: &mut [u8]) {
     }
 }
 
+/// One for all frames: its flow table's memory is never given back.
+static ROUTER: LazyLock<Mutex<Router>> = LazyLock::new(|| {
+    let tracking = Tracking::alone().unwrap();
+    tracking.adjacencies.sync(&tables());
+    Mutex::new(Router::new(RouterConfig::default(), tracking))
+});
+
 /// Runs one frame in a burst with a plain one before and behind it, and looks at what became of them.
 pub(crate) fn check(tables: &Tables, port: PortId, offload: Offload, frame: &[u8]) -> Verdict {
     let plain =
         || Packet { buffer: VecBuffer::with_capacity(&PLAIN, 2048), in_port: POD_A, offload: Offload::Done };
     let odd = Packet { buffer: VecBuffer::with_capacity(frame, 2048), in_port: port, offload };
     let mut burst = [plain(), odd, plain()];
-    let mut router = Router::default();
+    let mut router = ROUTER.lock().unwrap();
     let mut verdicts = ArrayVec::<Verdict, BURST>::new();
     router.run(tables, Tick(1), &mut burst, &mut verdicts);
     assert_eq!(verdicts.len(), 3);

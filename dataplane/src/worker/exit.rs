@@ -32,7 +32,11 @@ impl Worker {
                 Output::Port(port) => self.stage(port, packet),
                 Output::Neighbour { port, next_hop } => {
                     match self.neighbours.resolve(now, port, next_hop, packet) {
-                        Resolution::Known(mac, packet) => self.stage_to(port, mac, packet),
+                        Resolution::Known(mac, packet) => {
+                            // From now on flows need not ask.
+                            self.adjacencies.resolve(port, next_hop, Some(mac));
+                            self.stage_to(port, mac, packet);
+                        }
                         Resolution::Held => self.count_held(),
                         Resolution::Refused(reason, packet) => self.refuse(port, reason, packet),
                     }

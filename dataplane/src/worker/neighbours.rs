@@ -24,6 +24,7 @@ impl Worker {
         if !any {
             return;
         }
+        self.tell_adjacencies();
         for (port, mac, packet) in released {
             self.stage_to(port, mac, packet);
         }
@@ -38,6 +39,7 @@ impl Worker {
         // A question a second and neighbour, so that an allocation costs nothing that could be measured.
         let mut events = Vec::new();
         self.neighbours.tick(now, BUDGET, &mut |event| events.push(event));
+        self.tell_adjacencies();
         for event in events {
             match event {
                 NeighbourEvent::Solicit(solicit) => {
@@ -60,6 +62,13 @@ impl Worker {
         self.count_held();
     }
 
+    /// What flows use instead of asking.
+    pub(super) fn tell_adjacencies(&mut self) {
+        for (port, address, mac) in self.neighbours.changed() {
+            self.adjacencies.resolve(port, address, mac);
+        }
+    }
+
     pub(super) fn count_held(&self) {
         self.shared.counters.ledger.held.set(self.neighbours.held() as u64);
     }
@@ -71,6 +80,7 @@ impl Worker {
         for packet in waiting {
             self.refuse(port, reason, packet);
         }
+        self.tell_adjacencies();
         self.count_held();
     }
 }

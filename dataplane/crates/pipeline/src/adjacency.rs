@@ -94,8 +94,7 @@ impl Adjacencies {
     pub fn sync(&self, tables: &Tables) {
         for port in tables.ports() {
             let PortRole::Endpoint(id) = port.role else { continue };
-            let (Some(endpoint), Some(slot)) =
-                (tables.endpoint(id), self.slots.get(usize::from(port.id.0)))
+            let (Some(endpoint), Some(slot)) = (tables.endpoint(id), self.slots.get(usize::from(port.id.0)))
             else {
                 continue;
             };
@@ -219,15 +218,12 @@ impl Key {
             IpAddr::V4(addr) => (u128::from(addr.to_bits()), 0),
             IpAddr::V6(addr) => (addr.to_bits(), IS_V6),
         };
-        Self {
-            flags: u64::from(port.0) & PORT | READY | family,
-            high: (bits >> 64) as u64,
-            low: bits as u64,
-        }
+        Self { flags: u64::from(port.0) & PORT | READY | family, high: (bits >> 64) as u64, low: bits as u64 }
     }
 
     fn places(&self) -> impl Iterator<Item = usize> + use<> {
-        let mixed = (self.high ^ self.low.rotate_left(29) ^ self.flags << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed =
+            (self.high ^ self.low.rotate_left(29) ^ self.flags << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         #[expect(clippy::cast_possible_truncation, reason = "the highest bits are what is meant")]
         let start = (mixed >> 40) as usize;
         (0..PROBES).map(move |step| usize::from(MAX_PORTS) + (start + step) % NEIGHBOURS)

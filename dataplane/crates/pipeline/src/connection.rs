@@ -22,9 +22,9 @@ pub(crate) fn ends(parsed: &Parsed, head: &[u8], network: NetworkId) -> Option<E
         return None;
     }
     let (src_port, dst_port) = match (parsed.kind, parsed.protocol) {
-        (PacketKind::Ipv4, protocol::ICMP) => icmp_ports(head, parsed.l4_offset, [8, 0], |kind| {
-            !matches!(kind, 3 | 4 | 5 | 11 | 12)
-        })?,
+        (PacketKind::Ipv4, protocol::ICMP) => {
+            icmp_ports(head, parsed.l4_offset, [8, 0], |kind| !matches!(kind, 3 | 4 | 5 | 11 | 12))?
+        }
         (PacketKind::Ipv6, protocol::ICMPV6) => {
             icmp_ports(head, parsed.l4_offset, [128, 129], |kind| !matches!(kind, 0..=127 | 130..=137 | 143))?
         }
@@ -71,8 +71,5 @@ pub(crate) const fn has_states(protocol: u8) -> bool {
 /// Whether its packets have ports that may be changed.
 #[inline]
 pub(crate) const fn has_ports(protocol: u8) -> bool {
-    matches!(
-        protocol,
-        protocol::TCP | protocol::UDP | protocol::SCTP | protocol::ICMP | protocol::ICMPV6
-    )
+    matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP | protocol::ICMP | protocol::ICMPV6)
 }

@@ -63,8 +63,8 @@ impl<'t> Desk<'_, 't> {
         let tables = self.tables;
         let mut went = *ends;
         match service::choose(tables, ends) {
-            Choice::Backend(_, addr, port) => (went.dst, went.dst_port) = (addr, port),
-            Choice::NoBackend(_) => {
+            Choice::Backend(addr, port) => (went.dst, went.dst_port) = (addr, port),
+            Choice::NoBackend => {
                 return Err(State::Refused(DropReason::NoBackend, Complaint::PortUnreachable));
             }
             // An answer whose connection nobody remembers: it would need the Service's address as its source, and nobody
@@ -72,12 +72,7 @@ impl<'t> Desk<'_, 't> {
             Choice::Plain
                 if has_states(ends.protocol)
                     && *signal != Signal::Open
-                    && tables.is_backend(
-                        NetworkId(ends.network),
-                        ends.src,
-                        ends.src_port,
-                        ends.protocol,
-                    ) =>
+                    && tables.is_backend(NetworkId(ends.network), ends.src, ends.src_port, ends.protocol) =>
             {
                 return Err(DropReason::ReplyUnbound.into());
             }
@@ -194,8 +189,7 @@ impl<'t> Desk<'_, 't> {
                 tracker.end(known);
             }
         })?;
-        let hop =
-            route::onward(ingress, subject.parsed, subject.offload, self.fragment, hop, translated)?;
+        let hop = route::onward(ingress, subject.parsed, subject.offload, self.fragment, hop, translated)?;
         let old = tracker.decided(known);
         tracker.decide(known, old, self.action(&hop, ingress, translated));
         tracker.set_rules(known, rules);

@@ -17,7 +17,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use flow::{Flows, Local, Seconds};
+use flow::{Flows, Local};
 use tables::Tables;
 
 mod address;
@@ -43,6 +43,8 @@ pub mod segment;
 mod service;
 mod solicit;
 mod source;
+#[cfg(test)]
+mod specimen;
 mod tracker;
 mod translate;
 mod verdict;
@@ -55,11 +57,13 @@ pub use neighbour::{
 };
 pub use packet::{Buffer, GsoKind, Offload, Packet, Tick, VecBuffer};
 pub use solicit::solicit_frame;
+#[doc(hidden)]
+pub use translate::{Ends, PlainV4, translate, translate_plain_v4};
 pub use verdict::{ConsumeReason, Fate, Output, Verdict};
 
 use burst::{Ingress, State, Work, Works};
-use icmp_error::Complaint;
 use decide::Desk;
+use icmp_error::Complaint;
 use limit::{Limiter, Rates};
 use tracker::Tracker;
 
@@ -104,6 +108,25 @@ pub struct Tracking {
     pub adjacencies: Arc<Adjacencies>,
     /// This worker's seat and stock.
     pub local: Local,
+}
+
+impl Tracking {
+    /// Small tables of its own: for tests and benches, since their memory is never given back.
+    ///
+    /// # Errors
+    /// Never; the sizes are right.
+    pub fn alone() -> Result<Self, flow::StorageError> {
+        let config = flow::FlowsConfig {
+            v4: 1024,
+            v6: 1024,
+            seats: 1,
+            seeds: [0x1357_9bdf_0246_8ace, 0xfdb9_7531_eca8_6420, 0x0f1e_2d3c_4b5a_6978],
+            timeouts: flow::Timeouts::default(),
+        };
+        let words = (0..Flows::words(&config)).map(|_| flow::AtomicU64::new(0)).collect();
+        let (flows, _) = Flows::adopt(Vec::leak(words), &config)?;
+        Ok(Self { flows: Arc::new(flows), adjacencies: Arc::default(), local: Local::new(flow::Seat(0)) })
+    }
 }
 
 /// What became of packets at the flow table, since the start.
@@ -198,12 +221,8 @@ impl Router {
         let mut works = Works::new();
 
         self.tracker.flows.epochs.quiesce(self.tracker.local.seat);
-        let desk = Desk {
-            tables,
-            adjacencies: &self.adjacencies,
-            now: now.seconds(),
-            fragment: self.fragment,
-        };
+        let desk =
+            Desk { tables, adjacencies: &self.adjacencies, now: now.seconds(), fragment: self.fragment };
 
         parse::burst(tables, packets, &mut works, |at, reason| verdicts[at] = Verdict::Drop(reason));
         lookup::burst(&desk, &mut self.tracker, packets, &mut works, &mut self.counts);

@@ -4,13 +4,11 @@
 //! time: it is the first of its flow, or something has changed that its flow rests on, or it is out of the ordinary.
 
 use arrayvec::ArrayVec;
-use flow::{Action, Family, Seconds, Signal, V4};
-use tables::Tables;
-use wire::{Addrs, Fragment, PacketKind, protocol};
+use flow::Signal;
 
-use crate::adjacency::{Adjacencies, Adjacency};
 use crate::address::macs;
-use crate::burst::{Side, State, Work, Works};
+use crate::adjacency::Adjacency;
+use crate::burst::{Side, State, Works};
 use crate::connection::{Ends, ends, signal};
 use crate::decide::{Desk, Subject};
 use crate::route::largest;

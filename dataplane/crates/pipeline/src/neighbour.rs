@@ -192,6 +192,15 @@ struct Entry {
     queue: Queue,
 }
 
+impl Entry {
+    /// The MAC by which packets may go without a look at the state.
+    fn usable(&self) -> Option<MacAddr> {
+        let sure =
+            matches!(self.state, NeighbourState::Reachable | NeighbourState::Delay | NeighbourState::Probe);
+        self.mac.filter(|_| sure)
+    }
+}
+
 /// The neighbours of the uplink ports that one worker owns.
 #[derive(Debug)]
 pub struct Neighbours<P> {
@@ -203,6 +212,8 @@ pub struct Neighbours<P> {
     due: BTreeSet<(Tick, usize)>,
     held: Held<P>,
     incomplete: usize,
+    /// Who can now be sent to without asking, by which MAC, and who can no longer.
+    changed: Vec<(PortId, IpAddr, Option<MacAddr>)>,
     /// Where the search for something to evict goes on.
     hand: usize,
     random: u64,
@@ -223,6 +234,7 @@ impl<P> Neighbours<P> {
             due: BTreeSet::new(),
             held: Held::new(config.held_total),
             incomplete: 0,
+            changed: Vec::new(),
             hand: 0,
             random: 0x9e37_79b9_7f4a_7c15,
             config,
@@ -364,6 +376,12 @@ impl<P> Neighbours<P> {
         }
     }
 
+    /// Who can be sent to by which MAC without asking here, or no longer can, since the last call. Told once for each change; who
+    /// becomes stale is asked about when the next packet is sent to it.
+    pub fn changed(&mut self) -> std::vec::Drain<'_, (PortId, IpAddr, Option<MacAddr>)> {
+        self.changed.drain(..)
+    }
+
     /// Packets that wait.
     #[must_use]
     pub const fn held(&self) -> usize {
@@ -449,7 +467,11 @@ impl<P> Neighbours<P> {
 
     fn set_mac(&mut self, at: usize, mac: MacAddr) {
         if let Some(entry) = self.entries.get_mut(at).and_then(Option::as_mut) {
+            let before = entry.usable();
             entry.mac = Some(mac);
+            if entry.usable() != before {
+                self.changed.push((entry.port, entry.address, entry.usable()));
+            }
         }
     }
 
@@ -466,8 +488,12 @@ impl<P> Neighbours<P> {
             if entry.state != state {
                 entry.since = now;
             }
+            let before = entry.usable();
             entry.state = state;
             entry.asked = 0;
+            if entry.usable() != before {
+                self.changed.push((entry.port, entry.address, entry.usable()));
+            }
         }
         self.schedule(at, due);
     }
@@ -535,6 +561,9 @@ impl<P> Neighbours<P> {
             self.incomplete -= usize::from(entry.state == NeighbourState::Incomplete);
             self.due.remove(&(entry.due, at));
             self.index.remove(&(entry.port, entry.address));
+            if entry.usable().is_some() {
+                self.changed.push((entry.port, entry.address, None));
+            }
             self.free.push(at);
         }
     }

@@ -35,7 +35,8 @@ pub(crate) fn burst<B: Buffer>(adjacencies: &Adjacencies, packets: &mut [Packet<
         };
         let packet = &mut packets[work.at];
         if let Some(ends) = turn
-            && let Err(reason) = translate(packet.buffer.head_mut(), &work.parsed, packet.offload, &ends)
+            && let Err(reason) =
+                translate(packet.buffer.head_mut(), &work.parsed, packet.offload, &(&ends).into())
         {
             work.state = reason.into();
             continue;

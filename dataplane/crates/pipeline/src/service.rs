@@ -9,22 +9,22 @@ use crate::connection::Ends;
 
 /// What the tables say of a packet's destination.
 #[derive(Clone, Copy)]
-pub(crate) enum Choice<'t> {
+pub(crate) enum Choice {
     /// No frontend: it goes where it says.
     Plain,
-    /// To this backend.
-    Backend(&'t Frontend, IpAddr, u16),
+    /// To this backend, address and port.
+    Backend(IpAddr, u16),
     /// There is a frontend, and nobody behind it.
-    NoBackend(&'t Frontend),
+    NoBackend,
 }
 
 /// Chooses by the client's and the frontend's address and port alone, so that every node, and every process after another, chooses the
 /// same.
-pub(crate) fn choose<'t>(tables: &'t Tables, ends: &Ends) -> Choice<'t> {
+pub(crate) fn choose(tables: &Tables, ends: &Ends) -> Choice {
     let Some(frontend) = frontend(tables, ends) else { return Choice::Plain };
     match frontend.choose(hash(ends)) {
-        Some(backend) => Choice::Backend(frontend, backend.addr, backend.port),
-        None => Choice::NoBackend(frontend),
+        Some(backend) => Choice::Backend(backend.addr, backend.port),
+        None => Choice::NoBackend,
     }
 }
 

@@ -139,15 +139,6 @@ impl Tracker {
         Some(Known { v6, handle: found.handle, life: found.life })
     }
 
-    /// The flow of a packet.
-    pub(crate) fn find(&self, ends: &Ends) -> Option<Known> {
-        let (v6, found) = match key(ends)? {
-            Key::V4(key) => (false, self.flows.v4.find(self.flows.v4.hash(&key), &key)?),
-            Key::V6(key) => (true, self.flows.v6.find(self.flows.v6.hash(&key), &key)?),
-        };
-        Some(Known { v6, handle: found.handle, life: found.life })
-    }
-
     pub(crate) fn decided(&self, known: Known) -> Action {
         on!(self, known, table => table.decided(known.handle))
     }

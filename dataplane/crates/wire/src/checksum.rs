@@ -215,9 +215,10 @@ impl ChecksumDelta {
 /// Tables for eight bytes a step ("slicing-by-8"): `CRC[k][b]` is the CRC of `b` followed by `k` zero bytes.
 static CRC: [[u32; 256]; 8] = crc_tables();
 
+/// Castagnoli's polynomial, reflected.
+const POLYNOMIAL: u32 = 0x82f6_3b78;
+
 const fn crc_tables() -> [[u32; 256]; 8] {
-    /// Castagnoli's polynomial, reflected.
-    const POLYNOMIAL: u32 = 0x82f6_3b78;
     let mut tables = [[0u32; 256]; 8];
     let mut byte = 0u32;
     while byte < 256 {
@@ -270,6 +271,55 @@ pub fn crc32c_append(crc: u32, data: &[u8]) -> u32 {
         crc = crc >> 8 ^ CRC[0][usize::from(low ^ byte)];
     }
     !crc
+}
+
+/// `SHIFT[k]` multiplies by x to the power of 8 · 2^k, modulo the polynomial: what 2^k zero bytes do to a CRC's register.
+static SHIFT: [u32; 32] = shift_factors();
+
+const fn shift_factors() -> [u32; 32] {
+    // The highest bit is x^0: this is x^8.
+    let mut factors = [0x0080_0000; 32];
+    let mut k = 1;
+    while k < 32 {
+        factors[k] = multiply(factors[k - 1], factors[k - 1]);
+        k += 1;
+    }
+    factors
+}
+
+/// The product of two reflected polynomials, modulo Castagnoli's.
+const fn multiply(a: u32, mut b: u32) -> u32 {
+    let mut product = 0;
+    let mut bit = 1 << 31;
+    while bit != 0 {
+        // Masks, not branches: the bits of a CRC are as good as random.
+        product ^= b & 0u32.wrapping_sub((a & bit != 0) as u32);
+        b = b >> 1 ^ POLYNOMIAL & 0u32.wrapping_sub(b & 1);
+        bit >>= 1;
+    }
+    product
+}
+
+/// What `zeros` zero bytes make of a CRC32c register: the plain remainder, without the complements of [`crc32c`] before
+/// and after. One multiplication for each bit set in `zeros`.
+#[must_use]
+pub const fn crc32c_shift(register: u32, zeros: u32) -> u32 {
+    let (mut register, mut zeros) = (register, zeros);
+    while zeros != 0 {
+        register = multiply(register, SHIFT[zeros.trailing_zeros() as usize]);
+        zeros &= zeros - 1;
+    }
+    register
+}
+
+/// The CRC32c of bytes in which `old` became `new`, with `behind` bytes after it, from what it was before. Those need not be
+/// at hand: a CRC is linear, so that the difference is the remainder of what differs, followed by as many zeros.
+#[must_use]
+pub fn crc32c_replace(crc: u32, old: [u8; 4], new: [u8; 4], behind: u32) -> u32 {
+    let differs = u32::from_ne_bytes(old) ^ u32::from_ne_bytes(new);
+    // Complemented before and after, which makes it the plain remainder.
+    let register = !crc32c_append(!0, &differs.to_ne_bytes());
+    crc ^ crc32c_shift(register, behind)
 }
 
 #[cfg(test)]
@@ -369,6 +419,29 @@ mod tests {
         fn crc_of_pieces(data in prop::collection::vec(any::<u8>(), 0..100), cut: u8) {
             let (a, b) = data.split_at(usize::from(cut) % (data.len() + 1));
             prop_assert_eq!(crc32c_append(crc32c(a), b), crc32c(&data));
+        }
+
+        #[test]
+        fn shifting_is_appending_zeros(register: u32, zeros in 0u32..70_000) {
+            let appended = !crc32c_append(!register, &vec![0; zeros as usize]);
+            prop_assert_eq!(crc32c_shift(register, zeros), appended);
+        }
+
+        #[test]
+        fn shifts_add_up(register: u32, a in 0u32..1 << 31, b in 0u32..1 << 31) {
+            prop_assert_eq!(crc32c_shift(crc32c_shift(register, a), b), crc32c_shift(register, a + b));
+        }
+
+        #[test]
+        fn replacing_is_recomputing(
+            data in prop::collection::vec(any::<u8>(), 4..2000), at: prop::sample::Index, new: [u8; 4],
+        ) {
+            let at = at.index(data.len() - 3);
+            let mut changed = data.clone();
+            changed[at..at + 4].copy_from_slice(&new);
+            let old = data[at..at + 4].try_into().unwrap();
+            let behind = u32::try_from(data.len() - at - 4).unwrap();
+            prop_assert_eq!(crc32c_replace(crc32c(&data), old, new, behind), crc32c(&changed));
         }
 
         /// A transport's checksum over pseudo-header addresses, ports and data, edited in all of them.

@@ -2,9 +2,7 @@
 
 use std::net::IpAddr;
 
-use pipeline::{
-    Buffer, DropReason, Fate, Offload, Output, Packet, Router, RouterConfig, Tick, VecBuffer, Verdict,
-};
+use pipeline::{Buffer, DropReason, Fate, Offload, Output, Packet, RouterConfig, Tick, VecBuffer, Verdict};
 use tables::PortId;
 
 use crate::body::{HOST, NARROW, POD_A, POD_B, UPLINK, mac, port_mac};
@@ -179,7 +177,7 @@ fn errors_are_never_about_these() {
 #[test]
 fn errors_are_limited_by_port_and_by_worker() {
     let mut bench = Bench::new();
-    bench.router = Router::new(RouterConfig {
+    bench.router = router(RouterConfig {
         icmp_errors_per_second: 100,
         icmp_error_burst: 5,
         port_icmp_errors_per_second: 10,

@@ -1,6 +1,6 @@
 //! Where packets go, and what is changed in them on the way.
 
-use pipeline::{DropReason, GsoKind, Offload, Output, Router, RouterConfig, Verdict};
+use pipeline::{DropReason, GsoKind, Offload, Output, RouterConfig, Verdict};
 
 use crate::body::{HOST, IDLE, NARROW, OTHER, POD_A, POD_B, UPLINK, UPLINK2, mac, port_mac};
 use crate::frames::*;
@@ -181,7 +181,7 @@ fn mtu_is_that_of_the_output_port() {
     let large = edited_v4(&large, 64, 0, &[]);
     bench.drops(POD_A, &large, DropReason::PacketTooBig);
     // Where the output's owner cuts packets up, it goes on.
-    bench.router = Router::new(RouterConfig { fragment: true, ..RouterConfig::default() });
+    bench.router = router(RouterConfig { fragment: true, ..RouterConfig::default() });
     let put = bench.put_now(POD_A, &large, Offload::Done);
     assert_eq!(put.verdict, Verdict::Forward(by(NARROW)));
 }
@@ -247,7 +247,7 @@ fn an_offload_fits_its_headers_or_the_packet_is_dropped() {
 #[test]
 fn a_burst_of_all_kinds_keeps_its_order() {
     let bench = Bench::new();
-    let mut router = Router::default();
+    let mut router = router(RouterConfig::default());
     let to_b = from(POD_A, "10.244.1.2", "10.244.1.3", UDP, &udp(1, 2, &[]));
     let back = from(POD_B, "10.244.1.3", "10.244.1.2", UDP, &udp(1, 2, &[]));
     let mut packets: Vec<_> = (0..pipeline::BURST)

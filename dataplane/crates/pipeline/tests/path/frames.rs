@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
 use pipeline::{
-    BURST, Buffer, DropReason, Learned, Offload, Output, Packet, Router, Tick, VecBuffer, Verdict,
+    BURST, Buffer, DropReason, Learned, Offload, Output, Packet, Router, RouterConfig, Tick, Tracking,
+    VecBuffer, Verdict,
 };
 use smoltcp::wire::{
     EthernetFrame, Icmpv4Packet, Icmpv6Packet, IpAddress, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
@@ -34,6 +35,13 @@ pub(crate) fn v6(text: &str) -> Ipv6Addr {
     text.parse().unwrap()
 }
 
+/// A router with a flow table of its own.
+pub(crate) fn router(config: RouterConfig) -> Router {
+    let tracking = Tracking::alone().unwrap();
+    tracking.adjacencies.sync(&body::tables());
+    Router::new(config, tracking)
+}
+
 /// A router among the ports of [`body::tables`].
 pub(crate) struct Bench {
     pub(crate) tables: Tables,
@@ -44,7 +52,12 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self { tables: body::tables(), router: Router::default(), now: Tick(0), learned: Vec::new() }
+        Self {
+            tables: body::tables(),
+            router: router(RouterConfig::default()),
+            now: Tick(0),
+            learned: Vec::new(),
+        }
     }
 
     /// What becomes of a frame, and the bytes it has then. Time passes, so that no rate limit is met by accident.
