@@ -1,11 +1,12 @@
 //! Frames, and a router to put them through.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use pipeline::{
-    BURST, Buffer, DropReason, Learned, Offload, Output, Packet, Router, RouterConfig, Tick, Tracking,
-    VecBuffer, Verdict,
+    Adjacencies, BURST, Buffer, DropReason, Learned, Offload, Output, Packet, Router, RouterConfig, Tick,
+    Tracking, VecBuffer, Verdict,
 };
 use smoltcp::wire::{
     EthernetFrame, Icmpv4Packet, Icmpv6Packet, IpAddress, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
@@ -48,16 +49,24 @@ pub(crate) struct Bench {
     pub(crate) router: Router,
     pub(crate) now: Tick,
     pub(crate) learned: Vec<Learned>,
+    adjacencies: Arc<Adjacencies>,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self {
-            tables: body::tables(),
-            router: router(RouterConfig::default()),
-            now: Tick(0),
-            learned: Vec::new(),
-        }
+        let tables = body::tables();
+        let tracking = Tracking::alone().unwrap();
+        let adjacencies = Arc::clone(&tracking.adjacencies);
+        adjacencies.sync(&tables);
+        let router = Router::new(RouterConfig::default(), tracking);
+        Self { tables, router, now: Tick(0), learned: Vec::new(), adjacencies }
+    }
+
+    /// Makes the next generation, as the table writer does.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Tables)) {
+        change(&mut self.tables);
+        self.tables.seal(tables::Generation(self.tables.generation().0 + 1));
+        self.adjacencies.sync(&self.tables);
     }
 
     /// What becomes of a frame, and the bytes it has then. Time passes, so that no rate limit is met by accident.
@@ -77,6 +86,12 @@ impl Bench {
         self.router.run(&self.tables, self.now, std::slice::from_mut(&mut packet), &mut verdicts);
         self.learned = self.router.learned().collect();
         Put { verdict: verdicts[0], packet }
+    }
+
+    /// As `put`, of a connection that may be translated: the frame alone says nothing of what it becomes.
+    pub(crate) fn send(&mut self, port: PortId, frame: &[u8]) -> (Verdict, Vec<u8>) {
+        self.now = self.now.after_ms(1_000);
+        self.put_now(port, frame, Offload::Done).into()
     }
 
     /// The frame is dropped for that reason, and nobody is told.

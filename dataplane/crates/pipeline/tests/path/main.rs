@@ -8,6 +8,7 @@ mod body;
 mod answers;
 mod any_bytes;
 mod errors;
+mod flows;
 mod forwarding;
 mod frames;
 mod links;
