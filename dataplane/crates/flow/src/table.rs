@@ -265,6 +265,13 @@ impl<F: Family> Table<F> {
         self.key_of(handle.record(), handle.direction())
     }
 
+    /// The key by which packets of the other direction are found.
+    #[inline]
+    #[must_use]
+    pub fn other_key(&self, handle: Handle) -> F::Key {
+        self.key_of(handle.record(), handle.direction().other())
+    }
+
     /// What a packet of this direction becomes: the other direction's tuple turned round.
     #[inline]
     #[must_use]

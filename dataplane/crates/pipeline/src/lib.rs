@@ -1,7 +1,7 @@
 //! The path of a packet, a file a step.
 //!
 //! ```text
-//! rx ─▶ parse ─▶ lookup ──hit, still valid────────────────────────▶ rewrite ────▶ tx
+//! rx ─▶ hit ─▶ parse ─▶ lookup ──hit, still valid────────────────────────▶ rewrite ────▶ tx
 //!                  │ miss, or no longer valid                          ▲
 //!                  └▶ source ─▶ service ─▶ policy ─▶ route ─▶ flow ────┤
 //!                                                     ├─▶ answer (ARP, ND, ping to the router) ▶ tx
@@ -29,6 +29,7 @@ mod connection;
 mod decide;
 mod drop;
 mod echo;
+mod hit;
 mod icmp_error;
 mod limit;
 mod lookup;
@@ -224,7 +225,11 @@ impl Router {
         let desk =
             Desk { tables, adjacencies: &self.adjacencies, now: now.seconds(), fragment: self.fragment };
 
-        parse::burst(tables, packets, &mut works, |at, reason| verdicts[at] = Verdict::Drop(reason));
+        let done = hit::burst(&desk, &self.tracker, packets, verdicts, &mut self.counts);
+        if done.count_ones() as usize == packets.len() {
+            return;
+        }
+        parse::burst(tables, packets, done, &mut works, |at, reason| verdicts[at] = Verdict::Drop(reason));
         lookup::burst(&desk, &mut self.tracker, packets, &mut works, &mut self.counts);
         source::burst(packets, &mut works);
         route::burst(tables, self.fragment, packets, &mut works);

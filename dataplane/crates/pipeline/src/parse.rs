@@ -10,21 +10,19 @@ use crate::address::macs;
 use crate::burst::{Ingress, Side, State, Work, Works};
 use crate::{Buffer, DropReason, GsoKind, Offload, Packet};
 
-/// Parses the burst. A packet that is refused gets no [`Work`], but a reason.
+/// Parses the packets of the burst that have no bit in `done`. One that is refused gets no [`Work`], but a reason.
 #[inline]
 pub(crate) fn burst<'t, B: Buffer>(
     tables: &'t Tables,
     packets: &mut [Packet<B>],
+    done: u32,
     works: &mut Works<'t>,
     mut refuse: impl FnMut(usize, DropReason),
 ) {
-    for packet in packets.iter() {
-        hint::prefetch_slice(packet.buffer.head());
-    }
     // Bursts come from one queue: the port is looked up once a run, not once a packet.
     let mut last = None;
     let mut ingress = None;
-    for (at, packet) in packets.iter_mut().enumerate() {
+    for (at, packet) in packets.iter_mut().enumerate().filter(|(at, _)| done >> at & 1 == 0) {
         if last != Some(packet.in_port) {
             last = Some(packet.in_port);
             ingress = Ingress::of(tables, packet.in_port);

@@ -60,7 +60,7 @@ fn key(ends: &Ends) -> Option<Key> {
     }
 }
 
-fn widen<A: Into<IpAddr>>(tuple: Tuple<A>) -> Ends {
+pub(crate) fn widen<A: Into<IpAddr>>(tuple: Tuple<A>) -> Ends {
     let Tuple { src, dst, src_port, dst_port, network, protocol } = tuple;
     Tuple { src: src.into(), dst: dst.into(), src_port, dst_port, network, protocol }
 }
