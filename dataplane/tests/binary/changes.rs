@@ -1,8 +1,9 @@
 //! Ports and rows that come and go: whole or not at all, while others forward.
 
 use proto::dataplane::{
-    Endpoint, Interface, InterfaceAddress, Op, PortKind, PortSpec, Request, Response, Route, RouteKey,
-    RouteTarget,
+    Backend, BackendState, Endpoint, Frontend, FrontendKey, Identity, IdentityKey, Interface,
+    InterfaceAddress, Masquerade, Op, Peer, Policy, PolicyStatus, PortKind, PortRange, PortSpec, Protocol,
+    Request, Response, Route, RouteKey, RouteTarget, Rule, RuleVerdict,
 };
 
 use crate::dataplane::{Dataplane, ROUTER};
@@ -53,6 +54,73 @@ fn a_bad_transaction_names_what_is_wrong_and_changes_nothing() {
         other => panic!("{other:?}"),
     }
     assert_eq!(dataplane.call(&Request::Snapshot), Response::Snapshot(before));
+}
+
+#[test]
+fn services_and_policies_come_back_as_they_were_set() {
+    let mut dataplane = Dataplane::start(&[]);
+    let key =
+        FrontendKey { network: 0, address: "10.96.0.10".parse().unwrap(), port: 443, protocol: Protocol(6) };
+    let backend = |last: u8, state| Backend { address: [10, 244, 1, last].into(), port: 8443, state };
+    let frontend = Frontend {
+        key,
+        name: "shop/front:https".into(),
+        backends: vec![backend(3, BackendState::Serving), backend(2, BackendState::Draining)],
+    };
+    let identity =
+        Identity { key: IdentityKey { network: 3, prefix: "10.244.0.0/16".parse().unwrap() }, identity: 7 };
+    let rule = Rule {
+        id: 4,
+        peer: Peer::Identities { identities: vec![9, 0] },
+        protocol: Some(Protocol(132)),
+        ports: Some(PortRange { first: 80, last: 90 }),
+        verdict: RuleVerdict::Deny,
+    };
+    let policy = Policy { endpoint: "shop/front".into(), ingress: Some(vec![rule]), egress: Some(vec![]) };
+    let masquerade = Masquerade {
+        network: 3,
+        source4: Some([192, 0, 2, 1].into()),
+        source6: None,
+        exclude: vec!["10.0.0.0/8".parse().unwrap()],
+        link_local: true,
+        ports: PortRange { first: 1024, last: 2048 },
+    };
+    let all = vec![
+        Op::SetFrontends { frontends: vec![frontend.clone()] },
+        Op::SetIdentities { identities: vec![identity] },
+        Op::SetPolicies { policies: vec![policy.clone()] },
+        Op::SetMasquerades { masquerades: vec![masquerade.clone()] },
+    ];
+    dataplane.commit(0, all);
+    let Response::Snapshot(rows) = dataplane.call(&Request::Snapshot) else { panic!() };
+    assert_eq!((&rows.frontends, &rows.identities), (&vec![frontend.clone()], &vec![identity]));
+    assert_eq!((&rows.policies, &rows.masquerades), (&vec![policy.clone()], &vec![masquerade]));
+    let services = dataplane.call(&Request::ShowServices);
+    assert_eq!(services, Response::Services { services: vec![frontend.clone()] });
+    let policies = dataplane.call(&Request::ShowPolicies);
+    assert_eq!(policies, Response::Policies { policies: vec![PolicyStatus { policy, present: false }] });
+
+    let twice =
+        Frontend { backends: [frontend.backends.clone(), frontend.backends.clone()].concat(), ..frontend };
+    for (op, words) in [
+        (Op::SetFrontends { frontends: vec![twice] }, "backend 10.244.1.3:8443 is there twice"),
+        (Op::SetIdentities { identities: vec![Identity { identity: 0, ..identity }] }, "10.244.0.0/16"),
+        (Op::RemovePolicies { endpoints: vec!["shop/back".into()] }, "`shop/back`"),
+        (Op::RemoveMasquerades { networks: vec![0] }, "masquerade of network 0"),
+    ] {
+        let reason = dataplane.rejected(1, vec![op]);
+        assert!(reason.contains("op 0") && reason.contains(words), "{reason}");
+    }
+    let none = vec![
+        Op::RemoveFrontends { keys: vec![key] },
+        Op::RemoveIdentities { identities: vec![identity.key] },
+        Op::RemovePolicies { endpoints: vec!["shop/front".into()] },
+        Op::RemoveMasquerades { networks: vec![3] },
+    ];
+    dataplane.commit(1, none);
+    let Response::Snapshot(rows) = dataplane.call(&Request::Snapshot) else { panic!() };
+    assert!(rows.frontends.is_empty() && rows.identities.is_empty());
+    assert!(rows.policies.is_empty() && rows.masquerades.is_empty());
 }
 
 #[test]

@@ -57,21 +57,25 @@ pub struct Decision {
 #[derive(Debug, Clone)]
 pub struct Classifier {
     rules: Box<[Rule]>,
+    /// The steps of all lanes, each lane's in one piece.
+    steps: Box<[Step]>,
     anyone: Lane,
-    /// Sorted. The lane of each identity that is named is at the same place in `lane_of`.
-    identities: Box<[IdentityId]>,
-    lane_of: Box<[u32]>,
-    lanes: Box<[Lane]>,
+    /// The lanes of the identities that are named, sorted.
+    peers: Box<[(IdentityId, Lane)]>,
 }
 
-/// The first rule to match, by protocol and port.
-#[derive(Debug, Clone, Default)]
-struct Lane {
-    /// Where a new answer begins: protocol and port in one number, ascending; the first is 0.
-    starts: Box<[u32]>,
-    /// The answers: positions of rules, [`NONE`] for none.
-    firsts: Box<[u32]>,
+/// From this point on, up to the next step of the lane, the same rule is the first to match.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    /// Protocol and port in one number. A lane's first is 0.
+    start: u32,
+    /// The rule's position, or [`NONE`].
+    first: u32,
 }
+
+/// Which steps are a lane's: from, and to before.
+#[derive(Debug, Clone, Copy)]
+struct Lane(u32, u32);
 
 /// No rule: later than any.
 const NONE: u32 = u32::MAX;
@@ -114,24 +118,21 @@ impl Classifier {
                 }
             }
         }
-        let mut lanes = Vec::new();
-        let mut known: HashMap<&[u32], u32> = HashMap::new();
-        let lane_of = named
-            .values()
-            .map(|positions| {
-                *known.entry(positions).or_insert_with(|| {
-                    lanes.push(Lane::new(&rules, positions));
-                    u32::try_from(lanes.len() - 1).unwrap_or(NONE)
-                })
-            })
+        let mut steps = Vec::new();
+        let mut lane = |positions: &[u32]| {
+            let from = steps.len();
+            lane_steps(&rules, positions, &mut steps);
+            // 2^32 steps would be 32 GB; a lane that lay beyond them would have none, and so allow nothing.
+            let [from, to] = [from, steps.len()].map(|n| u32::try_from(n).unwrap_or(NONE));
+            Lane(from, to)
+        };
+        let anyone = lane(&anyone);
+        let mut known: HashMap<&[u32], Lane> = HashMap::new();
+        let peers = named
+            .iter()
+            .map(|(&identity, rules)| (identity, *known.entry(rules).or_insert_with(|| lane(rules))))
             .collect();
-        Self {
-            anyone: Lane::new(&rules, &anyone),
-            identities: named.keys().copied().collect(),
-            lane_of,
-            lanes: lanes.into(),
-            rules: rules.into(),
-        }
+        Self { steps: steps.into(), anyone, peers, rules: rules.into() }
     }
 
     /// The rules, in their order.
@@ -144,50 +145,48 @@ impl Classifier {
     #[must_use]
     pub fn decide(&self, peer: IdentityId, protocol: u8, port: u16) -> Decision {
         let point = point(protocol, port);
-        let of_peer = || {
-            let place = self.identities.binary_search(&peer).ok()?;
-            Some(self.lanes.get(*self.lane_of.get(place)? as usize)?.first(point))
+        let of_peer = match self.peers.binary_search_by_key(&peer, |&(identity, _)| identity) {
+            Ok(place) => self.first(self.peers[place].1, point),
+            Err(_) => NONE,
         };
-        let first = self.anyone.first(point).min(of_peer().unwrap_or(NONE));
+        let first = of_peer.min(self.first(self.anyone, point));
         match self.rules.get(first as usize) {
             Some(rule) => Decision { verdict: rule.verdict, rule: Some(rule.id) },
             None => Decision { verdict: RuleVerdict::Deny, rule: None },
         }
     }
+
+    /// The first rule of a lane to match.
+    #[inline]
+    fn first(&self, Lane(from, to): Lane, point: u32) -> u32 {
+        let steps = self.steps.get(from as usize..to as usize).unwrap_or_default();
+        let step = steps.partition_point(|step| step.start <= point);
+        steps.get(step.wrapping_sub(1)).map_or(NONE, |step| step.first)
+    }
 }
 
-impl Lane {
-    /// `positions` are those of the lane's rules, ascending.
-    fn new(rules: &[Rule], positions: &[u32]) -> Self {
-        let rules: Vec<(&Rule, u32)> = positions
-            .iter()
-            .filter_map(|&position| Some((rules.get(position as usize)?, position)))
-            .collect();
-        let named: BTreeSet<u8> = rules.iter().filter_map(|(rule, _)| rule.protocol).collect();
-        let other = rules.iter().find(|(rule, _)| rule.protocol.is_none() && rule.ports.is_none());
-        let mut steps: Vec<(u32, u32)> = Vec::new();
-        for protocol in 0..=u8::MAX {
-            if has_ports(protocol) || named.contains(&protocol) {
-                steps_of(protocol, &rules, &mut steps);
-            } else {
-                steps.push((point(protocol, 0), other.map_or(NONE, |&(_, position)| position)));
-            }
+/// Adds the steps of a lane, whose rules are at these positions, ascending.
+fn lane_steps(rules: &[Rule], positions: &[u32], steps: &mut Vec<Step>) {
+    let at = |&position: &u32| Some((rules.get(position as usize)?, position));
+    let rules: Vec<(&Rule, u32)> = positions.iter().filter_map(at).collect();
+    let named: BTreeSet<u8> = rules.iter().filter_map(|(rule, _)| rule.protocol).collect();
+    let other = rules.iter().find(|(rule, _)| rule.protocol.is_none() && rule.ports.is_none());
+    let other = other.map_or(NONE, |&(_, position)| position);
+    let mut all: Vec<Step> = Vec::new();
+    for protocol in 0..=u8::MAX {
+        if has_ports(protocol) || named.contains(&protocol) {
+            protocol_steps(protocol, &rules, &mut all);
+        } else {
+            all.push(Step { start: point(protocol, 0), first: other });
         }
-        // Where the answer is that of the step before, no step is.
-        steps.dedup_by_key(|&mut (_, first)| first);
-        let (starts, firsts): (Vec<u32>, Vec<u32>) = steps.into_iter().unzip();
-        Self { starts: starts.into(), firsts: firsts.into() }
     }
-
-    #[inline]
-    fn first(&self, point: u32) -> u32 {
-        let step = self.starts.partition_point(|&start| start <= point);
-        self.firsts.get(step.wrapping_sub(1)).copied().unwrap_or(NONE)
-    }
+    // Where the answer is that of the step before, no step is.
+    all.dedup_by_key(|step| step.first);
+    steps.extend(all);
 }
 
 /// The steps of one protocol: at each port where a rule begins or ends, the first of those that hold.
-fn steps_of(protocol: u8, rules: &[(&Rule, u32)], steps: &mut Vec<(u32, u32)>) {
+fn protocol_steps(protocol: u8, rules: &[(&Rule, u32)], steps: &mut Vec<Step>) {
     let spans = || {
         rules.iter().filter_map(move |&(rule, position)| match rule.ports {
             _ if rule.protocol.is_some_and(|named| named != protocol) => None,
@@ -204,7 +203,7 @@ fn steps_of(protocol: u8, rules: &[(&Rule, u32)], steps: &mut Vec<(u32, u32)>) {
     let mut holding = BTreeSet::new();
     let mut edges = edges.into_iter().peekable();
     let base = point(protocol, 0);
-    steps.push((base, NONE));
+    steps.push(Step { start: base, first: NONE });
     while let Some((port, position)) = edges.next() {
         // A rule begins at its first edge and ends at its second.
         if !holding.remove(&position) {
@@ -213,8 +212,8 @@ fn steps_of(protocol: u8, rules: &[(&Rule, u32)], steps: &mut Vec<(u32, u32)>) {
         if edges.peek().is_none_or(|&(next, _)| next != port) && port < 1 << 16 {
             let first = holding.first().copied().unwrap_or(NONE);
             match steps.last_mut() {
-                Some(last) if last.0 == base + port => last.1 = first,
-                _ => steps.push((base + port, first)),
+                Some(last) if last.start == base + port => last.first = first,
+                _ => steps.push(Step { start: base + port, first }),
             }
         }
     }
@@ -313,7 +312,7 @@ mod tests {
             rule(2, some, Some(TCP), None, RuleVerdict::Allow),
         ];
         let classifier = Classifier::new(rules);
-        assert_eq!((classifier.identities.len(), classifier.lanes.len()), (1_000, 2));
+        assert_eq!((classifier.peers.len(), classifier.steps.len()), (1_000, 1 + 3 + 5));
         assert_eq!(classifier.decide(IdentityId(7), TCP, 81).rule, Some(2));
         assert_eq!(classifier.decide(IdentityId(8), TCP, 81).rule, None);
     }

@@ -82,18 +82,20 @@ pub enum BackendState {
 }
 
 impl Frontend {
-    /// The backend for a flow of this hash: of those that serve, the one that weighs most for it (rendezvous hashing). The same hash finds
-    /// the same backend whatever their order, and while others come and go; [`None`] if none serves. One multiplication or two a backend.
+    /// The backend for a flow of this hash: of those that serve, the one that weighs most for it (rendezvous hashing). The same hash
+    /// finds the same backend whatever their order, and while others come and go; [`None`] if none serves. Two multiplications or
+    /// three a backend.
     #[must_use]
     pub fn choose(&self, hash: u64) -> Option<&Backend> {
-        let weight = |backend: &Backend| {
+        let mut heaviest = (0, usize::MAX);
+        for (place, backend) in self.backends.iter().enumerate() {
             let own = with_address(u64::from(backend.port), bits(backend.addr));
-            (fold(hash, own), backend.addr, backend.port)
-        };
-        self.backends
-            .iter()
-            .filter(|backend| backend.state == BackendState::Serving)
-            .max_by_key(|backend| weight(backend))
+            let serves = u64::from(backend.state == BackendState::Serving);
+            // No branch: which one wins is what no predictor knows. Above zero where it serves.
+            let weight = (fold(hash, own) | 1) * serves;
+            heaviest = if weight > heaviest.0 { (weight, place) } else { heaviest };
+        }
+        self.backends.get(heaviest.1)
     }
 
     /// The backend of this address and port, serving or not.
