@@ -19,7 +19,7 @@ const SAFE: [&str; 9] =
     ["desired", "flow", "lab", "pipeline", "podrouter-cni", "proto", "publish", "tables", "wire"];
 
 /// They build, test and fuzz with no DPDK installed.
-const WITHOUT_DPDK: [&str; 12] = [
+const WITHOUT_DPDK: [&str; 13] = [
     "benches",
     "desired",
     "flow",
@@ -30,6 +30,7 @@ const WITHOUT_DPDK: [&str; 12] = [
     "podrouter-control",
     "proto",
     "publish",
+    "shm",
     "tables",
     "wire",
 ];
