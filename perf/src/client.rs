@@ -1,7 +1,8 @@
 //! A client of the data plane's socket, for programs that bring a data plane up by themselves, without control.
 
+use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use proto::Connection;
@@ -74,6 +75,22 @@ impl Client {
         let (base, target) = (self.generation, self.generation + 1);
         let answer = self.call(&Request::Transaction(Transaction { base, target, ops }))?;
         self.committed(target, answer)
+    }
+
+    /// Commits `ops` as the next generation and says how long that took, from the first byte on the socket to the answer.
+    ///
+    /// # Errors
+    /// With the data plane's reason.
+    pub fn commit_timed(&mut self, ops: Vec<Op>) -> Result<Duration> {
+        let (base, target) = (self.generation, self.generation + 1);
+        let body = serde_json::to_vec(&Request::Transaction(Transaction { base, target, ops }))?;
+        let mut frame = u32::try_from(body.len()).context("too long for one frame")?.to_be_bytes().to_vec();
+        frame.extend(body);
+        let start = Instant::now();
+        self.connection.stream().write_all(&frame).context("asking the data plane")?;
+        let (answer, _) = self.connection.receive().context("asking the data plane")?;
+        let took = start.elapsed();
+        self.committed(target, answer).map(|()| took)
     }
 
     /// Commits ops of kinds that not every data plane has. `false`, and nothing done, if this one does not know them.

@@ -38,6 +38,19 @@ impl Source {
             Self::Templates => "templates",
         }
     }
+
+    /// Buffers that a contestant needs: net_pcap keeps one for each frame of the file.
+    pub(crate) const fn mbufs(self, frames: u32) -> u32 {
+        match self {
+            Self::Pcap => frames + frames / 8 + 16_384,
+            Self::Templates => 16_384,
+        }
+    }
+
+    /// Their memory in MiB, with room for queues and the rest.
+    pub(crate) const fn memory_mb(self, frames: u32) -> u32 {
+        self.mbufs(frames) / 1024 * 3 + 128
+    }
 }
 
 /// Packets in a file, and how they are played.
@@ -49,19 +62,6 @@ pub(crate) struct Play {
 }
 
 impl Play {
-    /// Buffers that a contestant needs: net_pcap keeps one for each frame of the file.
-    pub(crate) const fn mbufs(&self) -> u32 {
-        match self.source {
-            Source::Pcap => self.frames + self.frames / 8 + 16_384,
-            Source::Templates => 16_384,
-        }
-    }
-
-    /// Their memory in MiB, with room for queues and the rest.
-    pub(crate) const fn memory_mb(&self) -> u32 {
-        self.mbufs() / 1024 * 3 + 128
-    }
-
     /// The device that is the sink of every contestant: it receives nothing and frees what it is given.
     pub(crate) const SINK: &'static str = "net_null1,size=64,no-rx=1";
 }

@@ -7,9 +7,12 @@ mod contestant;
 mod flows;
 mod machine;
 mod micro;
+mod ovs;
 mod report;
 mod rounds;
 mod router;
+mod rows;
+mod storm;
 mod testpmd;
 mod traffic;
 
@@ -60,6 +63,14 @@ enum Bench {
     Micro,
     /// 16 k known flows through a Service, against testpmd and OVS.
     KnownFlows,
+    /// New flows a second, through 10,000 Services, policies and routes.
+    NewFlows,
+    /// A million flows against 16 k.
+    FlowsScale,
+    /// Among 100,000 Services, 10,000 policies and a million routes, against one of each.
+    RulesScale,
+    /// While pods come and go, and routes change; and how soon changes are in force.
+    UpdateStorm,
     /// Plain routing between pods, no policy and no Service, against testpmd.
     Routing,
 }
@@ -86,6 +97,9 @@ pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
         bail!("--filter is for the micro benches: {bench:?} has no parts");
     }
     packages::install(&[Set::Build, Set::Run], yes)?;
+    if *bench == Bench::KnownFlows {
+        packages::install(&[Set::Peers], yes)?;
+    }
     let artefacts = Artefacts::find()?;
     let run = Run::start()?;
     let (core, other) = machine::cores(*core)?;
@@ -99,6 +113,10 @@ pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
         Bench::Micro => return Ok(()),
         Bench::Routing => flows::routing(&stage, &machine, &sources)?,
         Bench::KnownFlows => flows::known(&stage, &machine, &sources)?,
+        Bench::NewFlows => flows::new_flows(&stage)?,
+        Bench::FlowsScale => flows::flows_scale(&stage, &sources)?,
+        Bench::RulesScale => flows::rules_scale(&stage, &sources)?,
+        Bench::UpdateStorm => storm::run(&stage, sources[0])?,
     };
     let name = bench.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
     report.finish(&name, &machine, stage.hugepages, *json)

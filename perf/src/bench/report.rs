@@ -91,6 +91,13 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// Once is enough.
+    pub(crate) fn note(&mut self, note: Option<String>) {
+        if let Some(note) = note.filter(|note| !self.notes.contains(note)) {
+            self.notes.push(note);
+        }
+    }
+
     /// Keeps the raw data, and prints.
     pub(crate) fn finish(
         &self,

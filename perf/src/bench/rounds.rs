@@ -20,7 +20,7 @@ const WINDOW: Duration = Duration::from_millis(100);
 const WARM_UP: Duration = Duration::from_millis(300);
 
 /// Which of a round's windows counts, in percent.
-const PERCENTILE: usize = 90;
+pub(crate) const PERCENTILE: usize = 90;
 
 /// What one contestant did.
 #[derive(Debug, Clone, Default)]
@@ -67,7 +67,7 @@ pub(crate) fn run(pace: Pace, contestants: &mut [&mut dyn Contestant]) -> Result
 }
 
 /// One contestant's turn: packets a second of each window.
-fn turn(pace: Pace, contestant: &mut dyn Contestant) -> Result<Vec<f64>> {
+pub(crate) fn turn(pace: Pace, contestant: &mut dyn Contestant) -> Result<Vec<f64>> {
     contestant.resume()?;
     sleep(WARM_UP);
     let mut windows = Vec::new();

@@ -30,43 +30,50 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    /// Starts one with its ports, and nothing in its tables.
-    pub(crate) fn start(stage: &Stage, name: &str, play: &Play) -> Result<Self> {
+    /// Starts one that has buffers for `play`; no ports, and nothing in its tables.
+    pub(crate) fn start(stage: &Stage, name: &str, source: Source, frames: u32) -> Result<Self> {
         let prefix = stage.run.name(&format!("router{}", stage.run.number()));
         let socket = stage.run.dir().join(format!("{prefix}.sock"));
-        let pcap = format!("net_pcap0,rx_pcap={},infinite_rx=1", play.file.display());
         let mut command = Command::new(stage.artefacts.path("podrouter-dataplane"));
         command.arg("--socket").arg(&socket).args(["--file-prefix", &prefix, "--log", "warn"]);
         command.args(["--workers", &stage.core.to_string(), "--idle", "poll"]);
-        command.args(["--mbufs", &play.mbufs().to_string(), "--large-mbufs", "256"]);
-        command.args(["--memory", &(play.memory_mb() + 64).to_string()]);
+        command.args(["--mbufs", &source.mbufs(frames).to_string(), "--large-mbufs", "256"]);
+        command.args(["--memory", &(source.memory_mb(frames) + 64).to_string()]);
         if !stage.hugepages {
             command.arg("--no-huge");
         }
-        if play.source == Source::Pcap {
-            command.args(["--vdev", &pcap]);
-        }
-        command.args(["--vdev", Play::SINK]);
         let mut process = Process::spawn(&stage.run, &prefix, &mut command)?;
-        let mut client = Client::connect(&socket, || process.check())?;
-        let ethdev = |device: &str| PortKind::Ethdev { device: device.to_owned(), devargs: None };
-        let source = match play.source {
-            Source::Pcap => ethdev("net_pcap0"),
-            Source::Templates => {
-                PortKind::Memory { rx_pcap: Some(play.file.clone()), tx_pcap: None, repeat: true }
-            }
-        };
-        for (name, kind) in [(IN, source), (OUT, ethdev("net_null1"))] {
-            let spec = PortSpec { name: name.to_owned(), kind, mac: Some(ROUTER_MAC), mtu: 1500 };
-            client.add_port(spec).with_context(|| process.tail(10))?;
-        }
-        let name = format!("{name} ({})", play.source.name());
+        let client = Client::connect(&socket, || process.check())?;
+        let name = format!("{name} ({})", source.name());
         let command = describe(&command);
         Ok(Self { name, command, process, client, socket, dropped: 0, at_start: 0 })
     }
 
-    /// A pod behind each port.
-    pub(crate) fn add_pods(&mut self) -> Result<()> {
+    /// Gives it its ports, a pod behind each, and the packets. They flow when this returns, and what is dropped from
+    /// now on counts.
+    pub(crate) fn play(&mut self, play: &Play) -> Result<()> {
+        let ethdev = |devargs: &str| {
+            let device = devargs.split(',').next().unwrap_or_default().to_owned();
+            PortKind::Ethdev { device, devargs: Some(devargs.to_owned()) }
+        };
+        let source = match play.source {
+            Source::Pcap => ethdev(&format!("net_pcap0,rx_pcap={},infinite_rx=1", play.file.display())),
+            Source::Templates => {
+                PortKind::Memory { rx_pcap: Some(play.file.clone()), tx_pcap: None, repeat: true }
+            }
+        };
+        for (name, kind) in [(OUT, ethdev(Play::SINK)), (IN, source)] {
+            let spec = PortSpec { name: name.to_owned(), kind, mac: Some(ROUTER_MAC), mtu: 1500 };
+            self.client.add_port(spec).with_context(|| self.process.tail(10))?;
+        }
+        self.add_pods()?;
+        self.client.wait_for_packets().with_context(|| self.process.tail(10))?;
+        self.at_start = self.sent()?;
+        self.dropped = self.drops()?;
+        Ok(())
+    }
+
+    fn add_pods(&mut self) -> Result<()> {
         let pod = |name: &str, port: &str, mac, address| Endpoint {
             name: name.to_owned(),
             port: port.to_owned(),
@@ -81,14 +88,6 @@ impl Router {
                 pod("bench/server", OUT, SERVER_MAC, SERVER.into()),
             ],
         }])
-    }
-
-    /// All is set: packets flow when this returns, and what is dropped from now on counts.
-    pub(crate) fn go(&mut self) -> Result<()> {
-        self.client.wait_for_packets().with_context(|| self.process.tail(10))?;
-        self.at_start = self.sent()?;
-        self.dropped = self.drops()?;
-        Ok(())
     }
 
     fn drops(&mut self) -> Result<u64> {

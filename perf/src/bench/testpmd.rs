@@ -48,11 +48,11 @@ impl Testpmd {
         let mut command = Command::new("dpdk-testpmd");
         command.args(["-l", &format!("{},{}", stage.core, stage.other)]);
         command.args(["--main-lcore", &stage.other.to_string(), "--no-pci"]);
-        command.args(["-m", &play.memory_mb().to_string(), "--file-prefix", &prefix]);
+        command.args(["-m", &play.source.memory_mb(play.frames).to_string(), "--file-prefix", &prefix]);
         command.args(if stage.hugepages { ["--huge-unlink"].as_slice() } else { &["--no-huge"] });
         command.args(["--vdev", &source, "--vdev", Play::SINK, "--", "--auto-start", "--no-mlockall"]);
         command.arg(format!("--forward-mode={}", mode.name()));
-        command.arg(format!("--total-num-mbufs={}", play.mbufs()));
+        command.arg(format!("--total-num-mbufs={}", play.source.mbufs(play.frames)));
         // Its main thread sleeps between two reports and needs no standard input. The burst is the router's.
         command.args(["--nb-cores=1", "--burst=32", "--no-flush-rx", "--stats-period=3600"]);
         let mut process = Process::spawn(&stage.run, &prefix, &mut command)?;
