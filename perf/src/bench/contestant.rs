@@ -47,9 +47,10 @@ impl Source {
         }
     }
 
-    /// Their memory in MiB, with room for queues and the rest.
+    /// Their memory in MiB, with room for queues and the rest. Without hugepages a buffer takes a page of 4 KiB, since
+    /// none may lie across two.
     pub(crate) const fn memory_mb(self, frames: u32) -> u32 {
-        self.mbufs(frames) / 1024 * 3 + 128
+        self.mbufs(frames) / 1024 * 9 / 2 + 128
     }
 }
 

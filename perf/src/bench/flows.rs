@@ -73,7 +73,7 @@ pub(crate) fn known(stage: &Stage, machine: &Machine, sources: &[Source]) -> Res
             report.figures.push(Figure::ratio(ours, ovs, Some(Aim::AtLeast(15.0))));
         }
         report.measured.extend(measured);
-        report.note(taken.note(SOME));
+        report.without(taken.missing(SOME));
     }
     Ok(report)
 }
@@ -118,12 +118,12 @@ fn against_testpmd(
 pub(crate) fn flows_scale(stage: &Stage, sources: &[Source]) -> Result<Report> {
     let mut report = Report::default();
     for &source in sources {
-        let (mut few, _, taken) = forwarding(stage, "16 k flows", source, FEW, SOME)?;
-        let (mut many, ..) = forwarding(stage, "1 M flows", source, MANY, SOME)?;
+        let (mut few, _, taken) = forwarding(stage, "few flows", source, FEW, SOME)?;
+        let (mut many, ..) = forwarding(stage, "a million flows", source, MANY, SOME)?;
         let measured = rounds::run(stage.pace, &mut [&mut few, &mut many])?;
         report.figures.push(Figure::ratio(&measured[1], &measured[0], Some(Aim::AtLeast(0.5))));
         report.measured.extend(measured);
-        report.note(taken.note(SOME));
+        report.without(taken.missing(SOME));
     }
     Ok(report)
 }
@@ -133,13 +133,13 @@ pub(crate) fn rules_scale(stage: &Stage, sources: &[Source]) -> Result<Report> {
     let mut report = Report::default();
     for &source in sources {
         let (mut one, play, taken) = forwarding(stage, "one of each", source, FEW, ONE_OF_EACH)?;
-        let mut many = Router::start(stage, "100 k, 10 k, 1 M", source, FEW)?;
+        let mut many = Router::start(stage, "very many rules", source, FEW)?;
         rows::set(&mut many.client, VERY_MANY)?;
         many.play(&play)?;
         let measured = rounds::run(stage.pace, &mut [&mut one, &mut many])?;
         report.figures.push(Figure::ratio(&measured[1], &measured[0], Some(Aim::AtLeast(0.95))));
         report.measured.extend(measured);
-        report.note(taken.note(VERY_MANY));
+        report.without(taken.missing(VERY_MANY));
     }
     Ok(report)
 }
@@ -150,21 +150,19 @@ pub(crate) fn new_flows(stage: &Stage) -> Result<Report> {
     let mut measured = Measured { name: "new flows (templates)".to_owned(), ..Measured::default() };
     for round in 0..stage.pace.rounds {
         let (mut router, _, taken) = forwarding(stage, "new flows", Source::Templates, FRESH, TEN_THOUSAND)?;
-        let before = router.sent()?;
         let windows = rounds::turn(stage.pace, &mut router)?;
         router.resume()?;
         router.verify()?;
-        if router.sent()? - before > u64::from(FRESH) && taken.services {
-            report.note(Some(
-                "The file was played more than once: some flows were known. Use shorter turns (--seconds)."
-                    .to_owned(),
-            ));
+        if router.sent()? > u64::from(FRESH) && taken.services {
+            report.note(
+                "The file was played more than once: some flows were known. Use shorter turns (--seconds).",
+            );
         }
         let rate = percentile(&windows, rounds::PERCENTILE) / 1e6;
         eprintln!("  round {} of {}: {rate:.2} M new flows a second", round + 1, stage.pace.rounds);
         measured.command = router.command().to_owned();
         measured.rounds.push(windows);
-        report.note(taken.note(TEN_THOUSAND));
+        report.without(taken.missing(TEN_THOUSAND));
     }
     let rates = measured.rates().iter().map(|rate| rate / 1e6).collect();
     report.figures.push(Figure::new("new flows", "M/s", rates, Some(Aim::AtLeast(1.5))));

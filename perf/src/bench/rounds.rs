@@ -17,7 +17,7 @@ use super::contestant::Contestant;
 const WINDOW: Duration = Duration::from_millis(100);
 
 /// Before the first window: caches and branch predictors are another's still.
-const WARM_UP: Duration = Duration::from_millis(300);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(300);
 
 /// Which of a round's windows counts, in percent.
 pub(crate) const PERCENTILE: usize = 90;

@@ -43,7 +43,8 @@ impl Router {
             command.arg("--no-huge");
         }
         let mut process = Process::spawn(&stage.run, &prefix, &mut command)?;
-        let client = Client::connect(&socket, || process.check())?;
+        // Making a million buffers takes it seconds, in which it answers nobody, or ends.
+        let client = Client::connect(&socket, || process.check()).with_context(|| process.tail(10))?;
         let name = format!("{name} ({})", source.name());
         let command = describe(&command);
         Ok(Self { name, command, process, client, socket, dropped: 0, at_start: 0 })

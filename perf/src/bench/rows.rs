@@ -36,16 +36,13 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
-    /// What has to be said of a result, if anything.
-    pub(crate) fn note(self, rules: Rules) -> Option<String> {
-        let missing = |wanted: u32, taken: bool, what| (wanted > 0 && !taken).then_some(what);
-        let all = [
-            missing(rules.services, self.services, "Services"),
-            missing(rules.policies, self.policies, "policies"),
+    /// What was wanted and is not there.
+    pub(crate) fn missing(self, rules: Rules) -> Vec<&'static str> {
+        let wanted = [
+            (rules.services > 0 && !self.services, "Services"),
+            (rules.policies > 0 && !self.policies, "policies"),
         ];
-        let all: Vec<&str> = all.into_iter().flatten().collect();
-        (!all.is_empty())
-            .then(|| format!("This data plane knows no {} yet: measured without.", all.join(", no ")))
+        wanted.into_iter().filter(|(missing, _)| *missing).map(|(_, what)| what).collect()
     }
 }
 
