@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use lab::artefacts::workspace;
 use lab::process::{finish, succeed};
-use lab::run::Run;
+use lab::run::{HUGE, Run};
 use serde_json::{Value, json};
 
 /// The kernel's weight for the processes of this session; every session has one group (sched(7), "The autogroup feature").
@@ -138,7 +138,7 @@ impl Hugepages {
             bail!("--hugepages {reserve}: the kernel found memory for {} MiB only", (got - there) * 2);
         }
         if !mounted() {
-            let folder = run.dir().join("huge");
+            let folder = run.dir().join(HUGE);
             fs::create_dir_all(&folder)?;
             succeed(Command::new("mount").args(["-t", "hugetlbfs", "nodev"]).arg(&folder), SOON)?;
             this.mount = Some(Arc::clone(run));
@@ -151,7 +151,8 @@ impl Hugepages {
 impl Drop for Hugepages {
     fn drop(&mut self) {
         if let Some(run) = &self.mount {
-            let _ = finish(Command::new("umount").arg(run.dir().join("huge")), SOON);
+            // Not by `finish`, which ends what it runs once a signal has come.
+            let _ = Command::new("umount").arg(run.dir().join(HUGE)).output();
         }
         if let Some(before) = &self.before {
             let _ = fs::write(HUGEPAGES, before);
