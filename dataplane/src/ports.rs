@@ -229,8 +229,8 @@ impl Core {
                 (Device::Vhost(Vhost::new(rx, tx)), Handle::Vhost(port), None)
             }
             PortKind::Ethdev { device, devargs } => self.open_ethdev(spec, device, devargs.as_deref())?,
-            PortKind::Memory { rx_pcap, tx_pcap } => {
-                let memory = Memory::open(rx_pcap.as_deref(), tx_pcap.clone())?;
+            PortKind::Memory { rx_pcap, tx_pcap, repeat } => {
+                let memory = Memory::open(rx_pcap.as_deref(), tx_pcap.clone(), *repeat)?;
                 (Device::Memory(memory), Handle::Memory, None)
             }
         })

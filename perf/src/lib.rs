@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod artefacts;
+pub mod client;
 pub mod iperf;
 pub mod manifests;
 pub mod netns;
@@ -20,4 +21,5 @@ pub mod query;
 pub mod run;
 pub mod signals;
 pub mod table;
+pub mod telemetry;
 pub mod wait;

@@ -55,12 +55,8 @@ enum Command {
         #[arg(long)]
         filter: Option<String>,
     },
-    /// Measure the pure crates.
-    Bench {
-        /// Only benches whose name contains this.
-        #[arg(long)]
-        filter: Option<String>,
-    },
+    /// Measure: the pure crates, or the data plane against its peers.
+    Bench(bench::Arguments),
     /// Repeat the system tests for a long time.
     Soak {
         /// How long; the round that has begun is finished.
@@ -112,7 +108,7 @@ fn run(Arguments { yes, command }: Arguments) -> Result<()> {
             packages::install(&[Set::Fuzz], yes)?;
             fuzz::run(seconds, filter.as_deref())
         }
-        Command::Bench { filter } => bench::run(filter.as_deref()),
+        Command::Bench(arguments) => bench::run(&arguments, yes),
         Command::Soak { minutes, filter } => {
             packages::install(&[Set::Build, Set::Run], yes)?;
             soak::run(Duration::from_secs(60 * u64::from(minutes)), filter.as_deref())

@@ -1,6 +1,9 @@
 //! Debian packages: which are needed for what, which are missing, and installing them.
 
+use std::fs::OpenOptions;
 use std::io::{IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -18,10 +21,12 @@ pub enum Set {
     Run,
     /// To build libFuzzer, which is C++.
     Fuzz,
+    /// What benches compare with, beyond what runs anyway.
+    Peers,
 }
 
 impl Set {
-    /// All of them.
+    /// Those of everything but benches, whose peers bring daemons along.
     pub const ALL: [Self; 3] = [Self::Build, Self::Run, Self::Fuzz];
 
     const fn packages(self) -> &'static [&'static str] {
@@ -31,6 +36,7 @@ impl Set {
                 &["dpdk", "dpdk-dev", "ethtool", "iperf3", "iproute2", "iputils-ping", "nftables", "tcpdump"]
             }
             Self::Fuzz => &["g++"],
+            Self::Peers => &["openvswitch-switch-dpdk"],
         }
     }
 }
@@ -55,6 +61,8 @@ pub fn install(sets: &[Set], yes: bool) -> Result<()> {
     if !yes && std::io::stdin().is_terminal() && !agreed()? {
         bail!("not installed; `apt-get install {list}` does it by hand");
     }
+    // A peer is a daemon that a bench starts by itself; the package would start it for the whole machine.
+    let _quiet = sets.contains(&Set::Peers).then(NoDaemons::begin).transpose()?;
     // Lists that are missing or older than the archive are the usual reason for a failure, so they are fetched then.
     if !installable(&missing)? {
         update()?;
@@ -64,6 +72,47 @@ pub fn install(sets: &[Set], yes: bool) -> Result<()> {
         fetch(&missing).with_context(|| format!("these packages could not be installed: {list}"))?;
     }
     Ok(())
+}
+
+/// While it lives, packages that are installed start no daemon (invoke-rc.d(8), "INIT SCRIPT POLICY").
+struct NoDaemons {
+    /// Made here, to be taken away again.
+    made: bool,
+}
+
+impl NoDaemons {
+    const POLICY: &str = "/usr/sbin/policy-rc.d";
+    /// Exit code by which a policy forbids an action.
+    const FORBIDDEN: i32 = 101;
+
+    fn begin() -> Result<Self> {
+        if !Path::new(Self::POLICY).exists() {
+            let mut options = OpenOptions::new();
+            let file = options.write(true).create_new(true).mode(0o755).open(Self::POLICY);
+            file.and_then(|mut file| writeln!(file, "#!/bin/sh\nexit {}", Self::FORBIDDEN))
+                .with_context(|| format!("{} cannot be written", Self::POLICY))?;
+            return Ok(Self { made: true });
+        }
+        // A policy that is there is the machine's own; it is only asked.
+        let mut ask = Command::new(Self::POLICY);
+        let answer = finish(ask.args(["openvswitch-switch", "start"]), Duration::from_secs(10))?;
+        if answer.status.code() != Some(Self::FORBIDDEN) {
+            bail!(
+                "{} lets packages start their daemons, and Open vSwitch's would take the machine's ports: install \
+                 openvswitch-switch-dpdk by hand",
+                Self::POLICY
+            );
+        }
+        Ok(Self { made: false })
+    }
+}
+
+impl Drop for NoDaemons {
+    fn drop(&mut self) {
+        if self.made {
+            let _ = std::fs::remove_file(Self::POLICY);
+        }
+    }
 }
 
 /// Those of `wanted` that dpkg does not list as installed.

@@ -238,6 +238,8 @@ impl Process {
     pub fn stop(&mut self) -> Result<ExitStatus> {
         if self.poll()?.is_none() {
             let _ = self.signal(Signal::TERM);
+            // One that was stopped for a while learns of it only when it runs again.
+            let _ = self.signal(Signal::CONT);
             let start = Instant::now();
             while self.poll()?.is_none() && start.elapsed() < PATIENCE {
                 thread::sleep(PAUSE);

@@ -23,6 +23,9 @@ const PREFIX: &str = "plab";
 /// Where DPDK keeps a folder for each file prefix of root's processes (DPDK's guide for Linux, "EAL parameters").
 const DPDK_RUNTIME: &str = "/var/run/dpdk";
 
+/// Where, below a run's directory, it may have mounted a hugetlbfs of its own.
+pub const HUGE: &str = "huge";
+
 /// A run and all that belongs to it. Guards hold it, so its directory goes last.
 #[derive(Debug)]
 pub struct Run {
@@ -172,6 +175,9 @@ fn take_down(dir: &Path) {
             kill(pid);
         }
         let _ = std::process::Command::new("ip").args(["netns", "del", name]).output();
+    }
+    if dir.join(HUGE).exists() {
+        let _ = std::process::Command::new("umount").arg(dir.join(HUGE)).output();
     }
     if let Some(id) = dir.file_name().and_then(|name| name.to_str()) {
         remove_dpdk_files(id);

@@ -1,13 +1,18 @@
 //! Frames from memory, frames to memory: for tests and benches, and for a look at what would leave.
+//!
+//! A port that repeats its frames is the cheapest endless source with real headers: buffers come in bulk, from the warm end
+//! of the pool, and each frame is copied from an array that holds nothing else. It costs what `net_null` with `copy=1`
+//! costs, which is how other programs are given the same.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use dpdk::Burst;
 use pipeline::{Offload, Packet};
 use tables::PortId;
 
 use super::{Packets, Sent, Staged, Tools, finish};
-use crate::frame::{Frame, LARGE_ROOM};
+use crate::frame::{Frame, LARGE_ROOM, SMALL_ROOM};
 
 /// Most bytes that are kept of what was sent; beyond, frames are counted and forgotten.
 const KEEP: usize = 64 << 20;
@@ -18,12 +23,64 @@ const GLOBAL_HEADER: usize = 24;
 const RECORD_HEADER: usize = 16;
 const SNAP_LENGTH: u32 = 262_144;
 
-/// Plays a pcap file once, and keeps what it is given.
+/// Plays a pcap file once, or over and over, and keeps what it is given.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    frames: std::vec::IntoIter<Vec<u8>>,
+    source: Source,
     sent: Vec<u8>,
     tx_pcap: Option<PathBuf>,
+    /// Buffers on their way from or to the pool.
+    buffers: Burst,
+}
+
+/// What is received.
+#[derive(Debug)]
+enum Source {
+    Once(std::vec::IntoIter<Vec<u8>>),
+    Endless(Templates),
+}
+
+/// Frames that are played over and over, one behind the other in memory.
+#[derive(Debug)]
+struct Templates {
+    bytes: Vec<u8>,
+    /// Where each ends; it begins where the one before it ends.
+    ends: Vec<usize>,
+    /// The next one, and where it begins.
+    next: usize,
+    start: usize,
+}
+
+impl Templates {
+    /// # Errors
+    /// None at all, or one that does not fit a small buffer.
+    fn new(frames: &[Vec<u8>]) -> anyhow::Result<Self> {
+        if frames.is_empty() {
+            bail!("there is no frame that could be repeated");
+        }
+        if let Some(number) = frames.iter().position(|frame| frame.len() > usize::from(SMALL_ROOM)) {
+            bail!(
+                "record {number} has more than the {SMALL_ROOM} bytes that a frame to be repeated may have"
+            );
+        }
+        let bytes = frames.concat();
+        let ends = frames.iter().scan(0, |end, frame| {
+            *end += frame.len();
+            Some(*end)
+        });
+        Ok(Self { ends: ends.collect(), bytes, next: 0, start: 0 })
+    }
+
+    #[inline]
+    fn next(&mut self) -> &[u8] {
+        let (start, end) = (self.start, self.ends[self.next]);
+        self.next += 1;
+        self.start = end;
+        if self.next == self.ends.len() {
+            (self.next, self.start) = (0, 0);
+        }
+        &self.bytes[start..end]
+    }
 }
 
 impl Memory {
@@ -31,7 +88,11 @@ impl Memory {
     ///
     /// # Errors
     /// A file that is missing, or is no pcap file of Ethernet frames.
-    pub(crate) fn open(rx_pcap: Option<&Path>, tx_pcap: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub(crate) fn open(
+        rx_pcap: Option<&Path>,
+        tx_pcap: Option<PathBuf>,
+        repeat: bool,
+    ) -> anyhow::Result<Self> {
         let frames = match rx_pcap {
             Some(path) => {
                 let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
@@ -39,21 +100,38 @@ impl Memory {
             }
             None => Vec::new(),
         };
-        Ok(Self { frames: frames.into_iter(), sent: Vec::new(), tx_pcap })
+        let source = match repeat {
+            true => Source::Endless(Templates::new(&frames)?),
+            false => Source::Once(frames.into_iter()),
+        };
+        Ok(Self { source, sent: Vec::new(), tx_pcap, buffers: Burst::new() })
     }
 
     pub(crate) fn receive(&mut self, id: PortId, tools: &mut Tools, into: &mut Packets) {
-        while !into.is_full() {
-            let Some(bytes) = self.frames.as_slice().first() else { return };
-            // No buffer free: the frame stays where it is.
-            let Some(buffer) = tools.pools.frame(bytes) else { return };
-            self.frames.next();
-            into.push(Packet { buffer, in_port: id, offload: Offload::Done });
+        match &mut self.source {
+            Source::Once(frames) => {
+                while !into.is_full() {
+                    let Some(bytes) = frames.as_slice().first() else { return };
+                    // No buffer free: the frame stays where it is.
+                    let Some(buffer) = tools.pools.frame(bytes) else { return };
+                    frames.next();
+                    into.push(Packet { buffer, in_port: id, offload: Offload::Done });
+                }
+            }
+            Source::Endless(templates) => {
+                tools.pools.small.alloc_burst(&mut self.buffers, into.remaining_capacity());
+                for mut mbuf in self.buffers.drain() {
+                    let bytes = templates.next();
+                    let Some(space) = mbuf.append(bytes.len()) else { continue };
+                    space.copy_from_slice(bytes);
+                    into.push(Packet { buffer: Frame(mbuf), in_port: id, offload: Offload::Done });
+                }
+            }
         }
     }
 
     pub(crate) fn send(&mut self, tools: &mut Tools, staged: &mut Staged, sent: &mut Sent) {
-        let Self { sent: kept, tx_pcap, .. } = self;
+        let Self { sent: kept, tx_pcap, buffers, .. } = self;
         for packet in staged.drain(..) {
             finish::for_plain_port(packet, tools, sent, &mut |frame: Frame, sent: &mut Sent| {
                 let len = frame.0.total_len();
@@ -66,8 +144,14 @@ impl Memory {
                     kept.extend_from_slice(&length);
                     frame.0.segments().for_each(|piece| kept.extend_from_slice(piece));
                 }
+                // Freed together: a call into C for each would cost more than all the rest here.
+                if buffers.is_full() {
+                    buffers.clear();
+                }
+                drop(buffers.push(frame.0));
             });
         }
+        buffers.clear();
     }
 
     /// Writes what was sent; called when the port is taken away, never by a worker.
@@ -118,7 +202,7 @@ mod tests {
     fn a_pcap_file_is_read_and_a_broken_one_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.pcap");
-        let mut memory = Memory::open(None, Some(path.clone())).unwrap();
+        let mut memory = Memory::open(None, Some(path.clone()), false).unwrap();
         for frame in [&b"first frame"[..], b"second"] {
             let length = u32::try_from(frame.len()).unwrap().to_le_bytes();
             memory.sent.extend_from_slice(&[0; 8]);
@@ -134,7 +218,18 @@ mod tests {
             assert!(error.contains("record 1"), "{error}");
         }
         assert!(parse(b"not a pcap file").is_err());
-        let missing = format!("{:#}", Memory::open(Some(Path::new("/nonexistent.pcap")), None).unwrap_err());
+        let missing =
+            format!("{:#}", Memory::open(Some(Path::new("/nonexistent.pcap")), None, false).unwrap_err());
         assert!(missing.contains("/nonexistent.pcap"));
+    }
+    #[test]
+    fn frames_are_repeated_in_order_and_without_end() {
+        let frames = [b"one".to_vec(), b"three".to_vec(), b"".to_vec()];
+        let mut templates = Templates::new(&frames).unwrap();
+        for turn in 0..7 {
+            assert_eq!(templates.next(), frames[turn % frames.len()]);
+        }
+        assert!(Templates::new(&[]).is_err(), "nothing would come for ever");
+        assert!(Templates::new(&[vec![0; usize::from(SMALL_ROOM) + 1]]).is_err());
     }
 }

@@ -14,7 +14,7 @@ use crate::pod::Pod;
 fn a_bad_transaction_names_what_is_wrong_and_changes_nothing() {
     let mut dataplane = Dataplane::start(&["--vdev", "net_null0"]);
     dataplane.ethdev("uplink", "net_null0");
-    dataplane.add("a", PortKind::Memory { rx_pcap: None, tx_pcap: None });
+    dataplane.add("a", PortKind::Memory { rx_pcap: None, tx_pcap: None, repeat: false });
     let good = vec![
         Op::SetEndpoints { endpoints: vec![endpoint(1, "a")] },
         Op::SetInterfaces {
@@ -142,7 +142,7 @@ fn ports_come_and_go_while_others_forward() {
     for round in 0..40 {
         let name = format!("m{round}");
         let before = dataplane.port("b").tx_packets;
-        dataplane.add(&name, PortKind::Memory { rx_pcap: None, tx_pcap: None });
+        dataplane.add(&name, PortKind::Memory { rx_pcap: None, tx_pcap: None, repeat: false });
         let mut pod = endpoint(3, &name);
         pod.name = name.clone();
         dataplane.commit(generation, vec![Op::SetEndpoints { endpoints: vec![pod] }]);
@@ -196,7 +196,7 @@ fn a_device_is_one_port_at_a_time_and_can_come_back() {
 
         let source = dataplane.dir.path().join(format!("in{round}"));
         pcap(&source, &(0..10).map(|_| udp(1, 2, 64)).collect::<Vec<_>>());
-        dataplane.add("a", PortKind::Memory { rx_pcap: Some(source), tx_pcap: None });
+        dataplane.add("a", PortKind::Memory { rx_pcap: Some(source), tx_pcap: None, repeat: false });
         let base = u64::try_from(round).unwrap() * 2;
         dataplane
             .commit(base, vec![Op::SetEndpoints { endpoints: vec![endpoint(1, "a"), endpoint(2, "ring")] }]);
@@ -215,7 +215,7 @@ fn a_device_is_one_port_at_a_time_and_can_come_back() {
 #[test]
 fn a_port_that_cannot_be_is_refused_with_its_name_field_and_limit() {
     let mut dataplane = Dataplane::start(&[]);
-    let memory = || PortKind::Memory { rx_pcap: None, tx_pcap: None };
+    let memory = || PortKind::Memory { rx_pcap: None, tx_pcap: None, repeat: false };
     let vhost = PortKind::Vhost { path: dataplane.dir.path().join("v"), server: true };
     let good = PortSpec { name: "a".into(), kind: memory(), mac: Some(ROUTER), mtu: 1500 };
     let long = dataplane.dir.path().join("long");
@@ -230,7 +230,10 @@ fn a_port_that_cannot_be_is_refused_with_its_name_field_and_limit() {
         (PortSpec { mac: Some(wire::MacAddr([1; 6])), ..good.clone() }, vec!["`a`", "unicast"]),
         (PortSpec { kind: PortKind::Tap, ..good.clone() }, vec!["`a`", "descriptor"]),
         (
-            PortSpec { kind: PortKind::Memory { rx_pcap: Some(long), tx_pcap: None }, ..good.clone() },
+            PortSpec {
+                kind: PortKind::Memory { rx_pcap: Some(long), tx_pcap: None, repeat: false },
+                ..good.clone()
+            },
             vec!["`a`", "long", "record 1", "20000"],
         ),
     ] {

@@ -90,7 +90,7 @@ fn rubbish_with_random_vnet_headers_is_dropped_by_name_and_the_ledger_adds_up() 
     let mut dataplane = Dataplane::start(&["--kernel-workers", "2"]);
     dataplane.tap("a", pod.fd());
     dataplane.tap("b", peer.fd());
-    dataplane.add("m", PortKind::Memory { rx_pcap: None, tx_pcap: None });
+    dataplane.add("m", PortKind::Memory { rx_pcap: None, tx_pcap: None, repeat: false });
     dataplane
         .commit(0, vec![gateway(), Op::SetEndpoints { endpoints: vec![endpoint(1, "a"), endpoint(2, "b")] }]);
 

@@ -64,7 +64,7 @@ fn the_socket_is_roots_alone_and_replaces_only_what_was_left_behind() {
 #[test]
 fn clients_that_hang_or_are_too_many_hold_up_nobody() {
     let mut dataplane = Dataplane::start(&[]);
-    dataplane.add("m", proto::dataplane::PortKind::Memory { rx_pcap: None, tx_pcap: None });
+    dataplane.add("m", proto::dataplane::PortKind::Memory { rx_pcap: None, tx_pcap: None, repeat: false });
     // One asks and never reads, until neither side can write.
     let mut deaf = dataplane.client();
     deaf.set_timeout(Some(Duration::from_millis(200))).unwrap();

@@ -17,8 +17,8 @@ fn what_a_memory_port_plays_is_routed_answered_or_dropped_by_name() {
     );
     let spoofed = udp(9, 2, 64);
     pcap(&input, &[udp(1, 2, 64), udp(1, 2, 1), udp(1, 77, 64), spoofed, vec![0xff; 9], udp(1, 2, 2)]);
-    dataplane.add("a", PortKind::Memory { rx_pcap: Some(input), tx_pcap: Some(back.clone()) });
-    dataplane.add("b", PortKind::Memory { rx_pcap: None, tx_pcap: Some(out.clone()) });
+    dataplane.add("a", PortKind::Memory { rx_pcap: Some(input), tx_pcap: Some(back.clone()), repeat: false });
+    dataplane.add("b", PortKind::Memory { rx_pcap: None, tx_pcap: Some(out.clone()), repeat: false });
     dataplane.commit(0, vec![Op::SetEndpoints { endpoints: vec![endpoint(1, "a"), endpoint(2, "b")] }]);
     dataplane.until("all frames are played", |d| d.port("a").rx_packets == 6 && d.port("a").tx_packets == 2);
 
@@ -52,7 +52,7 @@ fn neighbours_are_asked_for_and_packets_wait_a_bounded_while() {
     pcap(&source, &(0..20).map(|_| udp(1, 2, 64)).collect::<Vec<_>>());
     let mut dataplane = Dataplane::start(&["--vdev", "net_null0,no-rx=1"]);
     dataplane.ethdev("uplink", "net_null0");
-    dataplane.add("a", PortKind::Memory { rx_pcap: Some(source), tx_pcap: None });
+    dataplane.add("a", PortKind::Memory { rx_pcap: Some(source), tx_pcap: None, repeat: false });
     let interface = Interface {
         port: "uplink".into(),
         network: 0,

@@ -96,7 +96,7 @@ fn a_plain_port_gets_finished_frames_that_fit_and_a_tap_gets_what_a_plain_port_s
     let server = pod.run(|| UdpSocket::bind(("10.0.0.1", 53)).unwrap());
     server.set_read_timeout(Some(PATIENCE)).unwrap();
     dataplane.tap("a", pod.fd());
-    dataplane.add("m", PortKind::Memory { rx_pcap: Some(input), tx_pcap: Some(out.clone()) });
+    dataplane.add("m", PortKind::Memory { rx_pcap: Some(input), tx_pcap: Some(out.clone()), repeat: false });
     dataplane
         .commit(0, vec![gateway(), Op::SetEndpoints { endpoints: vec![endpoint(1, "a"), endpoint(2, "m")] }]);
 
@@ -171,7 +171,7 @@ fn a_datagram_above_the_outputs_mtu_is_fragmented_if_it_allows_that_and_refused_
     let out = dataplane.dir.path().join("out");
     dataplane.tap("a", one.fd());
     dataplane.tap("c", three.fd());
-    dataplane.add("m", PortKind::Memory { rx_pcap: None, tx_pcap: Some(out.clone()) });
+    dataplane.add("m", PortKind::Memory { rx_pcap: None, tx_pcap: Some(out.clone()), repeat: false });
     let endpoints = vec![endpoint(1, "a"), endpoint(2, "m"), endpoint(3, "c")];
     dataplane.commit(0, vec![gateway(), Op::SetEndpoints { endpoints }]);
     one.ip("link set eth0 mtu 9000");

@@ -145,6 +145,9 @@ pub enum PortKind {
         rx_pcap: Option<PathBuf>,
         #[serde(default)]
         tx_pcap: Option<PathBuf>,
+        /// Plays the file over and over: an endless source that costs a copy a frame.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        repeat: bool,
     },
 }
 

@@ -151,7 +151,7 @@ fn dataplane_requests() -> Vec<(&'static str, dataplane::Request)> {
         device: "net_af_packet0".into(),
         devargs: devargs.map(str::to_owned),
     };
-    let memory = PortKind::Memory { rx_pcap: Some("/tmp/in.pcap".into()), tx_pcap: None };
+    let memory = |repeat| PortKind::Memory { rx_pcap: Some("/tmp/in.pcap".into()), tx_pcap: None, repeat };
     vec![
         ("hello", Request::Hello { version: 1, program: "podrouter-control".into() }),
         ("add-port-tap", Request::AddPort(port("p0", PortKind::Tap))),
@@ -161,7 +161,8 @@ fn dataplane_requests() -> Vec<(&'static str, dataplane::Request)> {
         }),
         ("add-port-ethdev", Request::AddPort(PortSpec { mac: None, ..port("uplink", ethdev(None)) })),
         ("add-port-ethdev-devargs", Request::AddPort(port("uplink", ethdev(Some("iface=eth1"))))),
-        ("add-port-memory", Request::AddPort(port("m0", memory))),
+        ("add-port-memory", Request::AddPort(port("m0", memory(false)))),
+        ("add-port-memory-repeat", Request::AddPort(port("m0", memory(true)))),
         ("remove-port", Request::RemovePort { name: "p0".into() }),
         ("duplicate-tap", Request::DuplicateTap { name: "p0".into() }),
         ("snapshot", Request::Snapshot),

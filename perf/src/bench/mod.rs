@@ -1,0 +1,123 @@
+//! `cargo lab bench`: our speed, as ratios to others and to ourselves under other conditions.
+//!
+//! Each bench brings up its contestants, runs them in turn on one core, and says how they compare; `perf/README.md` says
+//! what is fair in each, and what is not. Without a name: the pure crates' benches.
+
+mod contestant;
+mod flows;
+mod machine;
+mod micro;
+mod ovs;
+mod report;
+mod rounds;
+mod router;
+mod rows;
+mod storm;
+mod testpmd;
+mod traffic;
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use lab::artefacts::Artefacts;
+use lab::packages::{self, Set};
+use lab::run::Run;
+
+use self::contestant::{Source, Stage};
+use self::machine::{Hugepages, Machine, Priority};
+
+/// What to measure, and how long.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Which bench.
+    #[arg(value_enum, default_value = "micro")]
+    bench: Bench,
+    /// Only micro benches whose name contains this.
+    #[arg(long)]
+    filter: Option<String>,
+    /// How often each contestant has its turn.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// How long a turn lasts.
+    #[arg(long, default_value_t = 2.0, value_name = "SECONDS", value_parser = seconds)]
+    seconds: f64,
+    /// The core that contestants run on. [default: the last one]
+    #[arg(long, value_name = "CORE")]
+    core: Option<usize>,
+    /// Only with this source of packets. [default: both, one after the other]
+    #[arg(long, value_enum)]
+    source: Option<Source>,
+    /// Reserve so many MiB of hugepages for the run, and give them back. [default: those that are there]
+    #[arg(long, default_value_t = 0, value_name = "MB")]
+    hugepages: u64,
+    /// One JSON document instead of tables.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The benches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Bench {
+    /// Steps and tables of the pure crates, by criterion.
+    Micro,
+    /// 16 k known flows through a Service, against testpmd and OVS.
+    KnownFlows,
+    /// New flows a second, through 10,000 Services, policies and routes.
+    NewFlows,
+    /// A million flows against 16 k.
+    FlowsScale,
+    /// Among 100,000 Services, 10,000 policies and a million routes, against one of each.
+    RulesScale,
+    /// While pods come and go, and routes change; and how soon changes are in force.
+    UpdateStorm,
+    /// Plain routing between pods, no policy and no Service, against testpmd.
+    Routing,
+}
+
+/// How long things take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    pub(crate) rounds: u32,
+    pub(crate) turn: Duration,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("`{text}` is no number of seconds"))?;
+    if (0.1..=3600.0).contains(&number) { Ok(number) } else { Err("from 0.1 to 3600".to_owned()) }
+}
+
+/// Runs one.
+pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
+    let Arguments { bench, filter, rounds, seconds, core, source, hugepages, json } = arguments;
+    if *bench == Bench::Micro {
+        return micro::run(filter.as_deref());
+    }
+    if filter.is_some() {
+        bail!("--filter is for the micro benches: {bench:?} has no parts");
+    }
+    packages::install(&[Set::Build, Set::Run], yes)?;
+    if *bench == Bench::KnownFlows {
+        packages::install(&[Set::Peers], yes)?;
+    }
+    let artefacts = Artefacts::find()?;
+    let run = Run::start()?;
+    let (core, other) = machine::cores(*core)?;
+    let pages = Hugepages::prepare(&run, *hugepages)?;
+    let _priority = Priority::raise();
+    let pace = Pace { rounds: *rounds, turn: Duration::from_secs_f64(*seconds) };
+    let stage = Stage { run, artefacts, core, other, hugepages: pages.used, pace };
+    let machine = Machine::read();
+    let sources = source.map_or_else(|| vec![Source::Pcap, Source::Templates], |one| vec![one]);
+    let report = match bench {
+        Bench::Micro => return Ok(()),
+        Bench::Routing => flows::routing(&stage, &machine, &sources)?,
+        Bench::KnownFlows => flows::known(&stage, &machine, &sources)?,
+        Bench::NewFlows => flows::new_flows(&stage)?,
+        Bench::FlowsScale => flows::flows_scale(&stage, &sources)?,
+        Bench::RulesScale => flows::rules_scale(&stage, &sources)?,
+        Bench::UpdateStorm => storm::run(&stage, sources[0])?,
+    };
+    let name = bench.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+    report.finish(&name, &machine, stage.hugepages, *json)
+}
