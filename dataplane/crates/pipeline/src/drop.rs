@@ -106,8 +106,22 @@ drop_reasons! {
     TtlExceeded = "ttl-exceeded", "The TTL or hop limit ran out (RFC 792, RFC 4443).";
     /// Above the output's MTU and may not be fragmented.
     PacketTooBig = "packet-too-big", "Larger than the output port's MTU, and not to be fragmented (RFC 1191, RFC 8201).";
+    /// Addresses, ports or a checksum that cannot be changed where they stand.
+    Untranslatable = "untranslatable", "Its addresses or ports are to be translated, and its headers do not allow it.";
     /// The output port is the input port of a point-to-point link.
     SamePort = "same-port", "It would leave by the point-to-point link that it came from.";
+
+    // Fragments.
+    /// Two fragments have the same byte of a packet, or one came twice.
+    FragmentOverlap = "fragment-overlap", "Fragments of one packet overlap (RFC 5722, RFC 8200, section 4.5).";
+    /// They do not agree on the packet's length.
+    FragmentInconsistent = "fragment-inconsistent", "Fragments of one packet disagree about its length.";
+    /// No entry for one more packet.
+    FragmentTableFull = "fragment-table-full", "Too many packets are under way in fragments.";
+    /// No room to wait, or in too many pieces.
+    FragmentQueueFull = "fragment-queue-full", "Too many fragments wait for the first of their packet, or come too much out of order.";
+    /// The first fragment did not come.
+    FragmentTimeout = "fragment-timeout", "The first fragment of its packet did not come in time.";
 
     // Neighbours.
     /// The pending queue of one neighbour, or all of them, is full.
