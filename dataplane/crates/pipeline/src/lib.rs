@@ -21,6 +21,8 @@ mod arp;
 mod burst;
 mod drop;
 mod echo;
+mod fragments;
+mod held;
 mod icmp_error;
 #[cfg_attr(not(test), expect(dead_code, reason = "the path does not translate yet"))]
 mod icmp_quote;
@@ -40,6 +42,7 @@ mod translate;
 mod verdict;
 
 pub use drop::DropReason;
+pub use fragments::{FragmentConfig, FragmentLookup, FragmentTicket, Fragments, Transport};
 pub use neighbour::{
     Heard, Learned, NeighbourConfig, NeighbourEvent, NeighbourRow, NeighbourState, Neighbours, Resolution,
     Solicit,
