@@ -179,7 +179,7 @@ impl Place {
                     *field = new.to_be_bytes();
                     total = total.and(ChecksumDelta::replace_u16(old, new));
                     if new == 0 && !pseudo_header && !partial {
-                        total = total.and(self.guard_zeros(bytes));
+                        self.guard_zeros(bytes);
                     }
                 }
             }
@@ -199,13 +199,10 @@ impl Place {
 
     /// An echo reply that is all zeros has no other checksum than all ones; the difference gives the other zero (RFC 1624,
     /// section 3), and there is no pseudo-header to prevent that. Where the payload is not zero, either is right.
-    fn guard_zeros(&self, bytes: &mut [u8]) -> ChecksumDelta {
-        match chunk_mut::<8>(bytes, self.l4) {
-            Some(header @ [0, 0, 0, 0, 0, 0, 0, 0]) => {
-                header[2..4].fill(0xff);
-                ChecksumDelta::replace_u16(0, 0xffff)
-            }
-            _ => ChecksumDelta::NONE,
+    /// To a sum over them they are the same.
+    fn guard_zeros(&self, bytes: &mut [u8]) {
+        if let Some(header @ [0, 0, 0, 0, 0, 0, 0, 0]) = chunk_mut::<8>(bytes, self.l4) {
+            header[2..4].fill(0xff);
         }
     }
 
