@@ -79,9 +79,10 @@ fn run(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("one hop less alone", name), |b| {
             b.iter(|| {
                 for (head, _, _) in &mut burst {
-                    if let Ok(mut packet) = Ipv4Packet::new_checked(&mut head[14..]) {
-                        packet.set_ttl(64);
-                        packet.decrement_ttl();
+                    if let Ok(mut packet) = Ipv4Packet::new_checked(&mut head[14..])
+                        && packet.decrement_ttl() == 0
+                    {
+                        packet.set_ttl(255);
                     }
                 }
                 black_box(&mut burst);

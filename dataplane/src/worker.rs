@@ -5,6 +5,7 @@
 
 mod commands;
 mod exit;
+mod fragments;
 mod neighbours;
 
 use std::sync::Arc;
@@ -55,7 +56,7 @@ pub(crate) struct Worker {
     workers: Arc<[Arc<WorkerShared>]>,
     owners: Arc<PortOwners>,
     tables: Reader<Tables>,
-    router: Router,
+    router: Router<Frame>,
     adjacencies: Arc<Adjacencies>,
     neighbours: Neighbours<Packet<Frame>>,
     slots: Slots,
@@ -167,6 +168,7 @@ impl Worker {
             self.settle(packet, verdict, now);
         }
         self.shared.counters.icmp_suppressed.set(self.router.icmp_errors_suppressed());
+        self.follow_fragments(now);
         self.learn(now);
         self.flush();
         true
@@ -180,6 +182,7 @@ impl Worker {
                 counters.drop_rx(packet.in_port, reason);
                 self.discard(packet);
             }
+            Verdict::Hold(ticket) => self.hold(packet, ticket),
             Verdict::Consume(_) => {
                 counters.ledger.consumed.add(1);
                 self.discard(packet);
@@ -203,6 +206,7 @@ impl Worker {
         for at in 0..self.slots.len() {
             self.forget_neighbours(self.slots[at].id, DropReason::Shutdown);
         }
+        self.forget_fragments();
         self.flush();
     }
 
@@ -213,6 +217,7 @@ impl Worker {
             return;
         }
         self.expired = now;
+        self.give_up_fragments(now);
         let most = if worked { EXPIRE_BUSY } else { EXPIRE_IDLE };
         let workers = u32::try_from(self.workers.len()).unwrap_or(1);
         self.router.expire(now, elapsed, workers, most);

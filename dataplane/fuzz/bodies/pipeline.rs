@@ -141,7 +141,7 @@ fn fix(port: PortId, frame: &mut [u8]) {
 }
 
 /// One for all frames: its flow table's memory is never given back.
-static ROUTER: LazyLock<Mutex<Router>> = LazyLock::new(|| {
+static ROUTER: LazyLock<Mutex<Router<VecBuffer>>> = LazyLock::new(|| {
     let tracking = Tracking::alone().unwrap();
     tracking.adjacencies.sync(&tables());
     Mutex::new(Router::new(RouterConfig::default(), tracking))
@@ -164,6 +164,10 @@ pub(crate) fn check(tables: &Tables, port: PortId, offload: Offload, frame: &[u8
     match verdicts[1] {
         Verdict::Forward(output) => forwarded(tables, frame, &packet, output),
         Verdict::Answer { fate, output } => answered(tables, &packet, fate, output),
+        Verdict::Hold(ticket) => {
+            // Nothing else comes: it is given back as it was.
+            assert!(router.hold(ticket, packet.clone()).is_ok());
+        }
         Verdict::Drop(_) | Verdict::Consume(_) => {}
     }
     // A packet that is held by then may come back, whatever it is.

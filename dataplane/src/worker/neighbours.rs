@@ -70,7 +70,8 @@ impl Worker {
     }
 
     pub(super) fn count_held(&self) {
-        self.shared.counters.ledger.held.set(self.neighbours.held() as u64);
+        let held = self.neighbours.held() + self.router.held();
+        self.shared.counters.ledger.held.set(held as u64);
     }
 
     /// What waits for the neighbours of a port goes, by this name.

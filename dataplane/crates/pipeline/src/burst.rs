@@ -8,6 +8,7 @@ use wire::{EthernetFrame, MacAddr, Parsed};
 
 use crate::connection::Ends;
 use crate::icmp_error::Complaint;
+use crate::icmp_quote::Quote;
 use crate::lookup::Replay;
 use crate::{BURST, DropReason, Output, Verdict};
 
@@ -30,14 +31,23 @@ pub(crate) enum State<'t> {
     Live,
     /// To one of the router's own addresses, or the business of its link.
     ForRouter,
-    /// It goes on, once its headers are rewritten: with these ends, if they change.
-    Onward(Hop<'t>, Option<Ends>),
+    /// It goes on, once its headers are rewritten.
+    Onward(Hop<'t>, Option<Turn>),
     /// It goes on as the last one of its flow did.
     Replay(Replay),
     /// Dropped, and its source is to be told.
     Refused(DropReason, Complaint),
     /// No step has more to do.
     Done(Verdict),
+}
+
+/// What a packet becomes on its way.
+#[derive(Clone, Copy)]
+pub(crate) enum Turn {
+    /// It gets these ends.
+    Ends(Ends),
+    /// An ICMP error gets these addresses, and the packet that it quotes these ends.
+    Quote { quote: Quote, inner: Ends, src: IpAddr, dst: IpAddr },
 }
 
 impl From<DropReason> for State<'_> {

@@ -29,8 +29,11 @@ mod connection;
 mod decide;
 mod drop;
 mod echo;
+mod fragments;
+mod held;
 mod hit;
 mod icmp_error;
+mod icmp_quote;
 mod limit;
 mod lookup;
 mod nd;
@@ -52,6 +55,7 @@ mod verdict;
 
 pub use adjacency::Adjacencies;
 pub use drop::DropReason;
+pub use fragments::{FragmentConfig, FragmentLookup, FragmentTicket, Fragments, Transport};
 pub use neighbour::{
     Heard, Learned, NeighbourConfig, NeighbourEvent, NeighbourRow, NeighbourState, Neighbours, Resolution,
     Solicit,
@@ -86,6 +90,8 @@ pub struct RouterConfig {
     /// 1812, section 4.2.2.7). If so they are forwarded as they are; otherwise dropped as
     /// [`DropReason::PacketTooBig`], and no error is due, since that is for packets that do forbid it.
     pub fragment: bool,
+    /// Fragments that come in.
+    pub fragments: FragmentConfig,
 }
 
 impl Default for RouterConfig {
@@ -96,6 +102,7 @@ impl Default for RouterConfig {
             port_icmp_errors_per_second: 100,
             port_icmp_error_burst: 10,
             fragment: false,
+            fragments: FragmentConfig::default(),
         }
     }
 }
@@ -149,8 +156,9 @@ pub struct FlowCounts {
 
 /// What one worker's path keeps between bursts: rate limiters, what it has just learned, its part of the flow table. No I/O, no clock.
 #[derive(Debug)]
-pub struct Router {
+pub struct Router<B> {
     tracker: Tracker,
+    fragments: Fragments<Packet<B>>,
     adjacencies: Arc<Adjacencies>,
     counts: FlowCounts,
     limiter: Limiter,
@@ -158,7 +166,7 @@ pub struct Router {
     fragment: bool,
 }
 
-impl Router {
+impl<B: Buffer> Router<B> {
     /// A path with full buckets.
     #[must_use]
     pub fn new(config: RouterConfig, tracking: Tracking) -> Self {
@@ -172,6 +180,7 @@ impl Router {
         flows.epochs.wake(local.seat);
         Self {
             tracker: Tracker { flows, local },
+            fragments: Fragments::new(config.fragments),
             adjacencies,
             counts: FlowCounts::default(),
             limiter: Limiter::new(rates),
@@ -206,7 +215,7 @@ impl Router {
 
     /// Decides a burst of at most [`BURST`] packets (the rest is not looked at), and edits their headers in place. `verdicts`
     /// then has one for each, in the same order.
-    pub fn run<B: Buffer>(
+    pub fn run(
         &mut self,
         tables: &Tables,
         now: Tick,
@@ -215,33 +224,94 @@ impl Router {
     ) {
         debug_assert!(packets.len() <= BURST);
         let burst = packets.len().min(BURST);
-        let packets = &mut packets[..burst];
+        self.steps(tables, now, &mut packets[..burst], None, verdicts);
+    }
+
+    /// Decides a fragment that has waited for the first of its packet.
+    pub fn follow(
+        &mut self,
+        tables: &Tables,
+        now: Tick,
+        packet: &mut Packet<B>,
+        transport: Transport,
+    ) -> Verdict {
+        let mut verdicts = ArrayVec::new();
+        self.steps(tables, now, std::slice::from_mut(packet), Some(transport), &mut verdicts);
+        verdicts[0]
+    }
+
+    fn steps(
+        &mut self,
+        tables: &Tables,
+        now: Tick,
+        packets: &mut [Packet<B>],
+        transport: Option<Transport>,
+        verdicts: &mut ArrayVec<Verdict, BURST>,
+    ) {
         verdicts.clear();
         verdicts.extend(packets.iter().map(|_| Verdict::Drop(DropReason::PortIdle)));
         self.learned.clear();
-        let mut works = Works::new();
+        let Self { tracker, fragments, adjacencies, counts, limiter, learned, fragment } = self;
+        tracker.flows.epochs.quiesce(tracker.local.seat);
+        let desk = Desk { tables, adjacencies, now: now.seconds(), fragment: *fragment };
 
-        self.tracker.flows.epochs.quiesce(self.tracker.local.seat);
-        let desk =
-            Desk { tables, adjacencies: &self.adjacencies, now: now.seconds(), fragment: self.fragment };
-
-        let done = hit::burst(&desk, &self.tracker, packets, verdicts, &mut self.counts);
+        let done = hit::burst(&desk, tracker, packets, verdicts, counts);
         if done.count_ones() as usize == packets.len() {
             return;
         }
+        let mut works = Works::new();
         parse::burst(tables, packets, done, &mut works, |at, reason| verdicts[at] = Verdict::Drop(reason));
-        lookup::burst(&desk, &mut self.tracker, packets, &mut works, &mut self.counts);
+        lookup::burst(&desk, tracker, fragments, now, packets, transport, &mut works, counts);
         source::burst(packets, &mut works);
-        route::burst(tables, self.fragment, packets, &mut works);
-        rewrite::burst(&self.adjacencies, packets, &mut works);
-        answer::burst(tables, packets, &mut works, &mut self.learned);
-        icmp_error::burst(tables, now, &mut self.limiter, packets, &mut works);
+        route::burst(tables, *fragment, packets, &mut works);
+        rewrite::burst(adjacencies, packets, &mut works);
+        answer::burst(tables, packets, &mut works, learned);
+        icmp_error::burst(tables, now, limiter, packets, &mut works);
 
         for work in works {
             if let State::Done(verdict) = work.state {
                 verdicts[work.at] = verdict;
             }
         }
+    }
+
+    /// Keeps a packet whose verdict is [`Verdict::Hold`].
+    ///
+    /// # Errors
+    /// The packet, and why it is dropped after all.
+    pub fn hold(&mut self, ticket: FragmentTicket, packet: Packet<B>) -> Result<(), (DropReason, Packet<B>)> {
+        self.fragments.hold(ticket, packet)
+    }
+
+    /// Gives back up to `limit` packets that wait no longer: to be decided by [`Router::follow`], or dropped.
+    pub fn release(
+        &mut self,
+        limit: usize,
+        out: impl FnMut(Result<Transport, DropReason>, Packet<B>),
+    ) -> usize {
+        let before = self.fragments.held();
+        if self.fragments.ready() > 0 {
+            self.fragments.release(limit, out);
+        }
+        before - self.fragments.held()
+    }
+
+    /// Gives back packets that have waited in vain, at most `budget`.
+    pub fn give_up(&mut self, now: Tick, budget: usize, out: impl FnMut(DropReason, Packet<B>)) {
+        if self.fragments.next_expiry().is_some_and(|due| due <= now) {
+            self.fragments.expire(now, budget, out);
+        }
+    }
+
+    /// Gives back all packets that wait.
+    pub fn clear(&mut self, out: impl FnMut(Packet<B>)) {
+        self.fragments.clear(out);
+    }
+
+    /// Packets that wait.
+    #[must_use]
+    pub const fn held(&self) -> usize {
+        self.fragments.held()
     }
 
     /// What ARP and ND in the last burst taught, for the [`Neighbours`] of the port's owner. The next burst forgets it.
@@ -251,7 +321,7 @@ impl Router {
 
     /// Drops a packet that waited for a neighbour in vain, and tells its source, as "host unreachable" or "address
     /// unreachable" (RFC 1812, section 5.2.7.1; RFC 4861, section 7.2.2).
-    pub fn unreachable<B: Buffer>(&mut self, tables: &Tables, now: Tick, packet: &mut Packet<B>) -> Verdict {
+    pub fn unreachable(&mut self, tables: &Tables, now: Tick, packet: &mut Packet<B>) -> Verdict {
         let reason = DropReason::NeighbourUnreachable;
         let parsed = wire::parse(packet.buffer.head(), packet.buffer.frame_len());
         let (Some(ingress), Ok(parsed)) = (Ingress::of(tables, packet.in_port), parsed) else {

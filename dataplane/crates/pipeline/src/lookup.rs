@@ -3,17 +3,25 @@
 //! In rounds over the burst, with prefetches between: tuples and hashes; buckets; records. What is left over is decided, a packet at a
 //! time: it is the first of its flow, or something has changed that its flow rests on, or it is out of the ordinary.
 
+use std::net::IpAddr;
+
 use arrayvec::ArrayVec;
 use flow::Signal;
+use tables::Target;
+use wire::{Addrs, Fragment};
 
-use crate::address::macs;
+use crate::address::{is_host, is_link_local, macs};
 use crate::adjacency::Adjacency;
-use crate::burst::{Side, State, Works};
-use crate::connection::{Ends, ends, signal};
+use crate::burst::{Side, State, Turn, Work, Works};
+use crate::connection::{Ends, ends, following, signal, tracked};
 use crate::decide::{Desk, Subject};
+use crate::icmp_quote::{Quote, quoted};
 use crate::route::largest;
 use crate::tracker::{Known, Tracker};
-use crate::{BURST, Buffer, FlowCounts, Packet, source};
+use crate::{
+    BURST, Buffer, DropReason, FlowCounts, FragmentLookup, Fragments, Offload, Packet, Tick, Transport,
+    Verdict, policy, route, source,
+};
 
 /// What a packet of a known flow does: leaves by this adjacency, with these ends if they change.
 #[derive(Clone, Copy)]
@@ -23,18 +31,26 @@ pub(crate) struct Replay {
     pub(crate) turn: Option<Ends>,
 }
 
-/// Finds the flows of a burst, and decides the packets that have none.
+/// Finds the flows of a burst, and decides the packets that have none. `transport` is of a later fragment that has waited, if the
+/// burst is one.
 pub(crate) fn burst<'t, B: Buffer>(
     desk: &Desk<'_, 't>,
     tracker: &mut Tracker,
+    fragments: &mut Fragments<Packet<B>>,
+    now: Tick,
     packets: &[Packet<B>],
+    transport: Option<Transport>,
     works: &mut Works<'t>,
     counts: &mut FlowCounts,
 ) {
     let mut found: ArrayVec<Option<(Ends, u64)>, BURST> = ArrayVec::new();
-    for work in works.iter() {
+    for work in works.iter_mut() {
         let head = packets[work.at].buffer.head();
-        let ends = ends(&work.parsed, head, work.ingress.network);
+        let ends = match transport {
+            Some(transport) => following(&work.parsed, &transport, work.ingress.network),
+            None if work.parsed.fragment == Fragment::Whole => ends(&work.parsed, head, work.ingress.network),
+            None => fragment(desk, fragments, now, work, head),
+        };
         found.push(ends.map(|ends| (ends, tracker.prefetch(&ends))));
     }
     for (ends, hash) in found.iter().flatten() {
@@ -42,8 +58,13 @@ pub(crate) fn burst<'t, B: Buffer>(
     }
     for (work, found) in works.iter_mut().zip(found) {
         let packet = &packets[work.at];
-        let Some((ends, hash)) = found else { continue };
         let head = packet.buffer.head();
+        let Some((ends, hash)) = found else {
+            if let Some(quote) = quoted(head, &work.parsed) {
+                about(desk, tracker, work, packet.offload, head, quote);
+            }
+            continue;
+        };
         let subject = Subject {
             ingress: work.ingress,
             parsed: &work.parsed,
@@ -67,12 +88,99 @@ pub(crate) fn burst<'t, B: Buffer>(
                     None => desk.decide_new(tracker, &subject, counts),
                 };
                 match decision {
-                    Ok((hop, turn)) => State::Onward(hop, turn),
+                    Ok((hop, turn)) => State::Onward(hop, turn.map(Turn::Ends)),
                     Err(state) => state,
                 }
             }
         };
     }
+}
+
+/// The ends of a fragment that passes through, if its first one has come; otherwise it waits, or is refused. Who may not send it has no
+/// part in that, and what is for the router itself is left to the step that says so.
+#[cold]
+fn fragment<B: Buffer>(
+    desk: &Desk<'_, '_>,
+    fragments: &mut Fragments<Packet<B>>,
+    now: Tick,
+    work: &mut Work<'_>,
+    head: &[u8],
+) -> Option<Ends> {
+    let network = work.ingress.network;
+    if let Err(state) = source::check(&work.ingress, &work.parsed, head) {
+        work.state = state;
+        return None;
+    }
+    let dst = match work.parsed.addrs {
+        Addrs::V4 { dst, .. } => IpAddr::V4(dst),
+        Addrs::V6 { dst, .. } => IpAddr::V6(dst),
+        Addrs::None => return None,
+    };
+    // Where the router's address stands for a pod's, its flows are known by what the first fragment says.
+    let passes = is_host(dst) && !is_link_local(dst) && !macs(head).0.is_multicast();
+    let ours = desk.tables.lookup(network, dst) == Some(Target::Local)
+        && desk.tables.masquerade(network).is_none_or(|own| !own.is_source(dst));
+    if !passes || ours {
+        return None;
+    }
+    match fragments.look_up(now, network, &work.parsed, head) {
+        FragmentLookup::Whole | FragmentLookup::First => ends(&work.parsed, head, network),
+        FragmentLookup::Follow(transport) => following(&work.parsed, &transport, network),
+        FragmentLookup::Hold(ticket) => {
+            work.state = State::Done(Verdict::Hold(ticket));
+            None
+        }
+        FragmentLookup::Refused(reason) => {
+            work.state = reason.into();
+            None
+        }
+    }
+}
+
+/// An ICMP error goes to whoever sent the packet that it quotes, translated as that was (RFC 5508, section 4.2). One about a known flow
+/// passes whatever policies there are; others are judged as any packet.
+#[cold]
+fn about<'t>(
+    desk: &Desk<'_, 't>,
+    tracker: &Tracker,
+    work: &mut Work<'t>,
+    offload: Offload,
+    head: &[u8],
+    quote: Quote,
+) {
+    let (ingress, parsed) = (&work.ingress, &work.parsed);
+    if let Err(state) = source::check(ingress, parsed, head) {
+        work.state = state;
+        return;
+    }
+    let sent = tracked(&quote.ends, quote.protocol, ingress.network);
+    let known = tracker.find(&sent.reversed()).filter(|known| known.life.is_live());
+    let (src, dst) = match parsed.addrs {
+        Addrs::V4 { src, dst } => (IpAddr::V4(src), IpAddr::V4(dst)),
+        Addrs::V6 { src, dst } => (IpAddr::V6(src), IpAddr::V6(dst)),
+        Addrs::None => return,
+    };
+    let Some(known) = known else {
+        let ends =
+            Ends { src, dst, src_port: 0, dst_port: 0, network: sent.network, protocol: parsed.protocol };
+        if let Err(reason) = policy::judge(desk.tables, &ends) {
+            work.state = reason.into();
+        }
+        return;
+    };
+    if !tracker.binding(known).is_translated() {
+        return;
+    }
+    let becomes = tracker.becomes(known);
+    // Whoever answers for the other end speaks with the address that the sender knows; a router on the way has its own.
+    let src = if src == sent.dst { becomes.src } else { src };
+    let hop = route::destination(desk.tables, ingress, parsed, head, becomes.dst)
+        .and_then(|hop| route::onward(ingress, parsed, offload, desk.fragment, hop, true));
+    let turn = Turn::Quote { quote, inner: becomes.reversed(), src, dst: becomes.dst };
+    work.state = match hop {
+        Ok(hop) => State::Onward(hop, Some(turn)),
+        Err(_) => DropReason::DestinationInvalid.into(),
+    };
 }
 
 /// As the last packet of this direction, if that decision holds and this packet asks for nothing else.

@@ -11,11 +11,8 @@ use hashbrown::HashMap;
 use tables::PortId;
 use wire::MacAddr;
 
+use crate::held::{Held, Queue};
 use crate::{DropReason, Tick};
-
-mod held;
-
-use held::{Held, Queue};
 
 /// Sizes and times; RFC 4861, section 10 where that has them.
 #[derive(Debug, Clone, Copy)]

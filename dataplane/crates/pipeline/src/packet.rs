@@ -72,7 +72,7 @@ pub enum GsoKind {
 }
 
 /// A frame on its way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Packet<B> {
     /// The bytes.
     pub buffer: B,

@@ -5,7 +5,8 @@
 use wire::{EthernetFrame, Ipv4Packet, Ipv6Packet, PacketKind, Parsed};
 
 use crate::adjacency::Adjacencies;
-use crate::burst::{State, Works};
+use crate::burst::{State, Turn, Works};
+use crate::icmp_quote::translate_quote;
 use crate::translate::translate;
 use crate::{Buffer, Output, Packet, Verdict};
 
@@ -29,15 +30,20 @@ pub(crate) fn burst<B: Buffer>(adjacencies: &Adjacencies, packets: &mut [Packet<
                     }
                     _ => Output::Port(adjacency.port()),
                 };
-                (output, replay.turn)
+                (output, replay.turn.map(Turn::Ends))
             }
             _ => continue,
         };
         let packet = &mut packets[work.at];
-        if let Some(ends) = turn
-            && let Err(reason) =
-                translate(packet.buffer.head_mut(), &work.parsed, packet.offload, &(&ends).into())
-        {
+        let (head, offload) = (packet.buffer.head_mut(), packet.offload);
+        let turned = match turn {
+            None => Ok(()),
+            Some(Turn::Ends(ends)) => translate(head, &work.parsed, offload, &(&ends).into()),
+            Some(Turn::Quote { quote, inner, src, dst }) => {
+                translate_quote(head, &work.parsed, &quote, &(&inner).into(), src, dst)
+            }
+        };
+        if let Err(reason) = turned {
             work.state = reason.into();
             continue;
         }

@@ -84,6 +84,11 @@ impl Specimen {
         }
     }
 
+    /// Where the transport's checksum is, whatever its kind.
+    pub(crate) fn checksum_field(&self) -> Option<std::ops::Range<usize>> {
+        if self.kind == Kind::Sctp { Some(8..12) } else { self.field().map(|at| at..at + 2) }
+    }
+
     /// The ends as such a packet can have them.
     pub(crate) fn fit(&self, v4: [u32; 2], v6: [u128; 2], ports: [u16; 2]) -> Ends {
         let address = |side: usize| match self.v6 {
@@ -179,11 +184,23 @@ impl Specimen {
                 offset = 64;
             }
         }
+        self.ip(ends, offset, more, &data)
+    }
+
+    fn ip(&self, ends: &Ends, offset: u16, more: bool, data: &[u8]) -> Vec<u8> {
         match (ends.src, ends.dst) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => self.ipv4(src, dst, offset, more, &data),
-            (IpAddr::V6(src), IpAddr::V6(dst)) => self.ipv6(src, dst, offset, more, &data),
+            (IpAddr::V4(src), IpAddr::V4(dst)) => self.ipv4(src, dst, offset, more, data),
+            (IpAddr::V6(src), IpAddr::V6(dst)) => self.ipv6(src, dst, offset, more, data),
             _ => unreachable!("one family"),
         }
+    }
+
+    /// An Ethernet frame with an ICMP message of these bytes, whose checksum is computed here.
+    pub(crate) fn icmp_frame(&self, ends: &Ends, message: &[u8]) -> Vec<u8> {
+        let mut message = message.to_vec();
+        message[2..4].fill(0);
+        self.guard(ends, &mut message);
+        self.ethernet(&self.ip(ends, 0, false, &message))
     }
 
     fn ipv4(&self, src: Ipv4Addr, dst: Ipv4Addr, offset: u16, more: bool, data: &[u8]) -> Vec<u8> {
@@ -191,7 +208,7 @@ impl Specimen {
         let mut b = vec![0x45 + self.options, 0];
         b.extend(u16::try_from(header + data.len()).unwrap().to_be_bytes());
         b.extend(self.ident.to_be_bytes());
-        b.extend((u16::from(more) << 13 | offset / 8).to_be_bytes());
+        b.extend((if more { 0x2000 } else { 0 } | offset >> 3).to_be_bytes());
         b.extend([self.ttl, self.protocol(), 0, 0]);
         b.extend(src.octets());
         b.extend(dst.octets());
@@ -241,9 +258,13 @@ impl Specimen {
 
     /// The same as an Ethernet frame.
     pub(crate) fn frame(&self, ends: &Ends) -> Vec<u8> {
+        self.ethernet(&self.packet(ends))
+    }
+
+    fn ethernet(&self, packet: &[u8]) -> Vec<u8> {
         let mut b = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
         b.extend(if self.v6 { [0x86, 0xdd] } else { [0x08, 0x00] });
-        b.extend(self.packet(ends));
+        b.extend(packet);
         b
     }
 

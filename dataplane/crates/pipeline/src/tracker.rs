@@ -129,6 +129,11 @@ impl Tracker {
         }
     }
 
+    /// The flow of packets with these ends.
+    pub(crate) fn find(&self, ends: &Ends) -> Option<Known> {
+        self.find_hashed(ends, self.prefetch(ends))
+    }
+
     /// The flow of a packet whose hash is known.
     #[inline]
     pub(crate) fn find_hashed(&self, ends: &Ends, hash: u64) -> Option<Known> {

@@ -48,6 +48,14 @@ impl Ends {
     }
 }
 
+/// What a packet has now. `None` for ARP, and for later fragments, whose ports the first one had.
+pub(crate) fn ends(head: &[u8], parsed: &Parsed) -> Option<Ends> {
+    if parsed.fragment == Fragment::Later {
+        return None;
+    }
+    Place::of(parsed).ends(head)
+}
+
 /// Makes the packet's addresses and ports `to`. Of later fragments, and of protocols whose ports are not known (ESP, GRE, ICMP but
 /// echo), it is the addresses alone.
 ///
@@ -178,7 +186,7 @@ impl Place {
                     *field = new.to_be_bytes();
                     total = total.and(ChecksumDelta::replace_u16(old, new));
                     if new == 0 && !pseudo_header && !partial {
-                        total = total.and(self.guard_zeros(bytes));
+                        self.guard_zeros(bytes);
                     }
                 }
             }
@@ -198,13 +206,10 @@ impl Place {
 
     /// An echo reply that is all zeros has no other checksum than all ones; the difference gives the other zero (RFC 1624,
     /// section 3), and there is no pseudo-header to prevent that. Where the payload is not zero, either is right.
-    fn guard_zeros(&self, bytes: &mut [u8]) -> ChecksumDelta {
-        match chunk_mut::<8>(bytes, self.l4) {
-            Some(header @ [0, 0, 0, 0, 0, 0, 0, 0]) => {
-                header[2..4].fill(0xff);
-                ChecksumDelta::replace_u16(0, 0xffff)
-            }
-            _ => ChecksumDelta::NONE,
+    /// To a sum over them they are the same.
+    fn guard_zeros(&self, bytes: &mut [u8]) {
+        if let Some(header @ [0, 0, 0, 0, 0, 0, 0, 0]) = chunk_mut::<8>(bytes, self.l4) {
+            header[2..4].fill(0xff);
         }
     }
 
@@ -279,6 +284,10 @@ impl Place {
         };
         let kind = *bytes.get(self.l4)?;
         (kind == request || kind == reply).then_some(kind == reply)
+    }
+
+    pub(crate) fn is_echo(&self, bytes: &[u8]) -> bool {
+        self.echo(bytes).is_some()
     }
 
     /// What ports the transport has, and what guards it. `None` if its first bytes are not there.

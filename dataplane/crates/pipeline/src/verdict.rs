@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tables::PortId;
 
-use crate::DropReason;
+use crate::{DropReason, FragmentTicket};
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub enum Verdict {
     Forward(Output),
     /// It goes nowhere, and nobody is told.
     Drop(DropReason),
+    /// A fragment that came before the first of its packet: it waits ([`Router::hold`](crate::Router::hold)).
+    Hold(FragmentTicket),
     /// It was for the router, which has understood it and has nothing to say.
     Consume(ConsumeReason),
     /// The packet itself ended as `fate` says; its buffer now holds one packet of the router's own, which counts as

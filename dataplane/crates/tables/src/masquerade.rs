@@ -44,6 +44,17 @@ impl Masquerade {
     }
 }
 
+impl Masquerade {
+    /// Whether packets leave with this source.
+    #[must_use]
+    pub fn is_source(&self, addr: IpAddr) -> bool {
+        match addr {
+            IpAddr::V4(addr) => self.source4 == Some(addr),
+            IpAddr::V6(addr) => self.source6 == Some(addr),
+        }
+    }
+}
+
 impl Default for Masquerade {
     /// No source yet; no exceptions but link-local destinations.
     fn default() -> Self {

@@ -39,11 +39,6 @@ fn translated(frame: &mut [u8], head: usize, finish: &Specimen, to: &Ends) -> Re
     translate(&mut frame[..head], &parsed, finish.offload(parsed.l4_offset), to)
 }
 
-/// What a packet has now; `None` for later fragments.
-fn ends(head: &[u8], parsed: &wire::Parsed) -> Option<Ends> {
-    if parsed.fragment == wire::Fragment::Later { None } else { Place::of(parsed).ends(head) }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 

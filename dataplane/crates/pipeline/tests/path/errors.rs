@@ -165,9 +165,13 @@ fn errors_are_never_about_these() {
         let frame = from(POD_A, "fd00:1::2", "fd00:1::77", ICMPV6, &message(kind));
         told(&mut bench, POD_A, &frame, DropReason::Unreachable, by(POD_A));
     }
-    // Later fragments.
+    // Later fragments, which follow a first one that was told.
+    let first = edited_v4(&from(POD_A, "10.244.1.2", to, UDP, &udp(1, 2, &[1; 8])), 64, 0x2000, &[]);
+    told(&mut bench, POD_A, &first, DropReason::Unreachable, by(POD_A));
     quiet(&mut bench, &edited_v4(&from(POD_A, "10.244.1.2", to, UDP, &[1; 16]), 64, 2, &[]));
-    let frame = from(POD_A, "fd00:1::2", "fd00:1::77", UDP, &[1; 16]);
+    let frame = from(POD_A, "fd00:1::2", "fd00:1::77", UDP, &udp(1, 2, &[1; 8]));
+    let first = extended_v6(&frame, 44, [0, 0, 0, 1, 0, 0, 0, 7]);
+    told(&mut bench, POD_A, &first, DropReason::Unreachable, by(POD_A));
     quiet(&mut bench, &extended_v6(&frame, 44, [0, 0, 0, 16, 0, 0, 0, 7]));
     // Time exceeded obeys the same.
     let frame = from(POD_A, "10.244.1.2", "10.244.1.3", ICMP, &icmp4(11, 0, &[0; 36]));

@@ -37,7 +37,7 @@ pub(crate) fn v6(text: &str) -> Ipv6Addr {
 }
 
 /// A router with a flow table of its own.
-pub(crate) fn router(config: RouterConfig) -> Router {
+pub(crate) fn router(config: RouterConfig) -> Router<VecBuffer> {
     let tracking = Tracking::alone().unwrap();
     tracking.adjacencies.sync(&body::tables());
     Router::new(config, tracking)
@@ -46,7 +46,7 @@ pub(crate) fn router(config: RouterConfig) -> Router {
 /// A router among the ports of [`body::tables`].
 pub(crate) struct Bench {
     pub(crate) tables: Tables,
-    pub(crate) router: Router,
+    pub(crate) router: Router<VecBuffer>,
     pub(crate) now: Tick,
     pub(crate) learned: Vec<Learned>,
     adjacencies: Arc<Adjacencies>,

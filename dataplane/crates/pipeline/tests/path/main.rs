@@ -13,5 +13,6 @@ mod forwarding;
 mod frames;
 mod links;
 mod neighbours;
+mod parts;
 mod segments;
 mod sources;
