@@ -49,8 +49,8 @@ impl Tables {
         // Nothing rests on a port that is new, nor on a name.
         if old.is_some_and(|old| (old.mac, old.mtu) != (*mac, *mtu)) {
             match role {
-                PortRole::Endpoint(endpoint) => self.touch_endpoint(endpoint),
-                PortRole::Uplink | PortRole::Idle => self.touch(Place::Everything),
+                PortRole::Endpoint(endpoint) if !self.targets.use_port(*id) => self.touch_endpoint(endpoint),
+                _ => self.touch(Place::Everything),
             }
         }
         self.ports.set(u32::from(port.id.0), PortEntry { role, ..port });
@@ -87,11 +87,15 @@ impl Tables {
         }
     }
 
+    /// Whoever sets a role touches what rests on it, but for the routes that lead to the port: they may be anywhere.
     pub(crate) fn set_role(&mut self, id: PortId, role: PortRole) {
         if self.port(id).is_some_and(|port| port.role != role)
             && let Some(port) = self.ports.get_mut(u32::from(id.0))
         {
             port.role = role;
+            if self.targets.use_port(id) {
+                self.touch(Place::Everything);
+            }
         }
     }
 }

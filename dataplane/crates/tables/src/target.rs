@@ -133,6 +133,8 @@ struct Row {
 pub(crate) struct Targets {
     rows: Chunked<Row>,
     index: Map<RouteTarget, u32>,
+    /// How many of them name a port.
+    on_port: Map<PortId, u32>,
 }
 
 impl Targets {
@@ -153,6 +155,9 @@ impl Targets {
         let number = self.rows.vacant()?;
         self.rows.set(number, Row { target, routes: 1 });
         self.index.insert(target, number);
+        if let Some(port) = target.port() {
+            self.on_port.insert(port, self.on_port.get(&port).map_or(1, |count| count + 1));
+        }
         packed(ROW, number)
     }
 
@@ -168,6 +173,14 @@ impl Targets {
             let target = row.target;
             self.rows.remove(number);
             self.index.remove(&target);
+            if let Some(port) = target.port() {
+                match self.on_port.get(&port) {
+                    Some(&count @ 2..) => self.on_port.insert(port, count - 1),
+                    _ => {
+                        self.on_port.remove(&port);
+                    }
+                }
+            }
         }
     }
 
@@ -190,6 +203,11 @@ impl Targets {
     /// Whether any route leads there.
     pub(crate) fn has(&self, target: RouteTarget) -> bool {
         self.index.get(&target).is_some()
+    }
+
+    /// Whether any route leads to this port by its name.
+    pub(crate) fn use_port(&self, port: PortId) -> bool {
+        self.on_port.get(&port).is_some()
     }
 
     /// A target in use that `wanted` says yes to.
@@ -220,10 +238,13 @@ mod tests {
         let first = targets.acquire(hop).unwrap();
         assert_eq!(targets.acquire(hop), Some(first));
         assert_eq!(targets.resolve(first.0), Some(hop.into()));
+        let second = targets.acquire(RouteTarget::Connected(PortId(3))).unwrap();
+        targets.release(second);
         targets.release(first);
+        assert!(targets.use_port(PortId(3)) && !targets.use_port(PortId(4)));
         assert_eq!(targets.find(|target| target.port() == Some(PortId(3))), Some(hop));
         targets.release(first);
         assert_eq!(targets.find(|_| true), None);
-        assert!(targets.index.is_empty());
+        assert!(targets.index.is_empty() && !targets.use_port(PortId(3)));
     }
 }

@@ -170,7 +170,7 @@ fn rests(network: NetworkId, src: &str, dst: &str) -> Rests {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
 
     #[test]
     fn what_is_unchanged_is_found_as_it_was(
