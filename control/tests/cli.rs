@@ -9,9 +9,10 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 
 use proto::dataplane::{
-    Backend, BackendState, DropStatus, Frontend, FrontendKey, Hello, Ledger, NeighbourStatus, Peer, Policy,
-    PolicyStatus, PortInfo, PortKind, PortRange, PortSpec, PortStatus, Protocol, Request, Response,
-    RouteStatus, Rule, RuleVerdict, Status, WorkerStatus,
+    Backend, BackendState, DropStatus, FlowQuery, FlowStatus, FlowUse, Frontend, FrontendKey, Hello, Ledger,
+    NeighbourStatus, Peer, Policy, PolicyStatus, PortInfo, PortKind, PortRange, PortSpec, PortStatus,
+    Protocol, Request, Response, RouteStatus, Rule, RuleVerdict, Status, Trace, TraceStep, TraceVerdict,
+    WorkerFlows, WorkerStatus,
 };
 use proto::{Connection, control, exit};
 use serde::{Serialize, de::DeserializeOwned};
@@ -150,12 +151,65 @@ fn dataplane(request: Request) -> Option<Response> {
                 kind: "poll".into(),
                 core: Some(1),
                 ledger: Ledger { rx: 12_345_678, tx: 12_345_670, drops: 7, ..Ledger::default() },
+                flows: WorkerFlows { replayed: 9_000, made: 7, ..WorkerFlows::default() },
                 ..WorkerStatus::default()
             }],
         },
         Request::ShowDrops => Response::Drops { drops: vec![drop("never", 0), drop("ttl-exceeded", 20_000)] },
+        Request::ShowFlows(query) => return Some(page(&query)),
+        Request::Trace(question) => Response::Trace(Trace {
+            generation: 42,
+            steps: vec![TraceStep {
+                step: "port".into(),
+                says: format!(
+                    "{}:{} to {}:{} by {}",
+                    question.source,
+                    question.source_port,
+                    question.destination,
+                    question.destination_port,
+                    question.protocol
+                ),
+            }],
+            verdict: TraceVerdict::Forward { output: "p1".into(), next_hop: None },
+        }),
         other => Response::Failed { reason: format!("not expected: {other:?}") },
     })
+}
+
+/// Two pages of three flows each; of the second, one has another state.
+fn page(query: &FlowQuery) -> Response {
+    let page = |first: u16| {
+        (first..first + 3)
+            .map(flow)
+            .filter(|flow| query.filter.state.as_ref().is_none_or(|state| *state == flow.state))
+    };
+    let most = query.limit.map_or(usize::MAX, |limit| limit as usize);
+    match query.from {
+        0 => Response::Flows { flows: page(1).take(most).collect(), next: Some(100) },
+        100 => Response::Flows { flows: page(4).take(most).collect(), next: (most < 3).then_some(101) },
+        other => Response::Failed { reason: format!("from {other}?") },
+    }
+}
+
+fn flow(port: u16) -> FlowStatus {
+    FlowStatus {
+        network: 0,
+        protocol: Protocol(6),
+        client: format!("10.244.1.7:{port}").parse().unwrap(),
+        service: None,
+        destination: "10.244.1.8:80".parse().unwrap(),
+        masqueraded: None,
+        state: if port == 5 { "reset" } else { "established" }.into(),
+        joined: false,
+        age_seconds: 7_500,
+        idle_seconds: 3,
+        left_seconds: 60,
+        owner: "p1".into(),
+        forward: None,
+        reply: None,
+        egress_rule: None,
+        ingress_rule: None,
+    }
 }
 
 fn services() -> Vec<Frontend> {
@@ -211,6 +265,8 @@ fn dataplane_status() -> Status {
         endpoints: 1,
         routes: 3,
         workers: 1,
+        flows4: FlowUse { used: 6, capacity: 65_536 },
+        flows6: FlowUse::default(),
         warnings: vec!["no core is isolated".into()],
     }
 }
@@ -279,6 +335,7 @@ fn status_joins_both_halves() {
         "pid 812, up 1m1s",
         "generation 42, every worker has it",
         "1200 of 65535",
+        "IPv4 6 of 65536, IPv6 0 of 0 in use",
         "node node-1",
         "2 nodes, 3 pods",
     ] {
@@ -373,8 +430,10 @@ fn tables_with_whole_numbers_off_a_terminal() {
     assert!(neighbours.contains("AGE-MS") && neighbours.contains(" 61500 "), "{neighbours}");
 
     let workers = node.run(&["show", "workers"]).ok();
-    let total: Vec<_> = workers.lines().last().unwrap().split_whitespace().collect();
-    assert_eq!((total[0], total[1], total.last()), ("all", "12345678", Some(&"1")));
+    let totals = workers.lines().filter(|line| line.trim_start().starts_with("all "));
+    let totals: Vec<Vec<_>> = totals.map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((totals[0][1], totals[0].last()), ("12345678", Some(&"1")));
+    assert_eq!(totals[1], ["all", "9000", "0", "0", "7", "0", "0"]);
 
     assert_eq!(node.run(&["show", "drops"]).ok().lines().count(), 2);
     let all = node.run(&["show", "drops", "--all"]).ok();
@@ -430,6 +489,46 @@ fn policies_and_their_rules_in_words() {
     let json = node.run(&["show", "policies", "shop/gone", "--json"]).ok();
     let policies = policies().into_iter().filter(|row| !row.present).collect();
     assert_eq!(serde_json::from_str::<Response>(&json).unwrap(), Response::Policies { policies });
+}
+
+#[test]
+fn flows_are_read_page_by_page() {
+    let node = Node::running();
+    let clients = |text: &str| -> Vec<String> {
+        fields(text).iter().map(|line| line.split(' ').nth(1).unwrap().to_owned()).collect()
+    };
+    let all = node.run(&["show", "flows"]).ok();
+    assert_eq!(clients(&all), [1, 2, 3, 4, 5, 6].map(|port| format!("10.244.1.7:{port}")));
+    assert!(all.contains("AGE-SECONDS") && all.contains(" 7500 "), "{all}");
+    let reset = node.run(&["show", "flow", "--state", "reset", "--address", "10.244.1.0/24", "--port", "80"]);
+    assert_eq!(clients(&reset.ok()), ["10.244.1.7:5"]);
+    // What is left out is said, beside the rows.
+    for (limit, rows) in [("2", 2), ("4", 4)] {
+        let said = node.run(&["show", "flows", "--limit", limit]);
+        assert_eq!((said.code, clients(&said.stdout).len()), (Some(exit::OK), rows));
+        assert!(said.stderr.contains(&format!("first {limit}")), "{}", said.stderr);
+    }
+    let json = node.run(&["show", "flows", "--protocol", "tcp", "--json"]).ok();
+    let flows = (1..=6).map(flow).collect();
+    assert_eq!(serde_json::from_str::<Response>(&json).unwrap(), Response::Flows { flows, next: None });
+    node.run(&["show", "flows", "--address", "10.0.0.1/8"]).fails(exit::USAGE, &["10.0.0.0/8"]);
+    node.run(&["show", "flows", "--protocol", "tcpp"]).fails(exit::USAGE, &["`tcpp`"]);
+}
+
+#[test]
+fn a_trace_is_a_line_a_step() {
+    let node = Node::running();
+    let ask = |arguments: &[&str]| node.run(&[&["trace"], arguments].concat()).ok();
+    let says = |arguments: &[&str]| fields(&ask(arguments)).join("\n");
+    assert_eq!(
+        says(&["10.244.1.7", "10.96.0.10", "tcp", "80", "--source-port", "5"]),
+        "port 10.244.1.7:5 to 10.96.0.10:80 by tcp"
+    );
+    assert_eq!(says(&["fd00::1", "fd00::2", "icmp", "9"]), "port fd00::1:9 to fd00::2:9 by icmpv6");
+    let json = ask(&["10.244.1.7", "10.96.0.10", "udp", "53", "--json"]);
+    let Response::Trace(trace) = serde_json::from_str(&json).unwrap() else { panic!("{json}") };
+    assert_eq!(trace.verdict, TraceVerdict::Forward { output: "p1".into(), next_hop: None });
+    node.run(&["trace", "10.244.1.7", "10.96.0", "udp", "53"]).fails(exit::USAGE, &["10.96.0"]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Parser, Subcommand};
+use proto::dataplane::Protocol;
 use wire::IpPrefix;
 
 /// Looks into podrouter on this node.
@@ -56,6 +57,9 @@ Examples:
   podrouter show services 10.96.0.10     who serves an address, or whom a backend serves
   podrouter show policies shop/front     what may reach an endpoint, and what it may reach
   podrouter show drops                   why packets were dropped
+  podrouter show flows --pod shop/front  the connections of a pod, and what was decided for them
+  podrouter trace 10.244.1.7 10.96.0.10 tcp 80
+                                         what would become of such a packet, step by step, and why
   podrouter --json show workers | jq '.workers[].ledger'";
 
 #[derive(Debug, Subcommand)]
@@ -67,6 +71,40 @@ pub(crate) enum Command {
     /// Tables and counters of the data plane.
     #[command(subcommand, arg_required_else_help = true)]
     Show(Show),
+    /// What would become of a packet, step by step, and why.
+    ///
+    /// The packet is one that opens a connection (a TCP SYN, an SCTP INIT, a datagram) or a ping. It is decided by the code that decides
+    /// packets, and nothing is sent or changed. What a backend or a translated source port would be depends on the source
+    /// port: name the one in question.
+    Trace(Trace),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Trace {
+    /// The address that it comes from.
+    #[arg(value_name = "SRC")]
+    pub(crate) source: IpAddr,
+    /// The address that it is sent to, of the same family.
+    #[arg(value_name = "DST")]
+    pub(crate) destination: IpAddr,
+    /// tcp, udp, sctp, icmp or a number.
+    #[arg(value_name = "PROTO")]
+    pub(crate) protocol: Protocol,
+    /// The port that it is sent to; of icmp, the identifier of the ping.
+    #[arg(value_name = "PORT", default_value_t = 0)]
+    pub(crate) port: u16,
+    /// The port that it comes from.
+    #[arg(long, value_name = "N", default_value_t = 40_000)]
+    pub(crate) source_port: u16,
+    /// The network that both addresses are in.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) network: u16,
+    /// The router's port that it comes in by, if not the one that leads to SRC, or else an uplink.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) input: Option<String>,
+    /// Bytes of the whole IP packet, to see what an MTU does.
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub(crate) length: u16,
 }
 
 #[derive(Debug, Subcommand)]
@@ -114,6 +152,31 @@ pub(crate) enum Show {
     /// worker. The imbalance is the left side less the right; with traffic it is off by the packets in flight.
     #[command(visible_alias = "worker")]
     Workers,
+    /// Connections that are known, and what is decided for them: where their packets go, and by which rules.
+    ///
+    /// All filters must fit. No worker stops for it, however many flows there are; one that comes or ends meanwhile may be
+    /// missed. An ICMP flow has the identifier for its client's port.
+    #[command(visible_alias = "flow")]
+    Flows {
+        /// Either end is an address of this endpoint; it is a failure if there is none of that name.
+        #[arg(long, value_name = "NAME")]
+        pod: Option<String>,
+        /// The client, the Service, the backend or the translated source is this address, or in this prefix.
+        #[arg(long, value_name = "IP|CIDR", value_parser = prefix)]
+        address: Option<IpPrefix>,
+        /// Any of their ports is this one.
+        #[arg(long, value_name = "N")]
+        port: Option<u16>,
+        /// tcp, udp, sctp, icmp, icmpv6 or a number.
+        #[arg(long, value_name = "PROTO")]
+        protocol: Option<Protocol>,
+        /// new, replied, opening, accepted, established, finished-forward, finished-reply, finished or reset.
+        #[arg(long, value_name = "NAME")]
+        state: Option<String>,
+        /// At most so many.
+        #[arg(long, value_name = "N", default_value_t = 10_000)]
+        limit: u32,
+    },
     /// Dropped packets by port, direction and reason, most first.
     #[command(visible_alias = "drop")]
     Drops {
@@ -124,6 +187,14 @@ pub(crate) enum Show {
         #[arg(long, value_name = "NAME")]
         port: Option<String>,
     },
+}
+
+/// An address is the prefix that holds it alone.
+fn prefix(text: &str) -> Result<IpPrefix, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(IpPrefix::host(address));
+    }
+    text.parse().map_err(|error: wire::AddrError| error.to_string())
 }
 
 /// Which routes are meant.

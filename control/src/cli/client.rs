@@ -66,16 +66,36 @@ pub(crate) fn ask_dataplane(
     socket: &Path,
     request: &dataplane::Request,
 ) -> Result<dataplane::Response, QueryError> {
-    use dataplane::{Request, Response};
-    let mut line = Line::open(Peer::dataplane(socket))?;
-    match line.ask(&Request::Hello { version: proto::VERSION, program: program() })? {
-        Response::Hello(hello) => line.check_version(hello.version)?,
-        Response::Failed { reason } => return Err(QueryError::Refused { peer: line.peer, reason }),
-        _ => return Err(QueryError::OutOfTurn(line.peer)),
-    }
-    match line.ask(request)? {
-        Response::Failed { reason } => Err(QueryError::Refused { peer: line.peer, reason }),
-        response => Ok(response),
+    Line::to_dataplane(socket)?.ask_dataplane(request)
+}
+
+/// Flows that fit, page by page up to `limit`. If there may be more, also where they begin.
+pub(crate) fn flows(
+    socket: &Path,
+    filter: &dataplane::FlowFilter,
+    limit: u32,
+) -> Result<(Vec<dataplane::FlowStatus>, Option<u64>), QueryError> {
+    use dataplane::{FlowQuery, Request, Response};
+    let mut line = Line::to_dataplane(socket)?;
+    let (mut all, mut from) = (Vec::new(), 0);
+    loop {
+        let left = limit.saturating_sub(u32::try_from(all.len()).unwrap_or(u32::MAX));
+        if left == 0 {
+            return Ok((all, Some(from)));
+        }
+        let query = FlowQuery { filter: filter.clone(), from, limit: Some(left) };
+        match line.ask_dataplane(&Request::ShowFlows(query))? {
+            Response::Flows { flows, next } => {
+                all.extend(flows);
+                match next {
+                    // One that does not go on would never end.
+                    Some(next) if next > from => from = next,
+                    Some(_) => return Err(QueryError::OutOfTurn(line.peer)),
+                    None => return Ok((all, None)),
+                }
+            }
+            _ => return Err(QueryError::OutOfTurn(line.peer)),
+        }
     }
 }
 
@@ -110,6 +130,25 @@ struct Line {
 }
 
 impl Line {
+    fn to_dataplane(socket: &Path) -> Result<Self, QueryError> {
+        use dataplane::{Request, Response};
+        let mut line = Self::open(Peer::dataplane(socket))?;
+        match line.ask_dataplane(&Request::Hello { version: proto::VERSION, program: program() })? {
+            Response::Hello(hello) => line.check_version(hello.version)?,
+            _ => return Err(QueryError::OutOfTurn(line.peer)),
+        }
+        Ok(line)
+    }
+
+    fn ask_dataplane(&mut self, request: &dataplane::Request) -> Result<dataplane::Response, QueryError> {
+        match self.ask(request)? {
+            dataplane::Response::Failed { reason } => {
+                Err(QueryError::Refused { peer: self.peer.clone(), reason })
+            }
+            response => Ok(response),
+        }
+    }
+
     fn open(peer: Peer) -> Result<Self, QueryError> {
         let opened = Connection::connect(&peer.socket).and_then(|connection| {
             connection.set_timeout(Some(PATIENCE))?;

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use clap::Parser;
-use proto::dataplane::{Request, Response};
+use proto::dataplane::{FlowFilter, Protocol, Request, Response, TraceQuestion};
 use proto::{control, dataplane, exit};
 use serde::Serialize;
 
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
     let done = match &args.command {
         Command::Status => status(&args, style, &mut out),
         Command::Show(what) => show(&args, what, style, &mut out).map(|()| exit::OK),
+        Command::Trace(question) => trace(&args, question, style, &mut out).map(|()| exit::OK),
     };
     match done.and_then(|code| Ok(out.flush().map(|()| code)?)) {
         Ok(code) => ExitCode::from(code),
@@ -84,8 +85,66 @@ fn status(args: &Args, style: Style, out: &mut impl Write) -> anyhow::Result<u8>
     Ok(code)
 }
 
+fn trace(args: &Args, asked: &args::Trace, style: Style, out: &mut impl Write) -> anyhow::Result<()> {
+    let args::Trace { source, destination, protocol, port, source_port, network, input, length } = asked;
+    let (protocol, source_port) = match protocol.0 {
+        // A ping, whichever family's.
+        1 | 58 => (Protocol(if destination.is_ipv4() { 1 } else { 58 }), *port),
+        _ => (*protocol, *source_port),
+    };
+    let question = TraceQuestion {
+        network: *network,
+        source: *source,
+        destination: *destination,
+        protocol,
+        source_port,
+        destination_port: *port,
+        input: input.clone(),
+        length: *length,
+    };
+    match client::ask_dataplane(&args.dataplane, &Request::Trace(question))? {
+        answer @ Response::Trace(_) if args.json => Ok(json(&answer, out)?),
+        Response::Trace(trace) => Ok(render::trace(&trace, style, out)?),
+        _ => Err(client::QueryError::OutOfTurn(client::Peer::dataplane(&args.dataplane)).into()),
+    }
+}
+
+fn flows(
+    args: &Args,
+    filter: &FlowFilter,
+    limit: u32,
+    style: Style,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let (flows, next) = client::flows(&args.dataplane, filter, limit)?;
+    if args.json {
+        json(&Response::Flows { flows, next }, out)?;
+    } else {
+        render::flows(&flows, style, out)?;
+    }
+    if next.is_some() {
+        out.flush()?;
+        // Beside the rows, so that whoever counts them is not misled. With standard error closed there is nobody to tell.
+        let _ = writeln!(
+            io::stderr(),
+            "podrouter: these are the first {limit}, and there may be more: filter, or use --limit"
+        );
+    }
+    Ok(())
+}
+
 fn show(args: &Args, what: &Show, style: Style, out: &mut impl Write) -> anyhow::Result<()> {
     let request = match what {
+        Show::Flows { pod, address, port, protocol, state, limit } => {
+            let filter = FlowFilter {
+                endpoint: pod.clone(),
+                prefix: *address,
+                port: *port,
+                protocol: *protocol,
+                state: state.clone(),
+            };
+            return flows(args, &filter, *limit, style, out);
+        }
         Show::Ports { .. } => Request::ShowPorts,
         Show::Routes { .. } => Request::ShowRoutes,
         Show::Services { .. } => Request::ShowServices,

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use proto::control;
 use proto::dataplane::{
-    DropStatus, Frontend, Ledger, NeighbourStatus, Policy, PolicyStatus, PortKind, PortStatus, RouteStatus,
-    Rule, Status, WorkerStatus,
+    DropStatus, FlowStatus, FlowUse, FlowWay, Frontend, Ledger, NeighbourStatus, Policy, PolicyStatus,
+    PortKind, PortStatus, RouteStatus, Rule, Status, Trace, TraceVerdict, WorkerFlows, WorkerStatus,
 };
 
 use crate::table::{Cell, Style, Table, duration};
@@ -61,6 +61,12 @@ fn dataplane_half(s: &Status, style: Style, out: &mut impl Write) -> io::Result<
         things(s.endpoints.into(), "endpoint", style),
         things(s.routes, "route", style)
     )?;
+    let used = |table: FlowUse| {
+        let text = format!("{} of {}", style.count(table.used.into()), style.count(table.capacity.into()));
+        // Eviction has begun, or is near.
+        if table.used > table.capacity / 16 * 15 { style.alert(&text) } else { text }
+    };
+    writeln!(out, "  flows      IPv4 {}, IPv6 {} in use", used(s.flows4), used(s.flows6))?;
     writeln!(out, "  workers    {}", s.workers)
 }
 
@@ -225,7 +231,7 @@ pub(crate) fn neighbours(list: &[NeighbourStatus], style: Style, out: &mut impl 
     table.print(style, out)
 }
 
-/// Two tables: the workers themselves, then their ledgers with a total.
+/// Three tables: the workers themselves, their ledgers, and what they did by the flow table, both with a total.
 pub(crate) fn workers(workers: &[WorkerStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
     let mut table = Table::new(&[">WORKER", "KIND", ">CORE", "STATE", ">BUSY", ">GENERATION", "PORTS"]);
     for worker in workers {
@@ -260,6 +266,27 @@ pub(crate) fn workers(workers: &[WorkerStatus], style: Style, out: &mut impl Wri
         table.row(ledger_row(&worker.id.to_string(), &worker.ledger, style));
     }
     table.row(ledger_row("all", &total(workers), style));
+    table.print(style, out)?;
+    writeln!(out)?;
+
+    let mut table =
+        Table::new(&[">WORKER", ">REPLAYED", ">REVALIDATED", ">DECIDED", ">MADE", ">UNTRACKED", ">EXPIRED"]);
+    let counts = |flows: &WorkerFlows| {
+        let WorkerFlows { replayed, revalidated, decided, made, untracked, expired } = *flows;
+        [replayed, revalidated, decided, made, untracked, expired]
+    };
+    let mut line = |name: String, counts: [u64; 6]| {
+        let mut row = vec![name.into()];
+        row.extend(counts.map(|n| Cell::from(style.count(n))));
+        table.row(row);
+    };
+    let mut all = [0_u64; 6];
+    for worker in workers {
+        let counts = counts(&worker.flows);
+        all = std::array::from_fn(|at| all[at].saturating_add(counts[at]));
+        line(worker.id.to_string(), counts);
+    }
+    line("all".to_owned(), all);
     table.print(style, out)
 }
 
@@ -291,6 +318,72 @@ fn total(workers: &[WorkerStatus]) -> Ledger {
             consumed: sum.consumed.saturating_add(l.consumed),
         }
     })
+}
+
+/// A line each connection. OUT and BACK are where its packets leave, as they go and as they come back; `-`: not decided.
+pub(crate) fn flows(flows: &[FlowStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
+    let [age, idle, left] = if style.people {
+        [">AGE", ">IDLE", ">LEFT"]
+    } else {
+        [">AGE-SECONDS", ">IDLE-SECONDS", ">LEFT-SECONDS"]
+    };
+    let mut table = Table::new(&[
+        "PROTOCOL",
+        "CLIENT",
+        "SERVICE",
+        "DESTINATION",
+        "SOURCE",
+        "STATE",
+        age,
+        idle,
+        left,
+        "PORT",
+        "OUT",
+        "BACK",
+        "RULES",
+    ]);
+    let seconds = |n: u64| if style.people { duration(n) } else { n.to_string() };
+    let way = |way: &Option<FlowWay>| match way {
+        Some(FlowWay { output, next_hop: Some(next_hop), .. }) => format!("{output}:{next_hop}"),
+        Some(FlowWay { output, next_hop: None, .. }) => output.clone(),
+        None => String::new(),
+    };
+    let socket = |socket: Option<SocketAddr>| socket.map_or_else(String::new, |socket| socket.to_string());
+    let rule = |rule: Option<u32>| rule.map_or_else(|| "-".to_owned(), |rule| rule.to_string());
+    for flow in flows {
+        let rules = match (flow.egress_rule, flow.ingress_rule) {
+            (None, None) => String::new(),
+            (egress, ingress) => format!("{},{}", rule(egress), rule(ingress)),
+        };
+        table.row([
+            flow.protocol.to_string().into(),
+            flow.client.to_string().into(),
+            socket(flow.service).into(),
+            flow.destination.to_string().into(),
+            socket(flow.masqueraded).into(),
+            flow.state.as_str().into(),
+            seconds(flow.age_seconds).into(),
+            seconds(flow.idle_seconds).into(),
+            seconds(flow.left_seconds).into(),
+            flow.owner.as_str().into(),
+            way(&flow.forward).into(),
+            way(&flow.reply).into(),
+            rules.into(),
+        ]);
+    }
+    table.print(style, out)
+}
+
+/// A line each step; the last one is the verdict.
+pub(crate) fn trace(trace: &Trace, style: Style, out: &mut impl Write) -> io::Result<()> {
+    let mut table = Table::new(&["STEP", "SAYS"]);
+    let last = trace.steps.len().saturating_sub(1);
+    let dropped = matches!(trace.verdict, TraceVerdict::Drop { .. });
+    for (at, step) in trace.steps.iter().enumerate() {
+        table
+            .row([step.step.as_str().into(), Cell::from(step.says.as_str()).alert_if(dropped && at == last)]);
+    }
+    table.print(style, out)
 }
 
 pub(crate) fn drops(drops: &[DropStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
@@ -338,6 +431,8 @@ mod tests {
             endpoints: 1,
             routes: 1_000_000,
             workers: 3,
+            flows4: FlowUse { used: 16_000, capacity: 1_048_576 },
+            flows6: FlowUse { used: 3, capacity: 65_536 },
             warnings: vec!["the CPU is older than x86-64-v3".into()],
         }
     }
@@ -372,6 +467,7 @@ Data plane   0.1.0, pid 812, up 2h5m, instance 4f2a
   DPDK       22.11.11, without hugepages
   mbufs      1200 of 65.5k in use
   tables     5 ports, 1 endpoint, 1.00M routes
+  flows      IPv4 16.0k of 1.04M, IPv6 3 of 65.5k in use
   workers    3
 
 Control      0.1.0, pid 900, node node-1
@@ -494,6 +590,14 @@ uplink  fe80::9  -    incomplete    3450     2
                 icmp_errors_suppressed: 0,
                 busy_permille: 123,
                 ledger: Ledger { rx: 100, tx: 60, drops: 10, handed_out: 30, ..Ledger::default() },
+                flows: WorkerFlows {
+                    replayed: 70,
+                    revalidated: 6,
+                    decided: 20,
+                    made: 15,
+                    untracked: 1,
+                    expired: 2,
+                },
             },
             WorkerStatus {
                 id: 1,
@@ -515,7 +619,71 @@ WORKER   RX  HANDED-IN  ORIGINATED  SPLIT-EXTRA  TX  DROPS  PUNTS  HANDED-OUT  H
      0  100          0           0            0  60     10      0          30     0         0          0
      1    0         30           0            0  28      0      0           0     0         0          2
    all  100         30           0            0  88     10      0          30     0         0          2
+
+WORKER  REPLAYED  REVALIDATED  DECIDED  MADE  UNTRACKED  EXPIRED
+     0        70            6       20    15          1        2
+     1         0            0        0     0          0        0
+   all        70            6       20    15          1        2
 "
+        );
+    }
+
+    #[test]
+    fn a_flow_and_a_trace() {
+        let way = |output: &str, next_hop| FlowWay {
+            input: "p1".into(),
+            output: output.into(),
+            next_hop,
+            generation: 42,
+        };
+        let plain = FlowStatus {
+            network: 0,
+            protocol: proto::dataplane::Protocol(58),
+            client: "[fd00::2]:9".parse().unwrap(),
+            service: None,
+            destination: "[fd00::3]:0".parse().unwrap(),
+            masqueraded: None,
+            state: "new".into(),
+            joined: false,
+            age_seconds: 61,
+            idle_seconds: 1,
+            left_seconds: 30,
+            owner: "p1".into(),
+            forward: Some(way("p2", None)),
+            reply: None,
+            egress_rule: None,
+            ingress_rule: None,
+        };
+        let translated = FlowStatus {
+            protocol: proto::dataplane::Protocol(6),
+            client: "10.0.0.1:4000".parse().unwrap(),
+            service: Some("10.96.0.1:80".parse().unwrap()),
+            destination: "10.0.0.2:8080".parse().unwrap(),
+            masqueraded: Some("192.0.2.1:4000".parse().unwrap()),
+            state: "established".into(),
+            forward: Some(way("uplink", Some("192.0.2.9".parse().unwrap()))),
+            reply: Some(way("p1", None)),
+            ingress_rule: Some(7),
+            ..plain.clone()
+        };
+        assert_eq!(
+            text(|out| flows(&[translated, plain], PEOPLE, out)),
+            "\
+PROTOCOL  CLIENT         SERVICE       DESTINATION    SOURCE          STATE         AGE  IDLE  LEFT  PORT  OUT               BACK  RULES
+tcp       10.0.0.1:4000  10.96.0.1:80  10.0.0.2:8080  192.0.2.1:4000  established  1m1s    1s   30s  p1    uplink:192.0.2.9  p1    -,7
+icmpv6    [fd00::2]:9    -             [fd00::3]:0    -               new          1m1s    1s   30s  p1    p2                -     -
+"
+        );
+        let step =
+            |step: &str, says: &str| proto::dataplane::TraceStep { step: step.into(), says: says.into() };
+        let trace_of = Trace {
+            generation: 1,
+            steps: vec![step("flow", "not known: it is decided"), step("verdict", "dropped as no-route")],
+            verdict: TraceVerdict::Drop { reason: "no-route".into(), description: String::new(), told: true },
+        };
+        assert_eq!(
+            text(|out| trace(&trace_of, PEOPLE, out)),
+            "STEP     SAYS\nflow     not known: it is decided\nverdict  dropped as no-route\n"
         );
     }
 

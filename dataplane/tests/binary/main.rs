@@ -5,6 +5,7 @@
 
 mod changes;
 mod dataplane;
+mod flows;
 mod frames;
 mod hostile;
 mod pod;
