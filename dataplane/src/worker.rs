@@ -14,12 +14,13 @@ use std::sync::atomic::Ordering;
 use arrayvec::ArrayVec;
 use dpdk::Burst;
 use pipeline::{
-    Adjacencies, BURST, DropReason, Fate, NeighbourConfig, Neighbours, Packet, Router, RouterConfig, Tick,
-    Tracking, Verdict,
+    Adjacencies, BURST, DropReason, Fate, NeighbourConfig, Neighbours, Output, Packet, Router, RouterConfig,
+    Tick, Tracking, Verdict,
 };
 use publish::Reader;
 use tables::{MAX_PORTS, PortId, PortRole, Tables};
 
+use self::exit::Lane;
 use crate::clock;
 use crate::frame::Frame;
 use crate::handover::{Batch, PortOwners, WorkerShared};
@@ -164,7 +165,21 @@ impl Worker {
 
         let mut verdicts = ArrayVec::<Verdict, BURST>::new();
         self.router.run(self.tables.get(), now, packets, &mut verdicts);
+        // Runs of packets to one port, which most of a burst are, have their way out looked up once.
+        let mut lane: Option<Lane> = None;
         for (packet, verdict) in packets.drain(..).zip(verdicts) {
+            let mut packet = packet;
+            if let Verdict::Forward(Output::Port(port)) = verdict {
+                if lane.is_none_or(|lane| lane.port != port) {
+                    lane = self.lane(port);
+                }
+                if let Some(lane) = &lane {
+                    match self.stage_plain(lane, packet) {
+                        None => continue,
+                        Some(back) => packet = back,
+                    }
+                }
+            }
             self.settle(packet, verdict, now);
         }
         self.shared.counters.icmp_suppressed.set(self.router.icmp_errors_suppressed());
