@@ -1,6 +1,6 @@
 //! The words of a record that say whether it is in use, by whom, and how far its connection has come.
 
-use crate::state::State;
+use crate::state::{Direction, Signal, State, next_of};
 
 /// Time in whole seconds of whichever clock the caller has, as long as it outlasts the process where the storage does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -61,6 +61,14 @@ impl Life {
     #[expect(clippy::cast_possible_truncation, reason = "cut to 8 bits")]
     pub const fn state(self) -> State {
         State::of_bits((self.0 >> 8) as u8)
+    }
+
+    /// Whether a packet makes it another state.
+    #[inline]
+    pub(crate) const fn changes(self, direction: Direction, signal: Signal) -> bool {
+        #[expect(clippy::cast_possible_truncation, reason = "cut to 8 bits")]
+        let state = (self.0 >> 8) as u8;
+        next_of(state, direction, signal) != state
     }
 
     /// When a packet was seen last.

@@ -7,6 +7,8 @@
 //! gives up. At least one sees it, so that a key never leads to two live records; and the reply's key, once linked, is taken: that is
 //! how a port for source NAT is reserved.
 
+use std::num::NonZeroU32;
+
 use crate::action::Action;
 use crate::bucket::Bucket;
 use crate::epoch::Epochs;
@@ -24,24 +26,34 @@ const TRIES: usize = 4;
 
 /// A record by one of its two keys: not zero, so that zero is a free lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Handle(pub(crate) u32);
+pub struct Handle(pub(crate) NonZeroU32);
 
 impl Handle {
     #[inline]
     pub(crate) const fn new(record: u32, direction: Direction) -> Self {
-        Self((record + 1) << 1 | direction as u32)
+        // Not zero, since records are below 2^30.
+        Self(NonZeroU32::MIN.saturating_add((record << 1 | direction as u32) + 1))
+    }
+
+    /// Of a lane's number; 0 is a free one.
+    #[inline]
+    pub(crate) const fn of(number: u32) -> Option<Self> {
+        match NonZeroU32::new(number) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
     }
 
     #[inline]
     pub(crate) const fn record(self) -> u32 {
-        (self.0 >> 1).wrapping_sub(1)
+        (self.0.get() - 2) >> 1
     }
 
     /// Which of the two keys it was found by.
     #[inline]
     #[must_use]
     pub const fn direction(self) -> Direction {
-        Direction::of_bit(self.0)
+        Direction::of_bit(self.0.get())
     }
 }
 
@@ -202,8 +214,7 @@ impl<F: Family> Table<F> {
     #[must_use]
     pub fn first(&self, hash: u64) -> Option<Handle> {
         let bucket = self.home(hash);
-        let number = bucket.number(bucket.matching(signature(hash)).first()?);
-        (number != 0).then_some(Handle(number))
+        Handle::of(bucket.number(bucket.matching(signature(hash)).first()?))
     }
 
     /// Asks for the record.
@@ -225,13 +236,9 @@ impl<F: Family> Table<F> {
     #[must_use]
     pub fn verify(&self, handle: Handle, key: &F::Key) -> Option<Life> {
         let words = self.hot.get(handle.record() as usize * F::HOT..)?.get(..F::HOT)?;
-        let at = F::KEYS[handle.direction() as usize];
-        let same = words[at..]
-            .iter()
-            .zip(key.as_ref())
-            .fold(0, |differs, (word, key)| differs | (word.load(Ordering::Relaxed) ^ key));
         // Acquire: what a live record says was written before. Partner: the store of `Live` in `insert`.
-        (same == 0).then(|| Life(words[F::LIFE].load(Ordering::Acquire)))
+        let life = Life(words[F::LIFE].load(Ordering::Acquire));
+        F::is(words, F::KEYS[handle.direction() as usize], key).then_some(life)
     }
 
     /// The record of a key, wherever it is.
@@ -294,8 +301,7 @@ impl<F: Family> Table<F> {
     /// A packet has been seen. Writes only when that changes the state, or the second.
     #[inline]
     pub fn touch(&self, handle: Handle, life: Life, signal: Signal, now: Seconds) {
-        let state = life.state();
-        if life.seen() != now || state.next(handle.direction(), signal) as u8 != state as u8 {
+        if life.seen() != now || life.changes(handle.direction(), signal) {
             self.note(handle, signal, now);
         }
     }
@@ -445,11 +451,11 @@ impl<F: Family> Table<F> {
     /// Those that have the key, in its own bucket and where its strays are.
     fn scan<T>(&self, hash: u64, mut wanted: impl FnMut(Handle) -> Option<T>) -> Option<T> {
         let (home, signature) = (self.home(hash), signature(hash));
-        let found = home.numbers(signature).find_map(|number| wanted(Handle(number)));
+        let found = home.numbers(signature).filter_map(Handle::of).find_map(&mut wanted);
         if found.is_some() || !home.has_strays() {
             return found;
         }
-        self.other(hash).numbers(signature).find_map(|number| wanted(Handle(number)))
+        self.other(hash).numbers(signature).filter_map(Handle::of).find_map(wanted)
     }
 
     /// Another record with this key, now that ours is linked.
@@ -468,12 +474,12 @@ impl<F: Family> Table<F> {
 
     fn link(&self, hash: u64, handle: Handle) -> bool {
         let (home, signature) = (self.home(hash), signature(hash));
-        if home.link(signature, handle.0) {
+        if home.link(signature, handle.0.get()) {
             return true;
         }
         // Counted before it is there, so that nobody who may need it passes by.
         home.add_stray();
-        let linked = self.other(hash).link(signature, handle.0);
+        let linked = self.other(hash).link(signature, handle.0.get());
         if !linked {
             home.remove_stray();
         }
@@ -482,7 +488,7 @@ impl<F: Family> Table<F> {
 
     fn unlink(&self, hash: u64, handle: Handle) {
         let home = self.home(hash);
-        if !home.unlink(handle.0) && self.other(hash).unlink(handle.0) {
+        if !home.unlink(handle.0.get()) && self.other(hash).unlink(handle.0.get()) {
             home.remove_stray();
         }
     }
@@ -524,12 +530,8 @@ impl<F: Family> Table<F> {
 
     #[inline]
     pub(crate) fn key_of(&self, record: u32, direction: Direction) -> F::Key {
-        let mut key = F::Key::default();
-        let at = record as usize * F::HOT + F::KEYS[direction as usize];
-        for (word, stored) in key.as_mut().iter_mut().zip(&self.hot[at..]) {
-            *word = stored.load(Ordering::Relaxed);
-        }
-        key
+        let words = &self.hot[record as usize * F::HOT..][..F::HOT];
+        F::read(words, F::KEYS[direction as usize])
     }
 
     fn set_key(&self, record: u32, direction: Direction, key: &F::Key) {
