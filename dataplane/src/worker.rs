@@ -165,7 +165,18 @@ impl Worker {
 
         let mut verdicts = ArrayVec::<Verdict, BURST>::new();
         self.router.run(self.tables.get(), now, packets, &mut verdicts);
-        // Runs of packets to one port, which most of a burst are, have their way out looked up once.
+        if !self.stage_all(packets, &verdicts) {
+            self.stage_each(packets, verdicts, now);
+        }
+        self.shared.counters.icmp_suppressed.set(self.router.icmp_errors_suppressed());
+        self.follow_fragments(now);
+        self.learn(now);
+        self.flush();
+        true
+    }
+
+    /// Packet by packet; what a run of them to one port has in common is looked up once.
+    fn stage_each(&mut self, packets: &mut Packets, verdicts: ArrayVec<Verdict, BURST>, now: Tick) {
         let mut lane: Option<Lane> = None;
         for (packet, verdict) in packets.drain(..).zip(verdicts) {
             let mut packet = packet;
@@ -182,11 +193,6 @@ impl Worker {
             }
             self.settle(packet, verdict, now);
         }
-        self.shared.counters.icmp_suppressed.set(self.router.icmp_errors_suppressed());
-        self.follow_fragments(now);
-        self.learn(now);
-        self.flush();
-        true
     }
 
     fn settle(&mut self, packet: Packet<Frame>, verdict: Verdict, now: Tick) {

@@ -8,6 +8,7 @@ use dpdk::{Burst, Mbuf};
 use pipeline::{Offload, Packet};
 use tables::PortId;
 
+use super::Packets;
 use crate::frame::Frame;
 
 /// A burst on its way out: as many frames as a [`Burst`] holds.
@@ -40,6 +41,17 @@ impl Staged {
         } else {
             self.others.push(packet);
         }
+    }
+
+    /// Puts finished frames of `bytes` in all at the end, if there is room for a whole burst of them and none waits that is not finished.
+    #[inline]
+    pub(crate) fn extend(&mut self, packets: &mut Packets, bytes: usize) -> bool {
+        let fits = self.others.is_empty() && self.finished.len() + packets.len() <= Burst::CAPACITY;
+        if fits {
+            self.bytes += bytes as u64;
+            self.finished.extend(packets.drain(..).map(|packet| packet.buffer.0));
+        }
+        fits
     }
 
     /// The finished ones in front, and their bytes, for ports that take them as they are. What is left in the burst stays.

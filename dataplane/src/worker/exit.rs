@@ -2,14 +2,14 @@
 //!
 //! What always holds: each packet that comes here is counted once, as sent, handed over, held, or dropped by name.
 
-use pipeline::{Buffer, DropReason, Offload, Output, Packet, Resolution, Tick};
+use pipeline::{Buffer, DropReason, Offload, Output, Packet, Resolution, Tick, Verdict};
 use tables::PortId;
 use wire::{ETHERNET_HEADER, MacAddr};
 
 use super::Worker;
 use crate::frame::Frame;
 use crate::handover::Handed;
-use crate::io::finish;
+use crate::io::{Packets, finish};
 
 /// Bursts of other workers that are taken in one round, so that own ports are served too.
 const BATCHES: usize = 8;
@@ -106,6 +106,31 @@ impl Worker {
         let at = self.slot_of[usize::from(port.0)];
         let longest = usize::from(self.slots.get(usize::from(at))?.mtu) + ETHERNET_HEADER;
         Some(Lane { port, at, longest })
+    }
+
+    /// Stages a whole burst that goes one way and needs no further look, which most do. False, and nothing done, if this one does not.
+    #[inline]
+    pub(super) fn stage_all(&mut self, packets: &mut Packets, verdicts: &[Verdict]) -> bool {
+        let Some(&Verdict::Forward(Output::Port(port))) = verdicts.first() else { return false };
+        let Some(lane) = self.lane(port) else { return false };
+        let mut bytes = 0;
+        let plain = packets.iter().zip(verdicts).all(|(packet, verdict)| {
+            let len = packet.buffer.frame_len();
+            bytes += len;
+            *verdict == Verdict::Forward(Output::Port(port))
+                && packet.offload == Offload::Done
+                && len <= lane.longest
+        });
+        if !plain {
+            return false;
+        }
+        self.note_staged(lane.at);
+        let staged = &mut self.slots[usize::from(lane.at)].staged;
+        let all = staged.extend(packets, bytes);
+        if staged.is_full() {
+            self.flush_slots();
+        }
+        all
     }
 
     /// Stages a packet, or gives it back where it needs a further look.
