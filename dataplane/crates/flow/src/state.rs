@@ -172,10 +172,10 @@ const fn next() -> [[[u8; 5]; 2]; 9] {
     let mut table = [[[0; 5]; 2]; 9];
     let mut state = 0;
     while state < 9 {
-        let mut signal = 0;
+        let mut signal = 0_u8;
         while signal < 5 {
-            table[state][0][signal] = step(State::ALL[state], true, signal as u8) as u8;
-            table[state][1][signal] = step(State::ALL[state], false, signal as u8) as u8;
+            table[state][0][signal as usize] = step(State::ALL[state], true, signal) as u8;
+            table[state][1][signal as usize] = step(State::ALL[state], false, signal) as u8;
             signal += 1;
         }
         state += 1;
