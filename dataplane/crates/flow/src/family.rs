@@ -105,7 +105,6 @@ fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
     let low = product as u64;
-    #[expect(clippy::cast_possible_truncation, reason = "the high half is what is left")]
     let high = (product >> 64) as u64;
     low ^ high
 }

@@ -8,7 +8,7 @@
 
 use crate::family::{Family, V4, V6};
 use crate::flows::{FlowsConfig, StorageError};
-use crate::sync::{Ordering, Words};
+use crate::sync::{Ordering, Words, fence};
 
 /// Words of a cache line: what everything is aligned to.
 pub(crate) const LINE: usize = 8;
@@ -76,7 +76,9 @@ pub(crate) fn divide(
     let known = field(0) == MAGIC && field(1) == VERSION && field(2) == sizes;
     if !known {
         // The mark goes first and comes last: whoever is killed in between leaves nothing that looks whole.
-        head[0].store(0, Ordering::Release);
+        head[0].store(0, Ordering::Relaxed);
+        // AcqRel: what follows stays behind. The partner is no thread, but the process that comes after a kill.
+        fence(Ordering::AcqRel);
         for part in [v4, v6] {
             for words in [part.buckets, part.hot, part.cold] {
                 words.iter().for_each(|word| word.store(0, Ordering::Relaxed));

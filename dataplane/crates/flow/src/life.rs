@@ -74,7 +74,6 @@ impl Life {
     /// When a packet was seen last.
     #[inline]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "32 bits are left")]
     pub const fn seen(self) -> Seconds {
         Seconds((self.0 >> 32) as u32)
     }

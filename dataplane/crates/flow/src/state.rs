@@ -178,11 +178,11 @@ const fn next() -> [u8; 256] {
     let mut table = [0; 256];
     let mut state = 0;
     while state < State::ALL.len() {
-        let mut signal = 0;
+        let mut signal = 0_u8;
         while signal < 5 {
-            let at = state << 4 | signal;
-            table[at] = step(State::ALL[state], true, signal as u8) as u8;
-            table[at | 8] = step(State::ALL[state], false, signal as u8) as u8;
+            let at = state << 4 | signal as usize;
+            table[at] = step(State::ALL[state], true, signal) as u8;
+            table[at | 8] = step(State::ALL[state], false, signal) as u8;
             signal += 1;
         }
         state += 1;

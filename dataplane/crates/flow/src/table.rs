@@ -20,7 +20,7 @@ use crate::state::{Direction, Signal, State};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, Words, fence};
 
 /// Owners that are told apart: port ids.
-pub(crate) const OWNERS: usize = 1024;
+pub(crate) const OWNERS: usize = if cfg!(loom) { 4 } else { 1024 };
 /// Tries at a record's life that others are changing too.
 const TRIES: usize = 4;
 
@@ -117,18 +117,21 @@ pub struct Row<A> {
 pub struct Table<F: Family> {
     buckets: Words,
     hot: Words,
-    cold: Words,
+    pub(crate) cold: Words,
     /// Buckets less one: their number is a power of two.
     mask: u64,
     seeds: [u64; 3],
     records: u32,
     /// Number of pops (32 bits) and the first free record plus one: the first number keeps an old head from passing for a new one.
-    free: AtomicU64,
-    spare: AtomicU32,
+    pub(crate) free: AtomicU64,
+    /// How many there are; never fewer than that.
+    pub(crate) spare: AtomicU32,
     /// Live flows by owner.
     pub(crate) owners: Box<[AtomicU32]>,
     /// Where expiry goes on.
     pub(crate) cursor: AtomicU32,
+    /// Where the next sample for an eviction begins.
+    pub(crate) sample: AtomicU32,
     family: std::marker::PhantomData<F>,
 }
 
@@ -147,6 +150,7 @@ impl<F: Family> Table<F> {
             spare: AtomicU32::new(0),
             owners: (0..OWNERS).map(|_| AtomicU32::new(0)).collect(),
             cursor: AtomicU32::new(0),
+            sample: AtomicU32::new(0),
             family: std::marker::PhantomData,
         };
         buckets.iter().for_each(|word| word.store(0, Ordering::Relaxed));
@@ -363,8 +367,9 @@ impl<F: Family> Table<F> {
         }
         for key in replies {
             if key != new.key && self.reserve(record, &key) {
-                self.life(record).store(claimed.with_phase(Phase::Live).0, Ordering::Release);
+                // Before it can be ended, so that the count never falls below zero.
                 self.count(new.binding.owner, 1);
+                self.life(record).store(claimed.with_phase(Phase::Live).0, Ordering::Release);
                 return Inserted::New(forward);
             }
         }
@@ -393,14 +398,24 @@ impl<F: Family> Table<F> {
 
     /// Ends a flow. False if it had ended already, or no room is left to wait in.
     pub fn end(&self, shelf: &mut Shelf, epochs: &Epochs, handle: Handle) -> bool {
-        let record = handle.record();
+        self.end_if(shelf, epochs, handle.record(), |_| true)
+    }
+
+    /// Ends a flow of which, as it is in the end, this holds.
+    pub(crate) fn end_if(
+        &self,
+        shelf: &mut Shelf,
+        epochs: &Epochs,
+        record: u32,
+        holds: impl Fn(Life) -> bool,
+    ) -> bool {
         if !shelf.has_room(self, epochs) {
             return false;
         }
         let word = self.life(record);
         let mut life = Life(word.load(Ordering::Acquire));
         loop {
-            if !life.is_live() {
+            if !life.is_live() || !holds(life) {
                 return false;
             }
             let dead = life.with_phase(Phase::Dead).0;
@@ -544,39 +559,6 @@ impl<F: Family> Table<F> {
     fn count(&self, owner: u16, by: u32) {
         self.owners[usize::from(owner) % OWNERS].fetch_add(by, Ordering::Relaxed);
     }
-
-    /// Whether so few records are free that one should go for each that comes.
-    fn is_short(&self) -> bool {
-        self.spare.load(Ordering::Relaxed) < (self.records / 16).min(256)
-    }
-
-    /// From the common list.
-    pub(crate) fn pop_free(&self) -> Option<u32> {
-        loop {
-            let head = self.free.load(Ordering::Acquire);
-            #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
-            let record = (head as u32).checked_sub(1)?;
-            let next = self.cold[record as usize * COLD].load(Ordering::Relaxed);
-            let new = (head >> 32).wrapping_add(1) << 32 | next & 0xffff_ffff;
-            // AcqRel: the list behind the head is whole. Partner: `push_free`.
-            if self.free.compare_exchange(head, new, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                self.spare.fetch_sub(1, Ordering::Relaxed);
-                return Some(record);
-            }
-        }
-    }
-
-    pub(crate) fn push_free(&self, record: u32) {
-        loop {
-            let head = self.free.load(Ordering::Relaxed);
-            self.cold[record as usize * COLD].store(head & 0xffff_ffff, Ordering::Relaxed);
-            let new = head & !0xffff_ffff | u64::from(record + 1);
-            if self.free.compare_exchange(head, new, Ordering::Release, Ordering::Relaxed).is_ok() {
-                self.spare.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
-        }
-    }
 }
 
 /// Two rules in a word.
@@ -586,7 +568,6 @@ fn rules_word([out, into]: [u32; 2]) -> u64 {
 
 /// The high bits of the hash, which have no part in the bucket's number; never 0.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "16 bits are left")]
 const fn signature(hash: u64) -> u16 {
     (hash >> 48) as u16 | 1
 }
