@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tables::{MAX_PORTS, PortId, PortRole, Tables};
 use wire::MacAddr;
 
+use crate::Output;
+
 /// Neighbours there is room for; half as many are found without long searches.
 const NEIGHBOURS: usize = 16_384;
 /// Places looked at to find one.
@@ -126,6 +128,27 @@ impl Adjacencies {
             Ok(bits) if flags & IS_V6 == 0 => IpAddr::V4(Ipv4Addr::from_bits(bits)),
             _ => IpAddr::V6(Ipv6Addr::from_bits(bits())),
         })
+    }
+
+    /// Where packets leave by it, as lists show it.
+    #[must_use]
+    pub fn output(&self, index: u32) -> Option<Output> {
+        let port = self.get(index)?.port();
+        Some(match self.next_hop(index) {
+            Some(next_hop) => Output::Neighbour { port, next_hop },
+            None => Output::Port(port),
+        })
+    }
+
+    /// The MAC by which a neighbour is reached without asking. Makes no place for it.
+    pub(crate) fn mac_of(&self, port: PortId, addr: IpAddr) -> Option<MacAddr> {
+        let key = Key::of(port, addr);
+        let place = key.places().find(|&index| {
+            let flags = self.slots[index].0[1].load(Ordering::Acquire);
+            flags & READY != 0 && key.is(&self.slots[index], flags)
+        })?;
+        let adjacency = self.get(u32::try_from(place).ok()?)?;
+        adjacency.is_resolved().then(|| adjacency.dst())
     }
 
     /// Of the endpoint behind a port, once the writer has filled it in.

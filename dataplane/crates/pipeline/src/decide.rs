@@ -17,6 +17,7 @@ use crate::icmp_error::Complaint;
 use crate::policy::{self, Rules};
 use crate::service::{self, Choice};
 use crate::tracker::{Known, Made, Proposal, Tracker};
+use crate::witness::{Outcome, Witness};
 use crate::{DropReason, FlowCounts, Offload, route};
 
 /// What deciding rests on, the same for all packets of a burst.
@@ -50,6 +51,30 @@ pub(crate) struct Plan<'t> {
     pub(crate) rules: Rules,
 }
 
+impl Plan<'_> {
+    /// Whether packets change on their way, given the ends that they came with.
+    pub(crate) fn is_translated(&self, ends: &Ends) -> bool {
+        self.went != *ends || self.source.is_some()
+    }
+
+    /// Why there is no flow, where each of the answers that it might have is another flow's.
+    pub(crate) const fn without_reply(&self) -> DropReason {
+        if self.source.is_some() { DropReason::SourcePortsExhausted } else { DropReason::FlowClash }
+    }
+}
+
+/// What becomes of a known flow, and of its packet, when it is decided anew.
+pub(crate) enum Renewal<'t> {
+    /// It goes on, translated as it is.
+    Kept(Hop<'t>, Rules),
+    /// It has ended, and the packet is the first of another.
+    Replaced,
+    /// It has ended, and the packet goes nowhere.
+    Ended(State<'t>),
+    /// It stays, and this packet goes nowhere.
+    Refused(State<'t>),
+}
+
 /// What is done: where the packet goes, and what its ends become if they change.
 pub(crate) type Decision<'t> = Result<(Hop<'t>, Option<Ends>), State<'t>>;
 
@@ -58,11 +83,15 @@ const PORT_TRIES: u16 = 128;
 
 impl<'t> Desk<'_, 't> {
     /// A packet of no known flow.
-    pub(crate) fn plan(&self, subject: &Subject<'_, 't>) -> Result<Plan<'t>, State<'t>> {
+    pub(crate) fn plan(
+        &self,
+        subject: &Subject<'_, 't>,
+        witness: &mut impl Witness,
+    ) -> Result<Plan<'t>, State<'t>> {
         let Subject { ingress, parsed, offload, head, ends, signal } = subject;
         let tables = self.tables;
         let mut went = *ends;
-        match service::choose(tables, ends) {
+        match service::choose(tables, ends, witness) {
             Choice::Backend(addr, port) => (went.dst, went.dst_port) = (addr, port),
             Choice::NoBackend => {
                 return Err(State::Refused(DropReason::NoBackend, Complaint::PortUnreachable));
@@ -74,19 +103,24 @@ impl<'t> Desk<'_, 't> {
                     && *signal != Signal::Open
                     && tables.is_backend(NetworkId(ends.network), ends.src, ends.src_port, ends.protocol) =>
             {
+                witness.note("service", || Outcome::UnboundReply);
                 return Err(DropReason::ReplyUnbound.into());
             }
             Choice::Plain => {}
         }
         let translated = (went.dst, went.dst_port) != (ends.dst, ends.dst_port);
-        let hop = route::destination(tables, ingress, parsed, head, went.dst)?;
+        let hop = route::destination(tables, ingress, parsed, head, went.dst);
+        witness.note("route", || Outcome::route(tables, ingress, went.dst, hop));
+        let hop = hop?;
         let rules = if has_states(ends.protocol) && *signal != Signal::Open {
-            policy::judge_either(tables, &went)
+            policy::judge_either(tables, &went, witness)
         } else {
-            policy::judge(tables, &went)
+            policy::judge(tables, &went, witness)
         };
         let rules = rules.map_err(State::from)?;
-        let hop = route::onward(ingress, parsed, *offload, self.fragment, hop, translated)?;
+        let left = route::onward(ingress, parsed, *offload, self.fragment, hop, translated);
+        witness.note("link", || Outcome::link(&hop, parsed, *offload, left));
+        let hop = left?;
         Ok(Plan { hop, went, source: self.source(ingress, &went, &hop, translated), rules })
     }
 
@@ -99,15 +133,14 @@ impl<'t> Desk<'_, 't> {
         counts: &mut FlowCounts,
     ) -> Decision<'t> {
         let Subject { ends, signal, ingress, .. } = subject;
-        let service = plan.went != *ends;
-        let translated = service || plan.source.is_some();
+        let translated = plan.is_translated(ends);
         counts.decided += 1;
         let proposal = Proposal {
             forward: *ends,
             state: FlowState::first(has_states(ends.protocol), *signal),
             binding: Binding {
                 owner: ingress.port.id.0,
-                service,
+                service: plan.went != *ends,
                 masqueraded: plan.source.is_some(),
                 joined: has_states(ends.protocol) && *signal != Signal::Open,
                 since: self.now,
@@ -123,8 +156,7 @@ impl<'t> Desk<'_, 't> {
             Made::Exists(known) if known.life.is_live() => self.decide_known(tracker, subject, known, counts),
             Made::Exists(_) | Made::Contended if translated => Err(DropReason::FlowContended.into()),
             Made::Full if translated => Err(DropReason::FlowTableFull.into()),
-            Made::ReplyTaken if plan.source.is_some() => Err(DropReason::SourcePortsExhausted.into()),
-            Made::ReplyTaken => Err(DropReason::FlowClash.into()),
+            Made::ReplyTaken => Err(plan.without_reply().into()),
             // Nothing to translate: this packet goes, and the next one is decided again.
             Made::Exists(_) | Made::Contended | Made::Full => {
                 counts.untracked += 1;
@@ -140,7 +172,7 @@ impl<'t> Desk<'_, 't> {
         subject: &Subject<'_, 't>,
         counts: &mut FlowCounts,
     ) -> Decision<'t> {
-        let plan = self.plan(subject).inspect_err(|_| counts.decided += 1)?;
+        let plan = self.plan(subject, &mut ()).inspect_err(|_| counts.decided += 1)?;
         self.carry_out(tracker, subject, &plan, counts)
     }
 
@@ -153,48 +185,77 @@ impl<'t> Desk<'_, 't> {
         counts: &mut FlowCounts,
     ) -> Decision<'t> {
         let Subject { ingress, signal, .. } = subject;
-        if *signal == Signal::Open && known.life.state().is_over() {
-            // The same ends, another connection.
+        let renewal = self.renew(tracker, subject, known, &mut ());
+        if matches!(renewal, Renewal::Replaced | Renewal::Ended(_)) {
             tracker.end(known);
-            return self.decide_new(tracker, subject, counts);
         }
-        let (first, went) = tracker.origin(known);
-        if !service::keeps(self.tables, &first, &went_before_masquerade(tracker, known, &first, &went)) {
-            tracker.end(known);
-            return match known.direction() {
-                Direction::Forward => self.decide_new(tracker, subject, counts),
-                // Its answer, from a backend that serves no more: nobody waits for it.
-                Direction::Reply => Err(DropReason::ReplyUnbound.into()),
-            };
-        }
-        counts.decided += 1;
-        let binding = tracker.binding(known);
-        let ends = went_before_masquerade(tracker, known, &first, &went);
-        let judged = if binding.joined {
-            policy::judge_either(self.tables, &ends)
-        } else {
-            policy::judge(self.tables, &ends)
-        };
-        let rules = judged.map_err(|reason| {
-            // A policy that forbids it ends it.
-            tracker.end(known);
-            State::from(reason)
-        })?;
-        let becomes = tracker.becomes(known);
-        let translated = binding.is_translated();
-        let hop = route::destination(self.tables, ingress, subject.parsed, subject.head, becomes.dst);
-        let hop = hop.inspect_err(|state| {
-            // The address has been withdrawn.
-            if matches!(state, State::Refused(DropReason::Unreachable, _)) {
-                tracker.end(known);
+        let (hop, rules) = match renewal {
+            Renewal::Replaced => return self.decide_new(tracker, subject, counts),
+            Renewal::Ended(state) | Renewal::Refused(state) => {
+                counts.decided += 1;
+                return Err(state);
             }
-        })?;
-        let hop = route::onward(ingress, subject.parsed, subject.offload, self.fragment, hop, translated)?;
+            Renewal::Kept(hop, rules) => (hop, rules),
+        };
+        counts.decided += 1;
+        let translated = tracker.binding(known).is_translated();
         let old = tracker.decided(known);
         tracker.decide(known, old, self.action(&hop, ingress, translated));
         tracker.set_rules(known, rules);
         tracker.touch(known, *signal, self.now);
-        Ok((hop, translated.then_some(becomes)))
+        Ok((hop, translated.then(|| tracker.becomes(known))))
+    }
+
+    /// What becomes of a known flow that is decided anew, without a change to anything.
+    pub(crate) fn renew(
+        &self,
+        tracker: &Tracker,
+        subject: &Subject<'_, 't>,
+        known: Known,
+        witness: &mut impl Witness,
+    ) -> Renewal<'t> {
+        let Subject { ingress, parsed, offload, head, signal, .. } = subject;
+        if *signal == Signal::Open && known.life.state().is_over() {
+            // The same ends, another connection.
+            return Renewal::Replaced;
+        }
+        let (first, went) = tracker.origin(known);
+        let ends = went_before_masquerade(tracker, known, &first, &went);
+        let keeps = service::keeps(self.tables, &first, &ends);
+        witness.note("service", || Outcome::bound(&first, &ends, keeps));
+        if !keeps {
+            return match known.direction() {
+                Direction::Forward => Renewal::Replaced,
+                // Its answer, from a backend that serves no more: nobody waits for it.
+                Direction::Reply => Renewal::Ended(DropReason::ReplyUnbound.into()),
+            };
+        }
+        let binding = tracker.binding(known);
+        let judged = if binding.joined {
+            policy::judge_either(self.tables, &ends, witness)
+        } else {
+            policy::judge(self.tables, &ends, witness)
+        };
+        let rules = match judged {
+            Ok(rules) => rules,
+            // A policy that forbids it ends it.
+            Err(reason) => return Renewal::Ended(reason.into()),
+        };
+        let dst = tracker.becomes(known).dst;
+        let hop = route::destination(self.tables, ingress, parsed, head, dst);
+        witness.note("route", || Outcome::route(self.tables, ingress, dst, hop));
+        let hop = match hop {
+            Ok(hop) => hop,
+            // The address has been withdrawn.
+            Err(state @ State::Refused(DropReason::Unreachable, _)) => return Renewal::Ended(state),
+            Err(state) => return Renewal::Refused(state),
+        };
+        let left = route::onward(ingress, parsed, *offload, self.fragment, hop, binding.is_translated());
+        witness.note("link", || Outcome::link(&hop, parsed, *offload, left));
+        match left {
+            Ok(hop) => Renewal::Kept(hop, rules),
+            Err(state) => Renewal::Refused(state),
+        }
     }
 
     /// Whether a decision made at `since` still holds for this flow.
@@ -260,7 +321,7 @@ fn went_before_masquerade(tracker: &Tracker, known: Known, first: &Ends, went: &
 }
 
 /// The ends of the answers that a plan may have, in the order in which they are to be tried.
-fn replies(plan: &Plan<'_>, translated: bool) -> impl Iterator<Item = Ends> {
+pub(crate) fn replies(plan: &Plan<'_>, translated: bool) -> impl Iterator<Item = Ends> {
     let went = plan.went;
     let own = went.src_port;
     let (src, (first, last)) = plan.source.unwrap_or((went.src, (1024, u16::MAX)));

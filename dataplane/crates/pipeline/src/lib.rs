@@ -49,22 +49,27 @@ mod solicit;
 mod source;
 #[cfg(test)]
 mod specimen;
+mod trace;
 mod tracker;
 mod translate;
 mod verdict;
+mod witness;
 
 pub use adjacency::Adjacencies;
 pub use drop::DropReason;
 pub use fragments::{FragmentConfig, FragmentLookup, FragmentTicket, Fragments, Transport};
+pub use lookup::Anew;
 pub use neighbour::{
     Heard, Learned, NeighbourConfig, NeighbourEvent, NeighbourRow, NeighbourState, Neighbours, Resolution,
     Solicit,
 };
 pub use packet::{Buffer, GsoKind, Offload, Packet, Tick, VecBuffer};
 pub use solicit::solicit_frame;
+pub use trace::{Ground, Question, trace, trace_packet};
 #[doc(hidden)]
 pub use translate::{Ends, PlainV4, translate, translate_plain_v4};
 pub use verdict::{ConsumeReason, Fate, Output, Verdict};
+pub use witness::{Outcome, Step, Stop, Way};
 
 use burst::{Ingress, State, Work, Works};
 use decide::Desk;

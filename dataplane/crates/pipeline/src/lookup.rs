@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
-use flow::Signal;
+use flow::{Action, Signal};
 use tables::Target;
 use wire::{Addrs, Fragment};
 
@@ -140,7 +140,7 @@ fn fragment<B: Buffer>(
 /// An ICMP error goes to whoever sent the packet that it quotes, translated as that was (RFC 5508, section 4.2). One about a known flow
 /// passes whatever policies there are; others are judged as any packet.
 #[cold]
-fn about<'t>(
+pub(crate) fn about<'t>(
     desk: &Desk<'_, 't>,
     tracker: &Tracker,
     work: &mut Work<'t>,
@@ -163,7 +163,7 @@ fn about<'t>(
     let Some(known) = known else {
         let ends =
             Ends { src, dst, src_port: 0, dst_port: 0, network: sent.network, protocol: parsed.protocol };
-        if let Err(reason) = policy::judge(desk.tables, &ends) {
+        if let Err(reason) = policy::judge(desk.tables, &ends, &mut ()) {
             work.state = reason.into();
         }
         return;
@@ -191,31 +191,72 @@ fn replay(
     known: Known,
     counts: &mut FlowCounts,
 ) -> Option<Replay> {
+    let Ready { action, adjacency, index } = ready(desk, tracker, subject, known).ok()?;
+    let stamp = desk.tables.stamp();
+    if action.generation() != stamp {
+        counts.revalidated += 1;
+        tracker.decide(known, action, action.at(stamp));
+    }
+    counts.replayed += 1;
+    tracker.touch(known, subject.signal, desk.now);
+    let turn = action.is_translated().then(|| tracker.becomes(known));
+    Some(Replay { adjacency, index, turn })
+}
+
+/// A decision that holds, of this generation or an older one, and where it leads.
+#[derive(Clone, Copy)]
+pub(crate) struct Ready {
+    pub(crate) action: Action,
+    pub(crate) adjacency: Adjacency,
+    pub(crate) index: u32,
+}
+
+/// Whether a packet does as the last one of its direction did; if not, why it is decided anew. Changes nothing.
+#[inline]
+pub(crate) fn ready(
+    desk: &Desk<'_, '_>,
+    tracker: &Tracker,
+    subject: &Subject<'_, '_>,
+    known: Known,
+) -> Result<Ready, Anew> {
     let Subject { ingress, parsed, offload, head, signal, .. } = subject;
     let action = tracker.decided(known);
-    let reopened = *signal == Signal::Open && known.life.state().is_over();
-    if !action.is_some() || action.in_port() != ingress.port.id.0 || parsed.ttl <= 1 || reopened {
-        return None;
+    if *signal == Signal::Open && known.life.state().is_over() {
+        return Err(Anew::Reopened);
+    }
+    if !action.is_some() {
+        return Err(Anew::Undecided);
+    }
+    if action.in_port() != ingress.port.id.0 {
+        return Err(Anew::OtherPort);
     }
     let (dst, src) = macs(head);
     let own = match ingress.side {
         Side::Endpoint(endpoint) => endpoint.mac == src,
         Side::Uplink(_) => true,
     };
-    let adjacency = desk.adjacencies.get(action.adjacency())?;
-    if !own || dst.is_multicast() || largest(parsed, *offload) > u32::from(adjacency.mtu()) {
-        return None;
+    let adjacency = desk.adjacencies.get(action.adjacency()).ok_or(Anew::Undecided)?;
+    let odd = parsed.ttl <= 1 || !own || dst.is_multicast();
+    if odd || largest(parsed, *offload) > u32::from(adjacency.mtu()) {
+        return Err(Anew::Odd);
     }
-    let stamp = desk.tables.stamp();
-    if action.generation() != stamp {
-        if !desk.holds(tracker, known, action.generation()) {
-            return None;
-        }
-        counts.revalidated += 1;
-        tracker.decide(known, action, action.at(stamp));
+    if action.generation() != desk.tables.stamp() && !desk.holds(tracker, known, action.generation()) {
+        return Err(Anew::Changed);
     }
-    counts.replayed += 1;
-    tracker.touch(known, *signal, desk.now);
-    let turn = action.is_translated().then(|| tracker.becomes(known));
-    Some(Replay { adjacency, index: action.adjacency(), turn })
+    Ok(Ready { action, adjacency, index: action.adjacency() })
+}
+
+/// Why a packet of a known flow cannot simply do as the last one did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anew {
+    /// The connection is over, and the packet opens another on the same addresses and ports.
+    Reopened,
+    /// Nothing has been decided for this direction yet.
+    Undecided,
+    /// It came by another port than the ones before it.
+    OtherPort,
+    /// Its last hop, too long, or not from whom it should be.
+    Odd,
+    /// Something has changed that the decision rests on.
+    Changed,
 }

@@ -9,23 +9,30 @@ use tables::{Endpoint, EndpointKind, NetworkId, RuleVerdict, Tables, Target};
 
 use crate::DropReason;
 use crate::connection::Ends;
+use crate::witness::{Outcome, Witness};
 
 /// The rules that allowed a connection, out of the sender and into the receiver; 0 is none.
 pub(crate) type Rules = [u32; 2];
 
 /// Judges a connection by its first packet as it goes on: after the choice of a backend, before any change of the source.
-pub(crate) fn judge(tables: &Tables, ends: &Ends) -> Result<Rules, DropReason> {
+pub(crate) fn judge(tables: &Tables, ends: &Ends, witness: &mut impl Witness) -> Result<Rules, DropReason> {
     let network = NetworkId(ends.network);
     let sender = endpoint(tables, network, ends.src);
     let receiver = endpoint(tables, network, ends.dst);
     let mut rules = [0, 0];
     if ends.src == ends.dst {
         // A pod reaches itself, also through a Service.
+        witness.note("policy", || Outcome::ToItself);
         return Ok(rules);
     }
     let egress = sender.and_then(|own| tables.policy(own.id)?.egress.as_deref());
+    if egress.is_none() {
+        witness.note("egress", || Outcome::unrestricted(sender));
+    }
     if let Some(egress) = egress {
-        let decision = egress.decide(tables.identity(network, ends.dst), ends.protocol, ends.dst_port);
+        let peer = tables.identity(network, ends.dst);
+        let decision = egress.decide(peer, ends.protocol, ends.dst_port);
+        witness.note("egress", || Outcome::judged(sender, peer, decision));
         if decision.verdict == RuleVerdict::Deny {
             return Err(DropReason::PolicyEgress);
         }
@@ -34,8 +41,15 @@ pub(crate) fn judge(tables: &Tables, ends: &Ends) -> Result<Rules, DropReason> {
     // What the node itself sends reaches its pods: the kubelet's probes (Kubernetes, NetworkPolicy).
     let from_node = sender.is_some_and(|own| own.kind == EndpointKind::Host);
     let ingress = receiver.and_then(|own| tables.policy(own.id)?.ingress.as_deref());
+    if ingress.is_none() {
+        witness.note("ingress", || Outcome::unrestricted(receiver));
+    } else if from_node {
+        witness.note("ingress", || Outcome::FromNode);
+    }
     if let Some(ingress) = ingress.filter(|_| !from_node) {
-        let decision = ingress.decide(tables.identity(network, ends.src), ends.protocol, ends.dst_port);
+        let peer = tables.identity(network, ends.src);
+        let decision = ingress.decide(peer, ends.protocol, ends.dst_port);
+        witness.note("ingress", || Outcome::judged(receiver, peer, decision));
         if decision.verdict == RuleVerdict::Deny {
             return Err(DropReason::PolicyIngress);
         }
@@ -45,8 +59,15 @@ pub(crate) fn judge(tables: &Tables, ends: &Ends) -> Result<Rules, DropReason> {
 }
 
 /// Judges a connection that began before it was known: in the other direction too, and it may go on if either allows it.
-pub(crate) fn judge_either(tables: &Tables, ends: &Ends) -> Result<Rules, DropReason> {
-    judge(tables, ends).or_else(|denied| judge(tables, &ends.reversed()).map_err(|_| denied))
+pub(crate) fn judge_either(
+    tables: &Tables,
+    ends: &Ends,
+    witness: &mut impl Witness,
+) -> Result<Rules, DropReason> {
+    judge(tables, ends, witness).or_else(|denied| {
+        witness.note("policy", || Outcome::OtherWay);
+        judge(tables, &ends.reversed(), witness).map_err(|_| denied)
+    })
 }
 
 /// The endpoint of this node that has the address.

@@ -6,6 +6,7 @@ use tables::{BackendState, Frontend, FrontendKey, NetworkId, Tables};
 use wire::protocol;
 
 use crate::connection::Ends;
+use crate::witness::{Outcome, Witness};
 
 /// What the tables say of a packet's destination.
 #[derive(Clone, Copy)]
@@ -20,9 +21,16 @@ pub(crate) enum Choice {
 
 /// Chooses by the client's and the frontend's address and port alone, so that every node, and every process after another, chooses the
 /// same.
-pub(crate) fn choose(tables: &Tables, ends: &Ends) -> Choice {
-    let Some(frontend) = frontend(tables, ends) else { return Choice::Plain };
-    match frontend.choose(hash(ends)) {
+pub(crate) fn choose(tables: &Tables, ends: &Ends, witness: &mut impl Witness) -> Choice {
+    let Some(frontend) = frontend(tables, ends) else {
+        witness.note("service", || Outcome::NoFrontend {
+            address: tables.has_frontends(NetworkId(ends.network), ends.dst),
+        });
+        return Choice::Plain;
+    };
+    let chosen = frontend.choose(hash(ends));
+    witness.note("service", || Outcome::chosen(frontend, chosen));
+    match chosen {
         Some(backend) => Choice::Backend(backend.addr, backend.port),
         None => Choice::NoBackend,
     }

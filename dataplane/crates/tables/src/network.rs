@@ -78,6 +78,12 @@ impl Network {
         (value != 0).then_some(Packed(value))
     }
 
+    /// The route in force at exactly this prefix.
+    pub(crate) fn at(&self, prefix: IpPrefix) -> Option<Packed> {
+        let value = self.in_force.get(prefix);
+        (value != 0).then_some(Packed(value))
+    }
+
     /// Sets the route of its origin. Returns the one it replaces.
     pub(crate) fn set(&mut self, prefix: IpPrefix, route: Packed) -> Option<Packed> {
         self.change(prefix, route.origin(), route.0)

@@ -93,6 +93,20 @@ impl Tables {
         })
     }
 
+    /// The route by which [`Tables::lookup`] answers, with its prefix. Tries each length in turn: for people who ask why, not for packets.
+    /// [`None`] for the gateways too, which are on every endpoint's link and have no route.
+    #[must_use]
+    pub fn route_to(&self, network: NetworkId, addr: IpAddr) -> Option<Route> {
+        let routes = self.networks.get(network)?;
+        let longest = if addr.is_ipv4() { 32 } else { 128 };
+        (0..=longest).rev().find_map(|length| {
+            let prefix = IpPrefix::containing(addr, length)?;
+            let route = routes.at(prefix)?;
+            let target = self.targets.resolve(route.0)?;
+            Some(Route { network, prefix, target, origin: route.origin() })
+        })
+    }
+
     /// What to call the first configured route that leads to `target`. Looks at all routes; for messages only.
     pub(crate) fn route_title_to(&self, target: RouteTarget) -> String {
         self.routes()

@@ -181,7 +181,7 @@ fn mtu_is_that_of_the_output_port() {
     let large = edited_v4(&large, 64, 0, &[]);
     bench.drops(POD_A, &large, DropReason::PacketTooBig);
     // Where the output's owner cuts packets up, it goes on.
-    bench.router = router(RouterConfig { fragment: true, ..RouterConfig::default() });
+    let mut bench = Bench::with(RouterConfig { fragment: true, ..RouterConfig::default() });
     let put = bench.put_now(POD_A, &large, Offload::Done);
     assert_eq!(put.verdict, Verdict::Forward(by(NARROW)));
 }

@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
+use flow::Flows;
 use pipeline::{
-    Adjacencies, BURST, Buffer, DropReason, Learned, Offload, Output, Packet, Router, RouterConfig, Tick,
-    Tracking, VecBuffer, Verdict,
+    Adjacencies, BURST, Buffer, DropReason, Ground, Learned, Offload, Outcome, Output, Packet, Router,
+    RouterConfig, Tick, Tracking, VecBuffer, Verdict,
 };
 use smoltcp::wire::{
     EthernetFrame, Icmpv4Packet, Icmpv6Packet, IpAddress, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
@@ -50,16 +51,42 @@ pub(crate) struct Bench {
     pub(crate) now: Tick,
     pub(crate) learned: Vec<Learned>,
     adjacencies: Arc<Adjacencies>,
+    flows: Arc<Flows>,
+    fragment: bool,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
+        Self::with(RouterConfig::default())
+    }
+
+    pub(crate) fn with(config: RouterConfig) -> Self {
         let tables = body::tables();
         let tracking = Tracking::alone().unwrap();
         let adjacencies = Arc::clone(&tracking.adjacencies);
+        let flows = Arc::clone(&tracking.flows);
         adjacencies.sync(&tables);
-        let router = Router::new(RouterConfig::default(), tracking);
-        Self { tables, router, now: Tick(0), learned: Vec::new(), adjacencies }
+        let router = Router::new(config, tracking);
+        let fragment = config.fragment;
+        Self { tables, router, now: Tick(0), learned: Vec::new(), adjacencies, flows, fragment }
+    }
+
+    pub(crate) fn ground(&self) -> Ground<'_> {
+        let &Self { ref tables, ref flows, ref adjacencies, now, fragment, .. } = self;
+        Ground { tables, flows, adjacencies, now, fragment }
+    }
+
+    /// What a trace says of a frame, and what becomes of that. `None` for fragments, which depend on others.
+    fn foretold(&self, port: PortId, frame: &[u8], offload: Offload) -> Option<(Verdict, Vec<u8>)> {
+        if wire::parse(frame, frame.len()).is_ok_and(|parsed| parsed.fragment != wire::Fragment::Whole) {
+            return None;
+        }
+        let mut packet = Packet { buffer: VecBuffer::with_capacity(frame, 2048), in_port: port, offload };
+        let steps = pipeline::trace_packet(&self.ground(), &mut packet, Vec::new());
+        match steps.last().unwrap().outcome {
+            Outcome::Verdict { verdict, .. } => Some((verdict, packet.buffer.head().to_vec())),
+            ref other => panic!("{other}"),
+        }
     }
 
     /// Makes the next generation, as the table writer does.
@@ -81,10 +108,16 @@ impl Bench {
     }
 
     pub(crate) fn put_now(&mut self, port: PortId, frame: &[u8], offload: Offload) -> Put {
+        let foretold = self.foretold(port, frame, offload);
+        let suppressed = self.router.icmp_errors_suppressed();
         let mut packet = Packet { buffer: VecBuffer::with_capacity(frame, 2048), in_port: port, offload };
         let mut verdicts = ArrayVec::<Verdict, BURST>::new();
         self.router.run(&self.tables, self.now, std::slice::from_mut(&mut packet), &mut verdicts);
         self.learned = self.router.learned().collect();
+        // A trace knows no limit of errors, and all else.
+        if let Some(foretold) = foretold.filter(|_| self.router.icmp_errors_suppressed() == suppressed) {
+            assert_eq!(foretold, (verdicts[0], packet.buffer.head().to_vec()), "a trace says otherwise");
+        }
         Put { verdict: verdicts[0], packet }
     }
 

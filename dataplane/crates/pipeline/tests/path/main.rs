@@ -16,3 +16,4 @@ mod neighbours;
 mod parts;
 mod segments;
 mod sources;
+mod trace;

@@ -1,0 +1,222 @@
+//! Who watches a decision being made: nobody, for packets, and whoever asks what would become of one.
+//!
+//! The steps that decide tell a [`Witness`] what they found. `()` is not interested, and the compiler leaves nothing of what it would
+//! be told; a list keeps it. So a trace is told by the code that decides packets, compiled once more.
+
+use std::net::{IpAddr, SocketAddr};
+
+use tables::{
+    Backend, BackendState, Decision, Endpoint, Frontend, IdentityId, NetworkId, Origin, RuleVerdict, Tables,
+    Target,
+};
+use wire::{IpPrefix, MacAddr, Parsed};
+
+use crate::burst::{Hop, Ingress, State, Station};
+use crate::connection::Ends;
+use crate::lookup::Anew;
+use crate::route::largest;
+use crate::{DropReason, Offload, Verdict};
+
+mod words;
+
+/// Is told what a step found.
+pub(crate) trait Witness {
+    /// `name` is the step's; the outcome is made only for those who want it.
+    fn note(&mut self, name: &'static str, outcome: impl FnOnce() -> Outcome);
+}
+
+impl Witness for () {
+    #[inline]
+    fn note(&mut self, _: &'static str, _: impl FnOnce() -> Outcome) {}
+}
+
+impl Witness for Vec<Step> {
+    fn note(&mut self, name: &'static str, outcome: impl FnOnce() -> Outcome) {
+        self.push(Step { name, outcome: outcome() });
+    }
+}
+
+/// What one step of the path found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// As in `route`; of policy, `egress` and `ingress`.
+    pub name: &'static str,
+    /// In words by `Display`.
+    pub outcome: Outcome,
+}
+
+/// What was found. Ports and endpoints are named as the tables name them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It comes in by the port of an endpoint.
+    FromEndpoint { port: String, endpoint: String },
+    /// It comes in by a port with neighbours.
+    FromUplink { port: String },
+    /// No port leads to its source.
+    FromNowhere { src: IpAddr },
+    /// The port is not there, or has no role.
+    PortIdle,
+    /// The frame that it would be is not taken.
+    NotTaken(DropReason),
+    /// Source MAC and address are the sender's.
+    SourceRight,
+    /// They are not, or it is for nobody but the router.
+    SourceStops(Stop),
+    /// It can belong to no connection.
+    Connectionless,
+    /// No flow is known.
+    NoFlow,
+    /// A known flow, whose decision holds; `fresh` if it is of this generation.
+    Holds { reply: bool, state: &'static str, generation: u32, fresh: bool },
+    /// A known flow that is decided anew.
+    Anew { reply: bool, state: &'static str, why: Anew },
+    /// Nothing is at this address and port; `address` if there is at another port.
+    NoFrontend { address: bool },
+    /// A Service, and who serves this connection.
+    Chosen { service: String, backend: SocketAddr, serving: usize, backends: usize },
+    /// A Service that nobody serves.
+    NoBackend { service: String, backends: usize },
+    /// It comes from behind a Service, and its connection is not known.
+    UnboundReply,
+    /// The flow keeps what was chosen for it, if anything was.
+    Kept { backend: Option<SocketAddr> },
+    /// What was chosen for it serves no more.
+    Lost { backend: SocketAddr },
+    /// Where the destination is reached.
+    Route { dst: IpAddr, matched: Option<(IpPrefix, Origin)>, way: Way },
+    /// From an address to itself: no policy is asked.
+    ToItself,
+    /// From the node itself: its pods' policies are not asked.
+    FromNode,
+    /// No policy of this direction, of an endpoint here or because there is none.
+    Unrestricted { endpoint: Option<String> },
+    /// What a policy says; no rule: none of them matches.
+    Judged { endpoint: String, peer: u32, allowed: bool, rule: Option<u32> },
+    /// It does not open a connection: it may be the answer of one that may.
+    OtherWay,
+    /// Whether it may leave by the link.
+    Link { port: String, length: u32, mtu: u16, stop: Option<DropReason> },
+    /// It keeps its source.
+    KeepsSource,
+    /// It gets another one; `hairpin`: for its answers to come back here.
+    Source { hairpin: bool, source: IpAddr, ports: (u16, u16), chosen: Option<u16> },
+    /// The answers that it might have are those of other flows.
+    NoReply(DropReason),
+    /// What it becomes.
+    Becomes { src: SocketAddr, dst: SocketAddr },
+    /// Who takes it from there.
+    Endpoint { mac: MacAddr },
+    /// A neighbour, and its MAC if that is known.
+    Neighbour { next_hop: IpAddr, mac: Option<MacAddr> },
+    /// How it ends; `port` is the one that it, or the router's answer, leaves by.
+    Verdict { verdict: Verdict, port: Option<String> },
+}
+
+/// Why a packet goes no further than this step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It is dropped.
+    Dropped(DropReason),
+    /// It is for the router.
+    Router,
+}
+
+/// Where a destination is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// An endpoint of this node.
+    Endpoint { endpoint: String, port: String },
+    /// A neighbour.
+    Neighbour { port: String, next_hop: IpAddr },
+    /// Nowhere, or not further than the router.
+    Ends(Stop),
+}
+
+impl Stop {
+    pub(crate) const fn of(state: &State<'_>) -> Self {
+        match state {
+            State::Refused(reason, _) | State::Done(Verdict::Drop(reason)) => Self::Dropped(*reason),
+            _ => Self::Router,
+        }
+    }
+}
+
+impl Outcome {
+    pub(crate) fn unrestricted(endpoint: Option<&Endpoint>) -> Self {
+        Self::Unrestricted { endpoint: endpoint.map(|endpoint| endpoint.name.clone()) }
+    }
+
+    pub(crate) fn judged(endpoint: Option<&Endpoint>, peer: IdentityId, decision: Decision) -> Self {
+        Self::Judged {
+            endpoint: endpoint.map(|endpoint| endpoint.name.clone()).unwrap_or_default(),
+            peer: peer.0,
+            allowed: decision.verdict == RuleVerdict::Allow,
+            rule: decision.rule,
+        }
+    }
+
+    pub(crate) fn chosen(frontend: &Frontend, chosen: Option<&Backend>) -> Self {
+        let (service, backends) = (frontend.name.clone(), frontend.backends.len());
+        match chosen {
+            Some(backend) => Self::Chosen {
+                service,
+                backend: SocketAddr::new(backend.addr, backend.port),
+                serving: frontend.backends.iter().filter(|one| one.state == BackendState::Serving).count(),
+                backends,
+            },
+            None => Self::NoBackend { service, backends },
+        }
+    }
+
+    pub(crate) fn bound(first: &Ends, went: &Ends, keeps: bool) -> Self {
+        let backend = SocketAddr::new(went.dst, went.dst_port);
+        let bound = (first.dst, first.dst_port) != (went.dst, went.dst_port);
+        if keeps { Self::Kept { backend: bound.then_some(backend) } } else { Self::Lost { backend } }
+    }
+
+    pub(crate) fn route(
+        tables: &Tables,
+        ingress: &Ingress<'_>,
+        dst: IpAddr,
+        hop: Result<Hop<'_>, State<'_>>,
+    ) -> Self {
+        let way = match &hop {
+            Ok(Hop { port, to: Station::NextHop(next_hop) }) => {
+                Way::Neighbour { port: port.name.clone(), next_hop: *next_hop }
+            }
+            Ok(Hop { port, to }) => {
+                let endpoint = match to {
+                    Station::Endpoint(endpoint) => endpoint.name.clone(),
+                    _ => String::new(),
+                };
+                Way::Endpoint { endpoint, port: port.name.clone() }
+            }
+            Err(state) => Way::Ends(Stop::of(state)),
+        };
+        let matched = tables.route_to(ingress.network, dst).map(|route| (route.prefix, route.origin));
+        Self::Route { dst, matched: matched.filter(|_| tables.lookup(ingress.network, dst).is_some()), way }
+    }
+
+    pub(crate) fn link(
+        hop: &Hop<'_>,
+        parsed: &Parsed,
+        offload: Offload,
+        left: Result<Hop<'_>, State<'_>>,
+    ) -> Self {
+        let stop = left.err().map(|state| match Stop::of(&state) {
+            Stop::Dropped(reason) => reason,
+            Stop::Router => DropReason::NoService,
+        });
+        let (port, mtu) = (hop.port.name.clone(), hop.port.mtu);
+        Self::Link { port, length: largest(parsed, offload), mtu, stop }
+    }
+}
+
+/// The port by which packets from `src` come.
+pub(crate) fn port_of(tables: &Tables, network: NetworkId, src: IpAddr) -> Option<tables::PortId> {
+    match tables.lookup(network, src)? {
+        Target::Endpoint(id) => tables.endpoint(id).map(|endpoint| endpoint.port),
+        Target::NextHop { port, .. } | Target::Connected(port) => Some(port),
+        Target::Local | Target::Blackhole | Target::Unreachable => None,
+    }
+}
