@@ -218,7 +218,6 @@ fn replay<B: Buffer>(
     Some((adjacency, action.adjacency()))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the upper half is meant")]
 const fn ports(key: &Key4) -> u32 {
     (key[1] >> 32) as u32
 }
