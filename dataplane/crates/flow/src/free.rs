@@ -9,9 +9,9 @@ use crate::sync::Ordering;
 use crate::table::Table;
 
 impl<F: Family> Table<F> {
-    /// Whether so few records are free that one should go for each that comes.
-    pub(crate) fn is_short(&self) -> bool {
-        self.spare.load(Ordering::Relaxed) < (self.capacity() / 16).min(256)
+    /// Whether so few records are free, in common or for this worker, that one should go for each that comes.
+    pub(crate) fn is_short(&self, stock: u32) -> bool {
+        self.spare.load(Ordering::Relaxed).saturating_add(stock) < (self.capacity() / 16).min(256)
     }
 
     /// From the common list.

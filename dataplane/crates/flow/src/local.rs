@@ -46,6 +46,11 @@ impl Shelf {
         Self { free: Vec::with_capacity(STOCK + LIMBO), limbo: VecDeque::with_capacity(LIMBO) }
     }
 
+    /// Records that only this worker takes, now or when all have begun another burst.
+    pub(crate) fn stock(&self) -> u32 {
+        u32::try_from(self.free.len() + self.limbo.len()).unwrap_or(u32::MAX)
+    }
+
     /// A record to use.
     pub(crate) fn take<F: Family>(&mut self, table: &Table<F>, epochs: &Epochs) -> Option<u32> {
         if let Some(record) = self.free.pop() {

@@ -339,7 +339,8 @@ impl<F: Family> Table<F> {
         if let Some(found) = self.find(hash, &new.key) {
             return Inserted::Exists(found);
         }
-        if self.is_short() {
+        // What waits already counts: where another worker is late, ending more would free none sooner.
+        if self.is_short(shelf.stock()) {
             self.evict(shelf, epochs, now);
         }
         if !shelf.has_room(self, epochs) {
