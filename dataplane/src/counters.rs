@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
 use pipeline::{DropReason, FlowCounts};
-use proto::dataplane::Ledger;
+use proto::dataplane::{Ledger, WorkerFlows};
 use tables::{MAX_PORTS, PortId};
 
 /// A number that one thread writes and any reads.
@@ -49,6 +49,17 @@ impl FlowCounters {
         self.made.set(made);
         self.untracked.set(untracked);
         self.expired.set(expired);
+    }
+
+    pub(crate) fn row(&self) -> WorkerFlows {
+        WorkerFlows {
+            replayed: self.replayed.get(),
+            revalidated: self.revalidated.get(),
+            decided: self.decided.get(),
+            made: self.made.get(),
+            untracked: self.untracked.get(),
+            expired: self.expired.get(),
+        }
     }
 }
 

@@ -152,11 +152,26 @@ fn attend(stream: UnixStream, core: &Mutex<Option<Core>>) {
         let mut guard = lock(core);
         // The data plane is ending.
         let Some(core) = guard.as_mut() else { return };
-        let (response, tap) = match answer(core, request, fds) {
-            Ok(answer) => answer,
-            Err(error) => (Response::Failed { reason: format!("{error:#}") }, None),
+        let answered = match request {
+            // What takes a while, and changes nothing, is answered with the core unlocked.
+            Request::ShowFlows(query) => {
+                let view = core.view();
+                drop(guard);
+                view.flows(&query).map(|flows| (flows, None))
+            }
+            Request::Trace(question) => {
+                let view = core.view();
+                drop(guard);
+                view.trace(&question).map(|trace| (trace, None))
+            }
+            request => {
+                let answered = answer(core, request, fds);
+                drop(guard);
+                answered
+            }
         };
-        drop(guard);
+        let (response, tap) =
+            answered.unwrap_or_else(|error| (Response::Failed { reason: format!("{error:#}") }, None));
         let fds: Vec<BorrowedFd<'_>> = tap.iter().map(AsFd::as_fd).collect();
         if let Err(error) = connection.send(&response, &fds) {
             tracing::debug!(%error, "a client went away before its answer");
@@ -205,6 +220,8 @@ fn answer(core: &mut Core, request: Request, fds: Vec<std::os::fd::OwnedFd>) -> 
         Request::ShowNeighbours => Response::Neighbours { neighbours: core.show_neighbours()? },
         Request::ShowWorkers => Response::Workers { workers: core.show_workers() },
         Request::ShowDrops => Response::Drops { drops: core.show_drops() },
+        Request::ShowFlows(query) => core.view().flows(&query)?,
+        Request::Trace(question) => core.view().trace(&question)?,
     };
     Ok((response, None))
 }

@@ -1,4 +1,4 @@
-//! Read-only answers: snapshot, status, ports, routes, services, policies, neighbours, workers, drops.
+//! Read-only answers: snapshot, status, ports, routes, services, policies, neighbours, workers, drops; flows and traces in `view`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +15,8 @@ use crate::convert;
 use crate::core::Core;
 use crate::counters::Direction;
 use crate::handover::{Command, WorkerShared};
+
+mod view;
 
 /// Longest wait for a worker to tell of its neighbours.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -155,6 +157,8 @@ impl Core {
             endpoints: count(self.tables.endpoints().count()),
             routes: self.tables.routes().count() as u64,
             workers: count(self.workers.len()),
+            flows4: rows::FlowUse { used: self.flows.v4.len(), capacity: self.flows.v4.capacity() },
+            flows6: rows::FlowUse { used: self.flows.v6.len(), capacity: self.flows.v6.capacity() },
             warnings: self.warnings.clone(),
         }
     }
@@ -281,6 +285,7 @@ impl Core {
                 parked: worker.doorbell.is_parked(),
                 busy_permille: worker.counters.busy_permille.load(Ordering::Relaxed),
                 ledger: worker.counters.ledger(),
+                flows: worker.counters.flows.row(),
             })
             .collect()
     }

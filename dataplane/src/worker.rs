@@ -39,6 +39,9 @@ pub(crate) struct Slot {
 /// A worker's ports, in no order. A slot is kilobytes, and moves by pointer: between threads, and when a port goes.
 pub(crate) type Slots = Vec<Box<Slot>>;
 
+/// Ports of every kind cut up what is too long and may be.
+pub(crate) const FRAGMENT: bool = true;
+
 /// Time between two looks at flows, in microseconds.
 const EXPIRE_US: u64 = 1_000;
 /// Records looked at in one of them, a family, with and without traffic.
@@ -96,7 +99,10 @@ impl Worker {
             owners: config.owners,
             tables: config.tables,
             adjacencies: Arc::clone(&config.tracking.adjacencies),
-            router: Router::new(RouterConfig { fragment: true, ..RouterConfig::default() }, config.tracking),
+            router: Router::new(
+                RouterConfig { fragment: FRAGMENT, ..RouterConfig::default() },
+                config.tracking,
+            ),
             neighbours: Neighbours::new(config.neighbours),
             slots: Vec::new(),
             slot_of: vec![NO_SLOT; usize::from(MAX_PORTS)].into(),

@@ -11,9 +11,14 @@ use wire::{IpPrefix, MacAddr};
 
 use crate::text;
 
+mod flows;
 mod policies;
 mod services;
 
+pub use flows::{
+    FlowFilter, FlowQuery, FlowStatus, FlowUse, FlowWay, Trace, TraceQuestion, TraceStep, TraceVerdict,
+    WorkerFlows,
+};
 pub use policies::{Identity, IdentityKey, Peer, Policy, PolicyStatus, Rule, RuleVerdict};
 pub use services::{Backend, BackendState, Frontend, FrontendKey, Masquerade, PortRange, Protocol};
 
@@ -51,6 +56,10 @@ pub enum Request {
     ShowNeighbours,
     ShowWorkers,
     ShowDrops,
+    /// A page of the known connections.
+    ShowFlows(FlowQuery),
+    /// What would become of a packet. Nothing is sent, and nothing changes.
+    Trace(TraceQuestion),
 }
 
 /// Data plane to client.
@@ -101,6 +110,13 @@ pub enum Response {
     Drops {
         drops: Vec<DropStatus>,
     },
+    Flows {
+        flows: Vec<FlowStatus>,
+        /// Where the next page begins; `None`: there is none.
+        #[serde(default)]
+        next: Option<u64>,
+    },
+    Trace(Trace),
 }
 
 /// Who answers.
@@ -313,6 +329,10 @@ pub struct Status {
     pub endpoints: u32,
     pub routes: u64,
     pub workers: u32,
+    #[serde(default)]
+    pub flows4: FlowUse,
+    #[serde(default)]
+    pub flows6: FlowUse,
     /// What needs attention, in words; empty when all is well.
     pub warnings: Vec<String>,
 }
@@ -378,6 +398,8 @@ pub struct WorkerStatus {
     /// Share of the last second spent on packets, in per mille.
     pub busy_permille: u32,
     pub ledger: Ledger,
+    #[serde(default)]
+    pub flows: WorkerFlows,
 }
 
 /// Where every packet of a worker went. At rest

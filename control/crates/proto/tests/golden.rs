@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 
 use proto::control::{self, AttachPort, AttachRequest, Attached, AttachedRoute, PodName};
 use proto::dataplane::{
-    self, Backend, BackendState, DropStatus, Endpoint, EndpointKind, Frontend, FrontendKey, Hello, Identity,
-    IdentityKey, Interface, InterfaceAddress, Ledger, Masquerade, NeighbourStatus, Op, Peer, Policy,
-    PolicyStatus, PortInfo, PortKind, PortRange, PortSpec, PortStatus, Protocol, Route, RouteKey,
-    RouteStatus, RouteTarget, Router, Rule, RuleVerdict, Snapshot, Transaction, WorkerStatus,
+    self, Backend, BackendState, DropStatus, Endpoint, EndpointKind, FlowFilter, FlowQuery, FlowStatus,
+    FlowUse, FlowWay, Frontend, FrontendKey, Hello, Identity, IdentityKey, Interface, InterfaceAddress,
+    Ledger, Masquerade, NeighbourStatus, Op, Peer, Policy, PolicyStatus, PortInfo, PortKind, PortRange,
+    PortSpec, PortStatus, Protocol, Route, RouteKey, RouteStatus, RouteTarget, Router, Rule, RuleVerdict,
+    Snapshot, Trace, TraceQuestion, TraceStep, TraceVerdict, Transaction, WorkerFlows, WorkerStatus,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -145,6 +146,57 @@ fn transaction() -> Transaction {
     }
 }
 
+fn flows() -> Vec<FlowStatus> {
+    let socket = |text: &str| text.parse().unwrap();
+    let way = |input: &str, output: &str, next_hop| FlowWay {
+        input: input.into(),
+        output: output.into(),
+        next_hop,
+        generation: 42,
+    };
+    let plain = FlowStatus {
+        network: 0,
+        protocol: Protocol(58),
+        client: socket("[fd00:10:244:1::2]:9"),
+        service: None,
+        destination: socket("[fd00:10:244:1::3]:0"),
+        masqueraded: None,
+        state: "new".into(),
+        joined: false,
+        age_seconds: 0,
+        idle_seconds: 0,
+        left_seconds: 31,
+        owner: "p0".into(),
+        forward: Some(way("p0", "p1", None)),
+        reply: None,
+        egress_rule: None,
+        ingress_rule: None,
+    };
+    let translated = FlowStatus {
+        protocol: Protocol(6),
+        client: socket("10.244.1.2:40000"),
+        service: Some(socket("10.96.0.10:80")),
+        destination: socket("10.244.2.3:8080"),
+        masqueraded: Some(socket("192.168.77.11:40000")),
+        state: "established".into(),
+        joined: true,
+        age_seconds: 100,
+        idle_seconds: 3,
+        left_seconds: 452_981,
+        forward: Some(way("p0", "uplink", Some(ip("192.168.77.12")))),
+        reply: Some(way("uplink", "p0", None)),
+        egress_rule: Some(3),
+        ingress_rule: Some(1),
+        ..plain.clone()
+    };
+    vec![translated, plain]
+}
+
+fn trace(verdict: TraceVerdict) -> dataplane::Response {
+    let step = TraceStep { step: "flow".into(), says: "not known: it is decided".into() };
+    dataplane::Response::Trace(Trace { generation: 42, steps: vec![step], verdict })
+}
+
 fn dataplane_requests() -> Vec<(&'static str, dataplane::Request)> {
     use dataplane::Request;
     let ethdev = |devargs: Option<&str>| PortKind::Ethdev {
@@ -175,6 +227,29 @@ fn dataplane_requests() -> Vec<(&'static str, dataplane::Request)> {
         ("show-neighbours", Request::ShowNeighbours),
         ("show-workers", Request::ShowWorkers),
         ("show-drops", Request::ShowDrops),
+        ("show-flows", Request::ShowFlows(FlowQuery::default())),
+        ("show-flows-filtered", {
+            let filter = FlowFilter {
+                endpoint: Some("shop/front".into()),
+                prefix: Some(prefix("10.96.0.0/12")),
+                port: Some(80),
+                protocol: Some(Protocol(6)),
+                state: Some("established".into()),
+            };
+            Request::ShowFlows(FlowQuery { filter, from: 65_536, limit: Some(100) })
+        }),
+        ("trace", {
+            Request::Trace(TraceQuestion {
+                network: 0,
+                source: ip("10.244.1.2"),
+                destination: ip("10.96.0.10"),
+                protocol: Protocol(6),
+                source_port: 40_000,
+                destination_port: 80,
+                input: Some("p0".into()),
+                length: 1500,
+            })
+        }),
     ]
 }
 
@@ -237,6 +312,8 @@ fn dataplane_responses() -> Vec<(&'static str, dataplane::Response)> {
                 endpoints: 2,
                 routes: 4,
                 workers: 2,
+                flows4: FlowUse { used: 7, capacity: 1_048_576 },
+                flows6: FlowUse { used: 0, capacity: 65_536 },
                 warnings: vec!["no hugepages".into()],
             }),
         ),
@@ -295,11 +372,30 @@ fn dataplane_responses() -> Vec<(&'static str, dataplane::Response)> {
                 busy_permille: 250,
                 icmp_errors_suppressed: 8,
                 ledger,
+                flows: WorkerFlows {
+                    replayed: 80,
+                    revalidated: 7,
+                    decided: 9,
+                    made: 6,
+                    untracked: 1,
+                    expired: 5,
+                },
             };
             let kernel =
                 WorkerStatus { id: 1, kind: "kernel".into(), core: None, parked: true, ..poll.clone() };
             Response::Workers { workers: vec![poll, kernel] }
         }),
+        ("flows", Response::Flows { flows: flows(), next: Some(65_536) }),
+        ("flows-last", Response::Flows { flows: vec![], next: None }),
+        ("trace-forward", {
+            let next_hop = Some(ip("192.168.77.12"));
+            trace(TraceVerdict::Forward { output: "uplink".into(), next_hop })
+        }),
+        ("trace-drop", {
+            let (reason, description) = ("no-route".into(), "No route to the destination.".into());
+            trace(TraceVerdict::Drop { reason, description, told: true })
+        }),
+        ("trace-consume", trace(TraceVerdict::Consume { reason: "echo".into(), answered: true })),
         (
             "drops",
             Response::Drops {
@@ -402,6 +498,7 @@ fn named(messages: &BTreeSet<String>) {
             }
             Q::Transaction(_) | Q::ShowStatus | Q::ShowPorts | Q::ShowRoutes | Q::ShowNeighbours => {}
             Q::ShowServices | Q::ShowPolicies | Q::ShowWorkers | Q::ShowDrops => {}
+            Q::ShowFlows(_) | Q::Trace(_) => {}
         }
     }
     for (_, message) in dataplane_responses() {
@@ -413,6 +510,7 @@ fn named(messages: &BTreeSet<String>) {
             | A::Neighbours { .. }
             | A::Workers { .. }
             | A::Drops { .. } => {}
+            A::Flows { .. } | A::Trace(_) => {}
         }
     }
     for (_, message) in control_requests() {
