@@ -93,3 +93,18 @@ pub(crate) fn divide(
     }
     Ok((v4, v6, [field(4), field(5), field(6)], known))
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_takes_128_bytes_or_256() {
+        // With its share of the buckets and both directions: where records are a power of two, no bucket is there for rounding's sake.
+        for records in [64, 1 << 14, 1 << 20] {
+            let bytes = |words: usize| (words * size_of::<u64>()).div_ceil(records as usize);
+            assert!(bytes(words_of::<V4>(records)) <= 128);
+            assert!(bytes(words_of::<V6>(records)) <= 256);
+        }
+    }
+}
