@@ -150,7 +150,7 @@ impl Core {
             id,
             mtu: info.spec.mtu,
             device,
-            staged: Staged::new(),
+            staged: Staged::default(),
         })));
         tracing::info!(port = info.spec.name, id = id.0, worker = worker.id, mac = %info.mac, "port added");
         let record = PortRecord { info: info.clone(), worker: worker.id, handle, baseline };

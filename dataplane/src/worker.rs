@@ -14,12 +14,13 @@ use std::sync::atomic::Ordering;
 use arrayvec::ArrayVec;
 use dpdk::Burst;
 use pipeline::{
-    Adjacencies, BURST, DropReason, Fate, NeighbourConfig, Neighbours, Packet, Router, RouterConfig, Tick,
-    Tracking, Verdict,
+    Adjacencies, BURST, DropReason, Fate, NeighbourConfig, Neighbours, Output, Packet, Router, RouterConfig,
+    Tick, Tracking, Verdict,
 };
 use publish::Reader;
 use tables::{MAX_PORTS, PortId, PortRole, Tables};
 
+use self::exit::Lane;
 use crate::clock;
 use crate::frame::Frame;
 use crate::handover::{Batch, PortOwners, WorkerShared};
@@ -170,14 +171,34 @@ impl Worker {
 
         let mut verdicts = ArrayVec::<Verdict, BURST>::new();
         self.router.run(self.tables.get(), now, packets, &mut verdicts);
-        for (packet, verdict) in packets.drain(..).zip(verdicts) {
-            self.settle(packet, verdict, now);
+        if !self.stage_all(packets, &verdicts) {
+            self.stage_each(packets, verdicts, now);
         }
         self.shared.counters.icmp_suppressed.set(self.router.icmp_errors_suppressed());
         self.follow_fragments(now);
         self.learn(now);
         self.flush();
         true
+    }
+
+    /// Packet by packet; what a run of them to one port has in common is looked up once.
+    fn stage_each(&mut self, packets: &mut Packets, verdicts: ArrayVec<Verdict, BURST>, now: Tick) {
+        let mut lane: Option<Lane> = None;
+        for (packet, verdict) in packets.drain(..).zip(verdicts) {
+            let mut packet = packet;
+            if let Verdict::Forward(Output::Port(port)) = verdict {
+                if lane.is_none_or(|lane| lane.port != port) {
+                    lane = self.lane(port);
+                }
+                if let Some(lane) = &lane {
+                    match self.stage_plain(lane, packet) {
+                        None => continue,
+                        Some(back) => packet = back,
+                    }
+                }
+            }
+            self.settle(packet, verdict, now);
+        }
     }
 
     fn settle(&mut self, packet: Packet<Frame>, verdict: Verdict, now: Tick) {

@@ -36,7 +36,7 @@ enum Step {
     Lint,
     /// Unit, property and documentation tests of all packages, and the dependency rules.
     Unit,
-    /// The publisher under loom.
+    /// The publisher and the flow table under loom.
     Loom,
     /// Each fuzz target for a few seconds.
     Fuzz,
@@ -51,7 +51,7 @@ impl Step {
             Self::Format => "format",
             Self::Lint => "lints",
             Self::Unit => "unit and property tests",
-            Self::Loom => "loom: publication",
+            Self::Loom => "loom: publication, flows",
             Self::Fuzz => "fuzzing",
             Self::System => "system tests",
         }
@@ -116,11 +116,12 @@ fn unit(filter: Option<&str>) -> Result<()> {
     show(cargo().args(lab).args(&filter))
 }
 
-/// The publisher with loom's own atomics and threads, each interleaving tried. A build of its own, for the flag
-/// reaches every crate.
+/// The publisher and the flow table with loom's own atomics and threads, each interleaving tried. A build of its own, for the
+/// flag reaches every crate.
 fn loom() -> Result<()> {
     let target = target_directory()?.join("loom");
-    let arguments = ["test", "--release", "--package", "publish", "--test", "loom"];
+    let arguments =
+        ["test", "--release", "--package", "publish", "--package", "flow", "--lib", "--test", "loom"];
     show(cargo().args(arguments).env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", target))
 }
 

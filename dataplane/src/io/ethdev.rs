@@ -29,27 +29,37 @@ impl Ethdev {
 
     pub(crate) fn send(&mut self, tools: &mut Tools, staged: &mut Staged, sent: &mut Sent) {
         let Self { tx, leaving, .. } = self;
-        for packet in staged.drain(..) {
+        let (finished, bytes) = staged.finished();
+        if !finished.is_empty() {
+            flush(tx, finished, bytes, sent);
+        }
+        for packet in staged.drain() {
             finish::for_plain_port(packet, tools, sent, &mut |frame: Frame, sent: &mut Sent| {
                 if leaving.is_full() {
-                    flush(tx, leaving, sent);
+                    flush(tx, leaving, bytes_in(leaving), sent);
                 }
                 if leaving.push(frame.0).is_err() {
                     sent.refuse(DropReason::TxFull, 1);
                 }
             });
         }
-        flush(tx, leaving, sent);
+        if !leaving.is_empty() {
+            flush(tx, leaving, bytes_in(leaving), sent);
+        }
     }
 }
 
-/// Sends what is in `leaving`; what the queue refuses is dropped here, once, so that nothing waits behind it.
-fn flush(tx: &mut TxQueue, leaving: &mut Burst, sent: &mut Sent) {
-    let bytes: usize = leaving.iter().map(dpdk::Mbuf::total_len).sum();
-    let n = tx.tx(leaving);
-    let kept: usize = leaving.iter().map(dpdk::Mbuf::total_len).sum();
-    sent.packets += n as u64;
-    sent.bytes += (bytes - kept) as u64;
-    sent.refuse(DropReason::TxFull, leaving.len() as u64);
-    leaving.clear();
+fn bytes_in(burst: &Burst) -> u64 {
+    burst.iter().map(|mbuf| mbuf.total_len() as u64).sum()
+}
+
+/// Sends what is in `leaving`, of `bytes` in all; what the queue refuses is dropped here, once, so that nothing waits behind it.
+fn flush(tx: &mut TxQueue, leaving: &mut Burst, bytes: u64, sent: &mut Sent) {
+    sent.packets += tx.tx(leaving) as u64;
+    sent.bytes += bytes;
+    if !leaving.is_empty() {
+        sent.bytes -= bytes_in(leaving);
+        sent.refuse(DropReason::TxFull, leaving.len() as u64);
+        leaving.clear();
+    }
 }

@@ -132,7 +132,7 @@ impl Memory {
 
     pub(crate) fn send(&mut self, tools: &mut Tools, staged: &mut Staged, sent: &mut Sent) {
         let Self { sent: kept, tx_pcap, buffers, .. } = self;
-        for packet in staged.drain(..) {
+        for packet in staged.drain() {
             finish::for_plain_port(packet, tools, sent, &mut |frame: Frame, sent: &mut Sent| {
                 let len = frame.0.total_len();
                 sent.packets += 1;

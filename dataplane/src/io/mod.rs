@@ -6,6 +6,7 @@
 mod ethdev;
 pub(crate) mod finish;
 mod memory;
+mod staged;
 mod tap;
 mod vhost;
 
@@ -16,7 +17,7 @@ use dpdk::Mbuf;
 use pipeline::{BURST, DropReason, Packet};
 use tables::PortId;
 
-pub(crate) use self::{ethdev::Ethdev, memory::Memory, tap::TapPort, vhost::Vhost};
+pub(crate) use self::{ethdev::Ethdev, memory::Memory, staged::Staged, tap::TapPort, vhost::Vhost};
 use crate::frame::{Frame, LARGE_ROOM, Pools};
 
 /// Buffers for one read of a TAP: 64 KiB of IP packet and the Ethernet header take five.
@@ -24,9 +25,6 @@ const CHAIN: usize = 5;
 
 /// A burst on its way in.
 pub(crate) type Packets = ArrayVec<Packet<Frame>, BURST>;
-
-/// What waits to go out by one port.
-pub(crate) type Staged = ArrayVec<Packet<Frame>, 64>;
 
 /// What a worker lends to its ports.
 pub(crate) struct Tools {

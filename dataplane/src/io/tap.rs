@@ -73,7 +73,7 @@ impl TapPort {
     }
 
     pub(crate) fn send(&mut self, staged: &mut Staged, sent: &mut Sent) {
-        for packet in staged.drain(..) {
+        for packet in staged.drain() {
             let header = header(packet.offload).encode();
             let mbuf = &packet.buffer.0;
             let mut pieces: ArrayVec<IoSlice<'_>, 16> = ArrayVec::new();

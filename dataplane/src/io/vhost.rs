@@ -57,7 +57,7 @@ impl Vhost {
 
     pub(crate) fn send(&mut self, tools: &mut Tools, staged: &mut Staged, sent: &mut Sent) {
         let mut burst = self.tx.burst();
-        for packet in staged.drain(..) {
+        for packet in staged.drain() {
             finish::for_plain_port(packet, tools, sent, &mut |frame: Frame, sent: &mut Sent| {
                 let mut pieces: ArrayVec<&[u8], PIECES> = ArrayVec::new();
                 if frame.0.segments().any(|piece| pieces.try_push(piece).is_err()) {

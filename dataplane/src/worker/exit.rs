@@ -2,17 +2,26 @@
 //!
 //! What always holds: each packet that comes here is counted once, as sent, handed over, held, or dropped by name.
 
-use pipeline::{Buffer, DropReason, Offload, Output, Packet, Resolution, Tick};
+use pipeline::{Buffer, DropReason, Offload, Output, Packet, Resolution, Tick, Verdict};
 use tables::PortId;
 use wire::{ETHERNET_HEADER, MacAddr};
 
 use super::Worker;
 use crate::frame::Frame;
 use crate::handover::Handed;
-use crate::io::finish;
+use crate::io::{Packets, finish};
 
 /// Bursts of other workers that are taken in one round, so that own ports are served too.
 const BATCHES: usize = 8;
+
+/// The way out for a run of packets to one port.
+#[derive(Clone, Copy)]
+pub(super) struct Lane {
+    pub(super) port: PortId,
+    at: u16,
+    /// Bytes of the longest frame that its port takes.
+    longest: usize,
+}
 
 /// Bytes of the longest frame that it makes on the wire.
 fn longest(packet: &Packet<Frame>) -> usize {
@@ -69,18 +78,77 @@ impl Worker {
         if longest > usize::from(mtu) + ETHERNET_HEADER {
             return self.fragment(port, mtu, packet);
         }
-        if slot.staged.is_empty() {
+        self.note_staged(at);
+        let len = packet.buffer.frame_len();
+        let slot = &mut self.slots[usize::from(at)];
+        slot.staged.push(packet, len);
+        if slot.staged.is_full() {
+            self.flush_slots();
+        }
+    }
+
+    /// Has a slot that is about to get something sent with the next flush.
+    fn note_staged(&mut self, at: u16) {
+        if self.slots[usize::from(at)].staged.is_empty() {
             if self.dirty.is_full() {
                 // More ports than slots in the list: send what is staged so far.
                 self.flush_slots();
             }
             self.dirty.push(at);
         }
-        let slot = &mut self.slots[usize::from(at)];
-        slot.staged.push(packet);
+    }
+
+    /// Where frames to `port` that are finished may be staged without a further look, if this worker owns it.
+    pub(super) fn lane(&mut self, port: PortId) -> Option<Lane> {
+        if self.owners.get(port) != Some(self.shared.id) {
+            return None;
+        }
+        let at = self.slot_of[usize::from(port.0)];
+        let longest = usize::from(self.slots.get(usize::from(at))?.mtu) + ETHERNET_HEADER;
+        Some(Lane { port, at, longest })
+    }
+
+    /// Stages a whole burst that goes one way and needs no further look, which most do. False, and nothing done, if this one does not.
+    #[inline]
+    pub(super) fn stage_all(&mut self, packets: &mut Packets, verdicts: &[Verdict]) -> bool {
+        let Some(&Verdict::Forward(Output::Port(port))) = verdicts.first() else { return false };
+        let Some(lane) = self.lane(port) else { return false };
+        let mut bytes = 0;
+        let plain = packets.iter().zip(verdicts).all(|(packet, verdict)| {
+            let len = packet.buffer.frame_len();
+            bytes += len;
+            *verdict == Verdict::Forward(Output::Port(port))
+                && packet.offload == Offload::Done
+                && len <= lane.longest
+        });
+        if !plain {
+            return false;
+        }
+        self.note_staged(lane.at);
+        let staged = &mut self.slots[usize::from(lane.at)].staged;
+        let all = staged.extend(packets, bytes);
+        if staged.is_full() {
+            self.flush_slots();
+        }
+        all
+    }
+
+    /// Stages a packet, or gives it back where it needs a further look.
+    #[inline]
+    pub(super) fn stage_plain(&mut self, lane: &Lane, packet: Packet<Frame>) -> Option<Packet<Frame>> {
+        let len = packet.buffer.frame_len();
+        if packet.offload != Offload::Done || len > lane.longest {
+            return Some(packet);
+        }
+        if self.slots[usize::from(lane.at)].staged.is_empty() {
+            self.note_staged(lane.at);
+        }
+        let slot = &mut self.slots[usize::from(lane.at)];
+        slot.staged.push(packet, len);
         if slot.staged.is_full() {
             self.flush_slots();
         }
+        None
     }
 
     /// Only what allows it comes here: `route` has refused the rest, and told its source. Each piece fits.

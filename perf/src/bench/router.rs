@@ -11,6 +11,9 @@ use proto::dataplane::{Endpoint, EndpointKind, Op, PortKind, PortSpec};
 use super::contestant::{Contestant, Play, Source, Stage};
 use super::traffic::{CLIENT, CLIENT_MAC, ROUTER_MAC, SERVER, SERVER_MAC};
 
+/// Flows that need more than the usual table.
+const MANY: u32 = 100_000;
+
 /// What may be lost of the packets: none is refused by anybody, but a worker that is stopped may be amid a burst.
 const LOSS: f64 = 0.001;
 
@@ -37,6 +40,10 @@ impl Router {
         let mut command = Command::new(stage.artefacts.path("podrouter-dataplane"));
         command.arg("--socket").arg(&socket).args(["--file-prefix", &prefix, "--log", "warn"]);
         command.args(["--workers", &stage.core.to_string(), "--idle", "poll"]);
+        // Room for all flows of a bench, as the other contestants have.
+        if frames > MANY {
+            command.args(["--flows", &(frames * 2).next_power_of_two().to_string()]);
+        }
         command.args(["--mbufs", &source.mbufs(frames).to_string(), "--large-mbufs", "256"]);
         command.args(["--memory", &(source.memory_mb(frames) + 64).to_string()]);
         if !stage.hugepages {

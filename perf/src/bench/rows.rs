@@ -94,12 +94,14 @@ pub(crate) fn route(number: u32, target: RouteTarget) -> Route {
     Route { key: RouteKey { network: 0, prefix: prefix(number) }, target }
 }
 
-/// A Service with one backend, the server of the bench.
+/// A Service with one backend, the server of the bench on a port of the Service's own: between one client and one port of one server
+/// there are no more connections than source ports, whatever the Services.
 fn frontend(number: u32) -> Value {
+    let port = u32::from(BACKEND_PORT) + number % 50_000;
     json!({
         "network": 0, "address": service(number), "port": SERVICE_PORT, "protocol": "udp",
         "name": format!("bench/service{number}"),
-        "backends": [{ "address": SERVER, "port": BACKEND_PORT, "state": "serving" }],
+        "backends": [{ "address": SERVER, "port": port, "state": "serving" }],
     })
 }
 

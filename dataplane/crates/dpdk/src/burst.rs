@@ -80,6 +80,21 @@ impl Burst {
         }
     }
 
+    /// Puts mbufs at the end, as many as fit; those beyond are freed.
+    #[inline]
+    pub fn extend(&mut self, mbufs: impl Iterator<Item = Mbuf>) {
+        // The length is kept in a register meanwhile: it is right again before anything else can look at it, and a panic of the
+        // iterator would leak mbufs, not free them twice.
+        let mut len = self.len;
+        for mbuf in mbufs {
+            if let Some(place) = self.places.get_mut(len) {
+                place.write(mbuf);
+                len += 1;
+            }
+        }
+        self.len = len;
+    }
+
     /// Takes the last mbuf.
     #[inline]
     pub fn pop(&mut self) -> Option<Mbuf> {

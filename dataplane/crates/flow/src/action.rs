@@ -42,7 +42,6 @@ impl Action {
     /// The low 32 bits of the generation by which it was decided, or last found to hold.
     #[inline]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "32 bits are left")]
     pub const fn generation(self) -> u32 {
         (self.0 >> 32) as u32
     }

@@ -74,7 +74,9 @@ impl<'t> Bucket<'t> {
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "half a word is meant")]
     pub(crate) fn number(self, lane: usize) -> u32 {
-        (self.0[2 + lane / 2].load(Ordering::Relaxed) >> (32 * (lane % 2))) as u32
+        // Acquire: the signature seen may be an older one's; the key of the record that is here now was written before its number.
+        // Partner: `link`.
+        (self.0[2 + lane / 2].load(Ordering::Acquire) >> (32 * (lane % 2))) as u32
     }
 
     /// Where the lanes with this signature lead.

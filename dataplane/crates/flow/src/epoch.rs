@@ -56,7 +56,8 @@ impl Epochs {
     /// On waking, before the table is read.
     pub fn wake(&self, seat: Seat) {
         if let Some(seat) = self.seats.get(seat.0) {
-            seat.0.store(self.current.0.load(Ordering::Acquire), Ordering::Relaxed);
+            // Acquire and Release: as in `quiesce`.
+            seat.0.store(self.current.0.load(Ordering::Acquire), Ordering::Release);
         }
         // One half of a Dekker handshake, the other is the fence in `passed`: either the reclaimer sees that we are back, or we
         // see that the record is hidden.

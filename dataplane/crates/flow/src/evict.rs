@@ -1,8 +1,8 @@
 //! How flows end by themselves: by time, or because there are too many.
 //!
-//! When few records are free, each new flow ends one of a sample of 32: one that has been closed, if there is any; else one of whoever
-//! has most flows, of those one that was never answered, and of those the one unused for longest. So who opens a million
-//! flows ends its own, and the few flows of others stay.
+//! When few records are free, each new flow ends one of a sample of 32 from all over the table: one that has been closed, if
+//! there is any; else one of whoever has most flows, of those one that was never answered, and of those the one unused for
+//! longest. So who opens a million flows ends its own, and the few flows of others stay.
 
 use crate::epoch::Epochs;
 use crate::family::Family;
@@ -34,12 +34,22 @@ impl<F: Family> Table<F> {
         let mut ended = 0;
         for step in 0..budget.min(self.capacity()) {
             let record = start.wrapping_add(step) % self.capacity();
-            let life = Life(self.life(record).load(Ordering::Relaxed));
+            // Acquire: the key, which says the protocol. Partner: the store of `Live` in `insert`.
+            let life = Life(self.life(record).load(Ordering::Acquire));
             if life.is_live() && self.is_over(record, life, timeouts, now) {
-                ended += u32::from(self.end(shelf, epochs, Handle::new(record, Direction::Forward)));
+                // Judged again as it is in the end: a packet may have come in between.
+                let over = |life| self.is_over(record, life, timeouts, now);
+                ended += u32::from(self.end_if(shelf, epochs, record, over));
             }
         }
         ended
+    }
+
+    /// Steps by the golden ratio: any few numbers in a row lead to records all over the table (Knuth, The Art of Computer Programming,
+    /// volume 3, section 6.4). Neighbouring records are often of one owner, who opened many at a time.
+    fn spread(&self, number: u32) -> u32 {
+        let share = number.wrapping_mul(0x9e37_79b9);
+        ((u64::from(share) * u64::from(self.capacity())) >> 32) as u32
     }
 
     fn is_over(&self, record: u32, life: Life, timeouts: &Timeouts, now: Seconds) -> bool {
@@ -50,11 +60,13 @@ impl<F: Family> Table<F> {
 
     /// Ends the one flow of a sample that can best be spared.
     pub(crate) fn evict(&self, shelf: &mut Shelf, epochs: &Epochs, now: Seconds) {
-        let start = self.cursor.fetch_add(SAMPLE, Ordering::Relaxed);
+        let start = self.sample.fetch_add(SAMPLE, Ordering::Relaxed);
+        let sample = (0..SAMPLE).map(|step| self.spread(start.wrapping_add(step)));
+        sample.clone().for_each(|record| hint::prefetch_read(self.life(record)));
         let mut worst = None;
-        for step in 0..SAMPLE.min(self.capacity()) {
-            let record = start.wrapping_add(step) % self.capacity();
-            let life = Life(self.life(record).load(Ordering::Relaxed));
+        for record in sample {
+            // Acquire: whose it is. Partner: the store of `Live` in `insert`.
+            let life = Life(self.life(record).load(Ordering::Acquire));
             if !life.is_live() {
                 continue;
             }

@@ -6,6 +6,8 @@
 use std::fmt::Debug;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::sync::{AtomicU64, Ordering};
+
 /// Two words: addresses; ports, network and protocol.
 pub type Key4 = [u64; 2];
 /// Five words: source, destination; ports, network and protocol.
@@ -41,7 +43,7 @@ impl<A> Tuple<A> {
 /// An address family: key and record layout, in words of 64 bits.
 pub trait Family: Copy + Debug + Send + Sync + 'static {
     /// The key.
-    type Key: Copy + Eq + Debug + AsRef<[u64]> + AsMut<[u64]> + Default + Send;
+    type Key: Copy + Eq + Debug + AsRef<[u64]> + Send;
     /// The address.
     type Addr: Copy + Eq + Debug + Into<IpAddr>;
     /// Words of the part of a record that every packet reads: whole cache lines.
@@ -61,6 +63,10 @@ pub trait Family: Copy + Debug + Send + Sync + 'static {
     fn tuple(key: &Self::Key) -> Tuple<Self::Addr>;
     /// A hash of 64 good bits.
     fn hash(key: &Self::Key, seeds: &[u64; 3]) -> u64;
+    /// The key that stands at `at` in a record.
+    fn read(record: &[AtomicU64], at: usize) -> Self::Key;
+    /// Whether it is this one.
+    fn is(record: &[AtomicU64], at: usize, key: &Self::Key) -> bool;
 }
 
 /// IPv4: a record is one cache line.
@@ -99,7 +105,6 @@ fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
     let low = product as u64;
-    #[expect(clippy::cast_possible_truncation, reason = "the high half is what is left")]
     let high = (product >> 64) as u64;
     low ^ high
 }
@@ -128,6 +133,18 @@ impl Family for V4 {
     #[inline]
     fn hash(key: &Key4, seeds: &[u64; 3]) -> u64 {
         fold(fold(key[0] ^ seeds[0], key[1] ^ seeds[1]) ^ seeds[2], 0x9e37_79b9_7f4a_7c15)
+    }
+
+    #[inline]
+    fn read(record: &[AtomicU64], at: usize) -> Key4 {
+        let word = |i: usize| record[at + i].load(Ordering::Relaxed);
+        [word(0), word(1)]
+    }
+
+    #[inline]
+    fn is(record: &[AtomicU64], at: usize, key: &Key4) -> bool {
+        let [a, b] = Self::read(record, at);
+        (a ^ key[0]) | (b ^ key[1]) == 0
     }
 }
 
@@ -158,6 +175,18 @@ impl Family for V6 {
         let addresses =
             fold(key[0] ^ seeds[0], key[1] ^ seeds[1]) ^ fold(key[2] ^ seeds[1], key[3] ^ seeds[2]);
         fold(addresses ^ seeds[0], key[4] ^ seeds[2])
+    }
+
+    #[inline]
+    fn read(record: &[AtomicU64], at: usize) -> Key6 {
+        let word = |i: usize| record[at + i].load(Ordering::Relaxed);
+        [word(0), word(1), word(2), word(3), word(4)]
+    }
+
+    #[inline]
+    fn is(record: &[AtomicU64], at: usize, key: &Key6) -> bool {
+        let [a, b, c, d, e] = Self::read(record, at);
+        (a ^ key[0]) | (b ^ key[1]) | (c ^ key[2]) | (d ^ key[3]) | (e ^ key[4]) == 0
     }
 }
 

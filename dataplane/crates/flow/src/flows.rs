@@ -47,13 +47,15 @@ pub enum StorageError {
         given: usize,
     },
     /// Sizes that no table can have.
-    #[error("a table of {records} flows: use 64 to {MOST}")]
+    #[error("a table of {records} flows: use {LEAST} to {MOST}")]
     Size {
         /// As asked for.
         records: u32,
     },
 }
 
+/// Records of a table at least: fewer than workers keep in stock serve nobody. Models are smaller.
+const LEAST: u32 = if cfg!(loom) { 1 } else { 64 };
 /// Records of a table at most: a handle has 31 bits for them.
 const MOST: u32 = 1 << 30;
 /// Each record is looked at about once in this many seconds, to see whether its time is over.
@@ -83,7 +85,7 @@ impl Flows {
     /// # Errors
     /// Too few words, or sizes that no table can have; nothing is touched then.
     pub fn adopt(words: Words, config: &FlowsConfig) -> Result<(Self, Adopted), StorageError> {
-        if let Some(records) = [config.v4, config.v6].into_iter().find(|n| !(64..=MOST).contains(n)) {
+        if let Some(records) = [config.v4, config.v6].into_iter().find(|n| !(LEAST..=MOST).contains(n)) {
             return Err(StorageError::Size { records });
         }
         let (v4, v6, seeds, known) = layout::divide(words, config)?;

@@ -8,7 +8,7 @@
 
 use crate::family::{Family, V4, V6};
 use crate::flows::{FlowsConfig, StorageError};
-use crate::sync::{Ordering, Words};
+use crate::sync::{Ordering, Words, fence};
 
 /// Words of a cache line: what everything is aligned to.
 pub(crate) const LINE: usize = 8;
@@ -76,7 +76,9 @@ pub(crate) fn divide(
     let known = field(0) == MAGIC && field(1) == VERSION && field(2) == sizes;
     if !known {
         // The mark goes first and comes last: whoever is killed in between leaves nothing that looks whole.
-        head[0].store(0, Ordering::Release);
+        head[0].store(0, Ordering::Relaxed);
+        // AcqRel: what follows stays behind. The partner is no thread, but the process that comes after a kill.
+        fence(Ordering::AcqRel);
         for part in [v4, v6] {
             for words in [part.buckets, part.hot, part.cold] {
                 words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
@@ -90,4 +92,19 @@ pub(crate) fn divide(
         head[0].store(MAGIC, Ordering::Release);
     }
     Ok((v4, v6, [field(4), field(5), field(6)], known))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_takes_128_bytes_or_256() {
+        // With its share of the buckets and both directions: where records are a power of two, no bucket is there for rounding's sake.
+        for records in [64, 1 << 14, 1 << 20] {
+            let bytes = |words: usize| (words * size_of::<u64>()).div_ceil(records as usize);
+            assert!(bytes(words_of::<V4>(records)) <= 128);
+            assert!(bytes(words_of::<V6>(records)) <= 256);
+        }
+    }
 }

@@ -15,6 +15,7 @@ mod epoch;
 mod evict;
 mod family;
 mod flows;
+mod free;
 mod layout;
 mod life;
 mod local;

@@ -1,6 +1,6 @@
 //! The words of a record that say whether it is in use, by whom, and how far its connection has come.
 
-use crate::state::State;
+use crate::state::{Direction, Signal, State, next_of};
 
 /// Time in whole seconds of whichever clock the caller has, as long as it outlasts the process where the storage does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -63,10 +63,17 @@ impl Life {
         State::of_bits((self.0 >> 8) as u8)
     }
 
+    /// Whether a packet makes it another state.
+    #[inline]
+    pub(crate) const fn changes(self, direction: Direction, signal: Signal) -> bool {
+        #[expect(clippy::cast_possible_truncation, reason = "cut to 8 bits")]
+        let state = (self.0 >> 8) as u8;
+        next_of(state, direction, signal) != state
+    }
+
     /// When a packet was seen last.
     #[inline]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "32 bits are left")]
     pub const fn seen(self) -> Seconds {
         Seconds((self.0 >> 32) as u32)
     }

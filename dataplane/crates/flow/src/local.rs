@@ -8,9 +8,9 @@ use crate::table::Table;
 use crate::{Epochs, Family};
 
 /// Free records that a worker keeps at most, beyond those that just came back.
-const STOCK: usize = 64;
+const STOCK: usize = if cfg!(loom) { 0 } else { 64 };
 /// Records that it takes from the common list at a time.
-const REFILL: usize = 16;
+const REFILL: usize = if cfg!(loom) { 1 } else { 16 };
 /// Dead records of one worker that wait for the others to begin another burst.
 const LIMBO: usize = 1024;
 
@@ -44,6 +44,11 @@ impl Local {
 impl Shelf {
     fn new() -> Self {
         Self { free: Vec::with_capacity(STOCK + LIMBO), limbo: VecDeque::with_capacity(LIMBO) }
+    }
+
+    /// Records that only this worker takes, now or when all have begun another burst.
+    pub(crate) fn stock(&self) -> u32 {
+        u32::try_from(self.free.len() + self.limbo.len()).unwrap_or(u32::MAX)
     }
 
     /// A record to use.

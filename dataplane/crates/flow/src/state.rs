@@ -154,7 +154,7 @@ impl State {
     #[inline]
     #[must_use]
     pub const fn next(self, direction: Direction, signal: Signal) -> Self {
-        Self::of_bits(NEXT[self as usize][direction as usize][signal as usize])
+        Self::of_bits(next_of(self as u8, direction, signal))
     }
 
     /// Whether a packet that opens a connection on this tuple begins a new one: the old one is over (RFC 9293, section 3.6.1).
@@ -165,17 +165,24 @@ impl State {
     }
 }
 
-/// One look-up a packet, 90 bytes.
-static NEXT: [[[u8; 5]; 2]; 9] = next();
+/// One look-up a packet: four bits of state, one of direction, three of signal.
+static NEXT: [u8; 256] = next();
 
-const fn next() -> [[[u8; 5]; 2]; 9] {
-    let mut table = [[[0; 5]; 2]; 9];
+/// The number of the state after a packet.
+#[inline]
+pub(crate) const fn next_of(state: u8, direction: Direction, signal: Signal) -> u8 {
+    NEXT[((state & 0xf) << 4 | (direction as u8) << 3 | signal as u8) as usize]
+}
+
+const fn next() -> [u8; 256] {
+    let mut table = [0; 256];
     let mut state = 0;
-    while state < 9 {
-        let mut signal = 0;
+    while state < State::ALL.len() {
+        let mut signal = 0_u8;
         while signal < 5 {
-            table[state][0][signal] = step(State::ALL[state], true, signal as u8) as u8;
-            table[state][1][signal] = step(State::ALL[state], false, signal as u8) as u8;
+            let at = state << 4 | signal as usize;
+            table[at] = step(State::ALL[state], true, signal) as u8;
+            table[at | 8] = step(State::ALL[state], false, signal) as u8;
             signal += 1;
         }
         state += 1;

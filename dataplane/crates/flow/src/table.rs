@@ -7,6 +7,8 @@
 //! gives up. At least one sees it, so that a key never leads to two live records; and the reply's key, once linked, is taken: that is
 //! how a port for source NAT is reserved.
 
+use std::num::NonZeroU32;
+
 use crate::action::Action;
 use crate::bucket::Bucket;
 use crate::epoch::Epochs;
@@ -18,30 +20,40 @@ use crate::state::{Direction, Signal, State};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, Words, fence};
 
 /// Owners that are told apart: port ids.
-pub(crate) const OWNERS: usize = 1024;
+pub(crate) const OWNERS: usize = if cfg!(loom) { 4 } else { 1024 };
 /// Tries at a record's life that others are changing too.
 const TRIES: usize = 4;
 
 /// A record by one of its two keys: not zero, so that zero is a free lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Handle(pub(crate) u32);
+pub struct Handle(pub(crate) NonZeroU32);
 
 impl Handle {
     #[inline]
     pub(crate) const fn new(record: u32, direction: Direction) -> Self {
-        Self((record + 1) << 1 | direction as u32)
+        // Not zero, since records are below 2^30.
+        Self(NonZeroU32::MIN.saturating_add((record << 1 | direction as u32) + 1))
+    }
+
+    /// Of a lane's number; 0 is a free one.
+    #[inline]
+    pub(crate) const fn of(number: u32) -> Option<Self> {
+        match NonZeroU32::new(number) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
     }
 
     #[inline]
     pub(crate) const fn record(self) -> u32 {
-        (self.0 >> 1).wrapping_sub(1)
+        (self.0.get() - 2) >> 1
     }
 
     /// Which of the two keys it was found by.
     #[inline]
     #[must_use]
     pub const fn direction(self) -> Direction {
-        Direction::of_bit(self.0)
+        Direction::of_bit(self.0.get())
     }
 }
 
@@ -105,18 +117,21 @@ pub struct Row<A> {
 pub struct Table<F: Family> {
     buckets: Words,
     hot: Words,
-    cold: Words,
+    pub(crate) cold: Words,
     /// Buckets less one: their number is a power of two.
     mask: u64,
     seeds: [u64; 3],
     records: u32,
     /// Number of pops (32 bits) and the first free record plus one: the first number keeps an old head from passing for a new one.
-    free: AtomicU64,
-    spare: AtomicU32,
+    pub(crate) free: AtomicU64,
+    /// How many there are; never fewer than that.
+    pub(crate) spare: AtomicU32,
     /// Live flows by owner.
     pub(crate) owners: Box<[AtomicU32]>,
     /// Where expiry goes on.
     pub(crate) cursor: AtomicU32,
+    /// Where the next sample for an eviction begins.
+    pub(crate) sample: AtomicU32,
     family: std::marker::PhantomData<F>,
 }
 
@@ -135,6 +150,7 @@ impl<F: Family> Table<F> {
             spare: AtomicU32::new(0),
             owners: (0..OWNERS).map(|_| AtomicU32::new(0)).collect(),
             cursor: AtomicU32::new(0),
+            sample: AtomicU32::new(0),
             family: std::marker::PhantomData,
         };
         buckets.iter().for_each(|word| word.store(0, Ordering::Relaxed));
@@ -202,8 +218,7 @@ impl<F: Family> Table<F> {
     #[must_use]
     pub fn first(&self, hash: u64) -> Option<Handle> {
         let bucket = self.home(hash);
-        let number = bucket.number(bucket.matching(signature(hash)).first()?);
-        (number != 0).then_some(Handle(number))
+        Handle::of(bucket.number(bucket.matching(signature(hash)).first()?))
     }
 
     /// Asks for the record.
@@ -225,13 +240,9 @@ impl<F: Family> Table<F> {
     #[must_use]
     pub fn verify(&self, handle: Handle, key: &F::Key) -> Option<Life> {
         let words = self.hot.get(handle.record() as usize * F::HOT..)?.get(..F::HOT)?;
-        let at = F::KEYS[handle.direction() as usize];
-        let same = words[at..]
-            .iter()
-            .zip(key.as_ref())
-            .fold(0, |differs, (word, key)| differs | (word.load(Ordering::Relaxed) ^ key));
         // Acquire: what a live record says was written before. Partner: the store of `Live` in `insert`.
-        (same == 0).then(|| Life(words[F::LIFE].load(Ordering::Acquire)))
+        let life = Life(words[F::LIFE].load(Ordering::Acquire));
+        F::is(words, F::KEYS[handle.direction() as usize], key).then_some(life)
     }
 
     /// The record of a key, wherever it is.
@@ -294,8 +305,7 @@ impl<F: Family> Table<F> {
     /// A packet has been seen. Writes only when that changes the state, or the second.
     #[inline]
     pub fn touch(&self, handle: Handle, life: Life, signal: Signal, now: Seconds) {
-        let state = life.state();
-        if life.seen() != now || state.next(handle.direction(), signal) as u8 != state as u8 {
+        if life.seen() != now || life.changes(handle.direction(), signal) {
             self.note(handle, signal, now);
         }
     }
@@ -329,7 +339,8 @@ impl<F: Family> Table<F> {
         if let Some(found) = self.find(hash, &new.key) {
             return Inserted::Exists(found);
         }
-        if self.is_short() {
+        // What waits already counts: where another worker is late, ending more would free none sooner.
+        if self.is_short(shelf.stock()) {
             self.evict(shelf, epochs, now);
         }
         if !shelf.has_room(self, epochs) {
@@ -357,8 +368,9 @@ impl<F: Family> Table<F> {
         }
         for key in replies {
             if key != new.key && self.reserve(record, &key) {
-                self.life(record).store(claimed.with_phase(Phase::Live).0, Ordering::Release);
+                // Before it can be ended, so that the count never falls below zero.
                 self.count(new.binding.owner, 1);
+                self.life(record).store(claimed.with_phase(Phase::Live).0, Ordering::Release);
                 return Inserted::New(forward);
             }
         }
@@ -387,14 +399,24 @@ impl<F: Family> Table<F> {
 
     /// Ends a flow. False if it had ended already, or no room is left to wait in.
     pub fn end(&self, shelf: &mut Shelf, epochs: &Epochs, handle: Handle) -> bool {
-        let record = handle.record();
+        self.end_if(shelf, epochs, handle.record(), |_| true)
+    }
+
+    /// Ends a flow of which, as it is in the end, this holds.
+    pub(crate) fn end_if(
+        &self,
+        shelf: &mut Shelf,
+        epochs: &Epochs,
+        record: u32,
+        holds: impl Fn(Life) -> bool,
+    ) -> bool {
         if !shelf.has_room(self, epochs) {
             return false;
         }
         let word = self.life(record);
         let mut life = Life(word.load(Ordering::Acquire));
         loop {
-            if !life.is_live() {
+            if !life.is_live() || !holds(life) {
                 return false;
             }
             let dead = life.with_phase(Phase::Dead).0;
@@ -445,11 +467,11 @@ impl<F: Family> Table<F> {
     /// Those that have the key, in its own bucket and where its strays are.
     fn scan<T>(&self, hash: u64, mut wanted: impl FnMut(Handle) -> Option<T>) -> Option<T> {
         let (home, signature) = (self.home(hash), signature(hash));
-        let found = home.numbers(signature).find_map(|number| wanted(Handle(number)));
+        let found = home.numbers(signature).filter_map(Handle::of).find_map(&mut wanted);
         if found.is_some() || !home.has_strays() {
             return found;
         }
-        self.other(hash).numbers(signature).find_map(|number| wanted(Handle(number)))
+        self.other(hash).numbers(signature).filter_map(Handle::of).find_map(wanted)
     }
 
     /// Another record with this key, now that ours is linked.
@@ -468,12 +490,12 @@ impl<F: Family> Table<F> {
 
     fn link(&self, hash: u64, handle: Handle) -> bool {
         let (home, signature) = (self.home(hash), signature(hash));
-        if home.link(signature, handle.0) {
+        if home.link(signature, handle.0.get()) {
             return true;
         }
         // Counted before it is there, so that nobody who may need it passes by.
         home.add_stray();
-        let linked = self.other(hash).link(signature, handle.0);
+        let linked = self.other(hash).link(signature, handle.0.get());
         if !linked {
             home.remove_stray();
         }
@@ -482,7 +504,7 @@ impl<F: Family> Table<F> {
 
     fn unlink(&self, hash: u64, handle: Handle) {
         let home = self.home(hash);
-        if !home.unlink(handle.0) && self.other(hash).unlink(handle.0) {
+        if !home.unlink(handle.0.get()) && self.other(hash).unlink(handle.0.get()) {
             home.remove_stray();
         }
     }
@@ -524,12 +546,8 @@ impl<F: Family> Table<F> {
 
     #[inline]
     pub(crate) fn key_of(&self, record: u32, direction: Direction) -> F::Key {
-        let mut key = F::Key::default();
-        let at = record as usize * F::HOT + F::KEYS[direction as usize];
-        for (word, stored) in key.as_mut().iter_mut().zip(&self.hot[at..]) {
-            *word = stored.load(Ordering::Relaxed);
-        }
-        key
+        let words = &self.hot[record as usize * F::HOT..][..F::HOT];
+        F::read(words, F::KEYS[direction as usize])
     }
 
     fn set_key(&self, record: u32, direction: Direction, key: &F::Key) {
@@ -542,39 +560,6 @@ impl<F: Family> Table<F> {
     fn count(&self, owner: u16, by: u32) {
         self.owners[usize::from(owner) % OWNERS].fetch_add(by, Ordering::Relaxed);
     }
-
-    /// Whether so few records are free that one should go for each that comes.
-    fn is_short(&self) -> bool {
-        self.spare.load(Ordering::Relaxed) < (self.records / 16).min(256)
-    }
-
-    /// From the common list.
-    pub(crate) fn pop_free(&self) -> Option<u32> {
-        loop {
-            let head = self.free.load(Ordering::Acquire);
-            #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
-            let record = (head as u32).checked_sub(1)?;
-            let next = self.cold[record as usize * COLD].load(Ordering::Relaxed);
-            let new = (head >> 32).wrapping_add(1) << 32 | next & 0xffff_ffff;
-            // AcqRel: the list behind the head is whole. Partner: `push_free`.
-            if self.free.compare_exchange(head, new, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                self.spare.fetch_sub(1, Ordering::Relaxed);
-                return Some(record);
-            }
-        }
-    }
-
-    pub(crate) fn push_free(&self, record: u32) {
-        loop {
-            let head = self.free.load(Ordering::Relaxed);
-            self.cold[record as usize * COLD].store(head & 0xffff_ffff, Ordering::Relaxed);
-            let new = head & !0xffff_ffff | u64::from(record + 1);
-            if self.free.compare_exchange(head, new, Ordering::Release, Ordering::Relaxed).is_ok() {
-                self.spare.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
-        }
-    }
 }
 
 /// Two rules in a word.
@@ -584,7 +569,6 @@ fn rules_word([out, into]: [u32; 2]) -> u64 {
 
 /// The high bits of the hash, which have no part in the bucket's number; never 0.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "16 bits are left")]
 const fn signature(hash: u64) -> u16 {
     (hash >> 48) as u16 | 1
 }

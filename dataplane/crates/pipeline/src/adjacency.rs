@@ -47,7 +47,6 @@ pub(crate) struct Adjacency {
 
 impl Adjacency {
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "cut to ten bits")]
     pub(crate) const fn port(self) -> PortId {
         PortId((self.second & PORT) as u16)
     }
@@ -247,7 +246,6 @@ impl Key {
     fn places(&self) -> impl Iterator<Item = usize> + use<> {
         let mixed =
             (self.high ^ self.low.rotate_left(29) ^ self.flags << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        #[expect(clippy::cast_possible_truncation, reason = "the highest bits are what is meant")]
         let start = (mixed >> 40) as usize;
         (0..PROBES).map(move |step| usize::from(MAX_PORTS) + (start + step) % NEIGHBOURS)
     }

@@ -9,7 +9,7 @@ use tables::Tables;
 use wire::{Fragment, MacAddr, PacketKind, protocol};
 
 use crate::address::is_link_local;
-use crate::burst::{Hop, Ingress, Side, State, Station, Work, Works};
+use crate::burst::{Halt, Hop, Ingress, Side, State, Station, Work, Works};
 use crate::icmp_error::{Complaint, icmp_type};
 use crate::neighbour::Learned;
 use crate::{BURST, Buffer, ConsumeReason, DropReason, Packet, Verdict, arp, echo, nd, route};
@@ -68,7 +68,7 @@ pub(crate) fn way_back<'t>(
         }
         Side::Uplink(_) if is_link_local(to) => straight(Station::Sender(sender)),
         _ => route::hop_to(tables, ingress, to).map_err(|state| match state {
-            State::Refused(reason, _) | State::Done(Verdict::Drop(reason)) => reason,
+            Halt::Refused(reason, _) | Halt::Done(Verdict::Drop(reason)) => reason,
             // Our own address: nobody else has it.
             _ => DropReason::SourceInvalid,
         }),

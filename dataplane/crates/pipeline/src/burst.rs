@@ -41,6 +41,33 @@ pub(crate) enum State<'t> {
     Done(Verdict),
 }
 
+/// Why a packet does not go on.
+#[derive(Clone, Copy)]
+pub(crate) enum Halt {
+    /// It is the router's own business.
+    ForRouter,
+    /// Dropped, and its source is to be told.
+    Refused(DropReason, Complaint),
+    /// No step has more to do.
+    Done(Verdict),
+}
+
+impl From<DropReason> for Halt {
+    fn from(reason: DropReason) -> Self {
+        Self::Done(Verdict::Drop(reason))
+    }
+}
+
+impl From<Halt> for State<'_> {
+    fn from(stop: Halt) -> Self {
+        match stop {
+            Halt::ForRouter => Self::ForRouter,
+            Halt::Refused(reason, complaint) => Self::Refused(reason, complaint),
+            Halt::Done(verdict) => Self::Done(verdict),
+        }
+    }
+}
+
 /// What a packet becomes on its way.
 #[derive(Clone, Copy)]
 pub(crate) enum Turn {

@@ -11,20 +11,22 @@ use tables::{EndpointKind, NetworkId, PortRole, Rests, Tables};
 use wire::Parsed;
 
 use crate::adjacency::Adjacencies;
-use crate::burst::{Hop, Ingress, Side, State, Station};
+use crate::burst::{Halt, Hop, Ingress, Side, Station};
 use crate::connection::{Ends, has_ports, has_states};
 use crate::icmp_error::Complaint;
 use crate::policy::{self, Rules};
 use crate::service::{self, Choice};
 use crate::tracker::{Known, Made, Proposal, Tracker};
 use crate::witness::{Outcome, Witness};
-use crate::{DropReason, FlowCounts, Offload, route};
+use crate::{DropReason, FlowCounts, Offload, Tick, route};
 
 /// What deciding rests on, the same for all packets of a burst.
 pub(crate) struct Desk<'a, 't> {
     pub(crate) tables: &'t Tables,
     pub(crate) adjacencies: &'a Adjacencies,
     pub(crate) now: Seconds,
+    /// The same, for what waits shorter.
+    pub(crate) tick: Tick,
     /// Whether outputs fragment what may be.
     pub(crate) fragment: bool,
 }
@@ -70,13 +72,13 @@ pub(crate) enum Renewal<'t> {
     /// It has ended, and the packet is the first of another.
     Replaced,
     /// It has ended, and the packet goes nowhere.
-    Ended(State<'t>),
+    Ended(Halt),
     /// It stays, and this packet goes nowhere.
-    Refused(State<'t>),
+    Refused(Halt),
 }
 
 /// What is done: where the packet goes, and what its ends become if they change.
-pub(crate) type Decision<'t> = Result<(Hop<'t>, Option<Ends>), State<'t>>;
+pub(crate) type Decision<'t> = Result<(Hop<'t>, Option<Ends>), Halt>;
 
 /// Ports that are tried for a translated source, before they count as exhausted.
 const PORT_TRIES: u16 = 128;
@@ -87,14 +89,14 @@ impl<'t> Desk<'_, 't> {
         &self,
         subject: &Subject<'_, 't>,
         witness: &mut impl Witness,
-    ) -> Result<Plan<'t>, State<'t>> {
+    ) -> Result<Plan<'t>, Halt> {
         let Subject { ingress, parsed, offload, head, ends, signal } = subject;
         let tables = self.tables;
         let mut went = *ends;
         match service::choose(tables, ends, witness) {
             Choice::Backend(addr, port) => (went.dst, went.dst_port) = (addr, port),
             Choice::NoBackend => {
-                return Err(State::Refused(DropReason::NoBackend, Complaint::PortUnreachable));
+                return Err(Halt::Refused(DropReason::NoBackend, Complaint::PortUnreachable));
             }
             // An answer whose connection nobody remembers: it would need the Service's address as its source, and nobody
             // knows which.
@@ -117,7 +119,7 @@ impl<'t> Desk<'_, 't> {
         } else {
             policy::judge(tables, &went, witness)
         };
-        let rules = rules.map_err(State::from)?;
+        let rules = rules.map_err(Halt::from)?;
         let left = route::onward(ingress, parsed, *offload, self.fragment, hop, translated);
         witness.note("link", || Outcome::link(&hop, parsed, *offload, left));
         let hop = left?;
@@ -247,7 +249,7 @@ impl<'t> Desk<'_, 't> {
         let hop = match hop {
             Ok(hop) => hop,
             // The address has been withdrawn.
-            Err(state @ State::Refused(DropReason::Unreachable, _)) => return Renewal::Ended(state),
+            Err(state @ Halt::Refused(DropReason::Unreachable, _)) => return Renewal::Ended(state),
             Err(state) => return Renewal::Refused(state),
         };
         let left = route::onward(ingress, parsed, *offload, self.fragment, hop, binding.is_translated());

@@ -9,6 +9,7 @@ use flow::{Family, Handle, Key4, Signal, V4};
 use tables::{PortId, Tables};
 use wire::{ETHERNET_HEADER, IPV4_HEADER, MacAddr, TCP_HEADER, UDP_HEADER, protocol};
 
+use crate::adjacency::Adjacency;
 use crate::burst::{Ingress, Side};
 use crate::decide::{Desk, rests};
 use crate::tracker::{Tracker, widen};
@@ -20,19 +21,20 @@ const LEAST: usize = L4 + UDP_HEADER;
 
 /// A packet that looks plain.
 struct Candidate {
-    at: usize,
     key: Key4,
     hash: u64,
     handle: Option<Handle>,
     signal: Signal,
+    at: u8,
 }
 
 /// What all packets by one port have in common.
 struct Link {
     port: PortId,
-    /// Who they are to be sent to, and by whom if only one can.
-    to: MacAddr,
-    from: Option<MacAddr>,
+    /// The first eight bytes, which are the destination's MAC and the beginning of the source's, and the four behind: what they are, and
+    /// which bits of them are known.
+    macs: (u64, u32),
+    mask: (u64, u32),
     /// The last word of their keys, but for ports and protocol.
     network: u64,
 }
@@ -40,11 +42,21 @@ struct Link {
 impl Link {
     fn of(tables: &Tables, port: PortId) -> Option<Self> {
         let ingress = Ingress::of(tables, port)?;
-        let from = match ingress.side {
-            Side::Endpoint(endpoint) => Some(endpoint.mac),
-            Side::Uplink(_) => None,
+        // Whoever is on an uplink has a source address of one station: its group bit is 0.
+        let (from, mask) = match ingress.side {
+            Side::Endpoint(endpoint) => (endpoint.mac.0, [0xff; 6]),
+            Side::Uplink(_) => ([0; 6], [1, 0, 0, 0, 0, 0]),
         };
-        Some(Self { port, to: ingress.port.mac, from, network: u64::from(ingress.network.0) << 16 | 1 })
+        let words = |to: [u8; 6], from: [u8; 6]| {
+            let ([a, b, c, d, e, f], [g, h, rest @ ..]) = (to, from);
+            (u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u32::from_ne_bytes(rest))
+        };
+        Some(Self {
+            port,
+            macs: words(ingress.port.mac.0, from),
+            mask: words([0xff; 6], mask),
+            network: u64::from(ingress.network.0) << 16 | 1,
+        })
     }
 }
 
@@ -56,7 +68,7 @@ pub(crate) fn burst<B: Buffer>(
     verdicts: &mut ArrayVec<Verdict, BURST>,
     counts: &mut FlowCounts,
 ) -> u32 {
-    let mut done = 0;
+    let mut done = 0_u32;
     for packet in packets.iter() {
         hint::prefetch_slice(packet.buffer.head());
     }
@@ -66,11 +78,11 @@ pub(crate) fn burst<B: Buffer>(
     };
     let table = &tracker.flows.v4;
     let mut candidates = ArrayVec::<Candidate, BURST>::new();
-    for (at, packet) in packets.iter().enumerate() {
+    for (packet, at) in packets.iter().zip(0..) {
         if let Some((key, signal)) = plain(&link, packet) {
             let hash = table.hash(&key);
             table.prefetch(hash);
-            candidates.push(Candidate { at, key, hash, handle: None, signal });
+            candidates.push(Candidate { key, hash, handle: None, signal, at });
         }
     }
     for candidate in &mut candidates {
@@ -80,35 +92,47 @@ pub(crate) fn burst<B: Buffer>(
         }
     }
     for candidate in &candidates {
-        if let Some(output) = replay(desk, tracker, &link, candidate, &mut packets[candidate.at], counts) {
-            verdicts[candidate.at] = Verdict::Forward(output);
-            done |= 1 << candidate.at;
-        }
+        let packet = &mut packets[usize::from(candidate.at)];
+        let Some((adjacency, index)) = replay(desk, tracker, &link, candidate, packet, counts) else {
+            continue;
+        };
+        done |= 1 << candidate.at;
+        let port = adjacency.port();
+        let output = if adjacency.is_resolved() {
+            Output::Port(port)
+        } else {
+            desk.adjacencies
+                .next_hop(index)
+                .map_or(Output::Port(port), |next_hop| Output::Neighbour { port, next_hop })
+        };
+        verdicts[usize::from(candidate.at)] = Verdict::Forward(output);
     }
     counts.replayed += u64::from(done.count_ones());
     done
 }
 
 /// The key of a plain packet, and what it says of its connection.
-#[inline]
+#[inline(always)]
 fn plain<B: Buffer>(link: &Link, packet: &Packet<B>) -> Option<(Key4, Signal)> {
     let head = packet.buffer.head();
     let b = head.first_chunk::<LEAST>()?;
+    let ne32 = |at: usize| u32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+    let be32 = |at: usize| u64::from(u32::from_be(ne32(at)));
+    let first = u64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
+    let macs = (first ^ link.macs.0) & link.mask.0 | u64::from((ne32(8) ^ link.macs.1) & link.mask.1);
     let ip_len = usize::from(u16::from_be_bytes([b[16], b[17]]));
-    let from = MacAddr([b[6], b[7], b[8], b[9], b[10], b[11]]);
-    let from_right = match link.from {
-        Some(mac) => mac == from,
-        None => from.is_unicast(),
-    };
-    let fits = packet.in_port == link.port
-        && packet.offload == Offload::Done
-        && [b[12], b[13], b[14]] == [0x08, 0x00, 0x45]
-        && [b[20] & 0x3f, b[21]] == [0, 0]
+    // EtherType, version and header length; then flags and offset of fragments.
+    let others = (ne32(12) ^ u32::from_ne_bytes([0x08, 0x00, 0x45, 0]))
+        & u32::from_ne_bytes([0xff, 0xff, 0xff, 0])
+        | u32::from(b[20] & 0x3f | b[21]);
+    let fits = macs | u64::from(others) == 0
         && b[22] > 1
-        && MacAddr([b[0], b[1], b[2], b[3], b[4], b[5]]) == link.to
-        && from_right
+        && packet.in_port == link.port
+        && packet.offload == Offload::Done
         && ETHERNET_HEADER + ip_len == packet.buffer.frame_len()
-        && header_is_right(b);
+        && header_is_right(b)
+        // No station has an address of zeros.
+        && [b[6], b[7], b[8], b[9], b[10], b[11]] != [0; 6];
     if !fits {
         return None;
     }
@@ -124,8 +148,7 @@ fn plain<B: Buffer>(link: &Link, packet: &Packet<B>) -> Option<(Key4, Signal)> {
         }
         _ => return None,
     };
-    let word = |at: usize| u64::from(u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]));
-    let key = [word(26) << 32 | word(30), word(34) << 32 | link.network | u64::from(b[23]) << 8];
+    let key = [be32(26) << 32 | be32(30), be32(34) << 32 | link.network | u64::from(b[23]) << 8];
     Some((key, signal))
 }
 
@@ -141,7 +164,7 @@ fn header_is_right(b: &[u8; LEAST]) -> bool {
 }
 
 /// Does as the last packet of the flow did.
-#[inline]
+#[inline(always)]
 fn replay<B: Buffer>(
     desk: &Desk<'_, '_>,
     tracker: &Tracker,
@@ -149,7 +172,7 @@ fn replay<B: Buffer>(
     candidate: &Candidate,
     packet: &mut Packet<B>,
     counts: &mut FlowCounts,
-) -> Option<Output> {
+) -> Option<(Adjacency, u32)> {
     let table = &tracker.flows.v4;
     let (handle, key) = (candidate.handle?, &candidate.key);
     let life = table.verify(handle, key)?;
@@ -192,13 +215,9 @@ fn replay<B: Buffer>(
         macs[..6].copy_from_slice(&dst);
         macs[6..].copy_from_slice(&src);
     }
-    Some(match desk.adjacencies.next_hop(action.adjacency()) {
-        Some(next_hop) if !adjacency.is_resolved() => Output::Neighbour { port: adjacency.port(), next_hop },
-        _ => Output::Port(adjacency.port()),
-    })
+    Some((adjacency, action.adjacency()))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the upper half is meant")]
 const fn ports(key: &Key4) -> u32 {
     (key[1] >> 32) as u32
 }

@@ -258,7 +258,7 @@ impl<B: Buffer> Router<B> {
         self.learned.clear();
         let Self { tracker, fragments, adjacencies, counts, limiter, learned, fragment } = self;
         tracker.flows.epochs.quiesce(tracker.local.seat);
-        let desk = Desk { tables, adjacencies, now: now.seconds(), fragment: *fragment };
+        let desk = Desk { tables, adjacencies, now: now.seconds(), tick: now, fragment: *fragment };
 
         let done = hit::burst(&desk, tracker, packets, verdicts, counts);
         if done.count_ones() as usize == packets.len() {
@@ -266,7 +266,7 @@ impl<B: Buffer> Router<B> {
         }
         let mut works = Works::new();
         parse::burst(tables, packets, done, &mut works, |at, reason| verdicts[at] = Verdict::Drop(reason));
-        lookup::burst(&desk, tracker, fragments, now, packets, transport, &mut works, counts);
+        lookup::burst(&desk, tracker, fragments, packets, transport, &mut works, counts);
         source::burst(packets, &mut works);
         route::burst(tables, *fragment, packets, &mut works);
         rewrite::burst(adjacencies, packets, &mut works);

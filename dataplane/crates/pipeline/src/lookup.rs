@@ -19,8 +19,8 @@ use crate::icmp_quote::{Quote, quoted};
 use crate::route::largest;
 use crate::tracker::{Known, Tracker};
 use crate::{
-    BURST, Buffer, DropReason, FlowCounts, FragmentLookup, Fragments, Offload, Packet, Tick, Transport,
-    Verdict, policy, route, source,
+    BURST, Buffer, DropReason, FlowCounts, FragmentLookup, Fragments, Offload, Packet, Transport, Verdict,
+    policy, route, source,
 };
 
 /// What a packet of a known flow does: leaves by this adjacency, with these ends if they change.
@@ -37,7 +37,6 @@ pub(crate) fn burst<'t, B: Buffer>(
     desk: &Desk<'_, 't>,
     tracker: &mut Tracker,
     fragments: &mut Fragments<Packet<B>>,
-    now: Tick,
     packets: &[Packet<B>],
     transport: Option<Transport>,
     works: &mut Works<'t>,
@@ -49,7 +48,7 @@ pub(crate) fn burst<'t, B: Buffer>(
         let ends = match transport {
             Some(transport) => following(&work.parsed, &transport, work.ingress.network),
             None if work.parsed.fragment == Fragment::Whole => ends(&work.parsed, head, work.ingress.network),
-            None => fragment(desk, fragments, now, work, head),
+            None => fragment(desk, fragments, work, head),
         };
         found.push(ends.map(|ends| (ends, tracker.prefetch(&ends))));
     }
@@ -81,7 +80,7 @@ pub(crate) fn burst<'t, B: Buffer>(
             continue;
         }
         work.state = match source::check(&work.ingress, &work.parsed, head) {
-            Err(state) => state,
+            Err(halt) => halt.into(),
             Ok(()) => {
                 let decision = match known {
                     Some(known) => desk.decide_known(tracker, &subject, known, counts),
@@ -89,7 +88,7 @@ pub(crate) fn burst<'t, B: Buffer>(
                 };
                 match decision {
                     Ok((hop, turn)) => State::Onward(hop, turn.map(Turn::Ends)),
-                    Err(state) => state,
+                    Err(halt) => halt.into(),
                 }
             }
         };
@@ -102,13 +101,12 @@ pub(crate) fn burst<'t, B: Buffer>(
 fn fragment<B: Buffer>(
     desk: &Desk<'_, '_>,
     fragments: &mut Fragments<Packet<B>>,
-    now: Tick,
     work: &mut Work<'_>,
     head: &[u8],
 ) -> Option<Ends> {
     let network = work.ingress.network;
     if let Err(state) = source::check(&work.ingress, &work.parsed, head) {
-        work.state = state;
+        work.state = state.into();
         return None;
     }
     let dst = match work.parsed.addrs {
@@ -123,7 +121,7 @@ fn fragment<B: Buffer>(
     if !passes || ours {
         return None;
     }
-    match fragments.look_up(now, network, &work.parsed, head) {
+    match fragments.look_up(desk.tick, network, &work.parsed, head) {
         FragmentLookup::Whole | FragmentLookup::First => ends(&work.parsed, head, network),
         FragmentLookup::Follow(transport) => following(&work.parsed, &transport, network),
         FragmentLookup::Hold(ticket) => {
@@ -150,7 +148,7 @@ pub(crate) fn about<'t>(
 ) {
     let (ingress, parsed) = (&work.ingress, &work.parsed);
     if let Err(state) = source::check(ingress, parsed, head) {
-        work.state = state;
+        work.state = state.into();
         return;
     }
     let sent = tracked(&quote.ends, quote.protocol, ingress.network);

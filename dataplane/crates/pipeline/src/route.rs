@@ -8,7 +8,7 @@ use tables::{EndpointKind, Tables, Target};
 use wire::{Addrs, PacketKind, Parsed, protocol};
 
 use crate::address::{is_host_v4, is_host_v6, is_link_local, is_ours, is_subnet_broadcast, macs};
-use crate::burst::{Hop, Ingress, Side, State, Station, Works, to_endpoint};
+use crate::burst::{Halt, Hop, Ingress, Side, State, Station, Works, to_endpoint};
 use crate::icmp_error::{Complaint, icmp_type};
 use crate::{Buffer, DropReason, Offload, Packet};
 
@@ -27,18 +27,18 @@ pub(crate) fn burst<'t, B: Buffer>(
             .and_then(|hop| onward(&work.ingress, &work.parsed, packet.offload, fragment, hop, false));
         work.state = match hop {
             Ok(hop) => State::Onward(hop, None),
-            Err(state) => state,
+            Err(stop) => stop.into(),
         };
     }
 }
 
 /// The address in the packet; ARP has none, and is for the router.
 #[inline]
-fn addressed_to(parsed: &Parsed) -> Result<IpAddr, State<'static>> {
+fn addressed_to(parsed: &Parsed) -> Result<IpAddr, Halt> {
     match parsed.addrs {
         Addrs::V4 { dst, .. } => Ok(IpAddr::V4(dst)),
         Addrs::V6 { dst, .. } => Ok(IpAddr::V6(dst)),
-        Addrs::None => Err(State::ForRouter),
+        Addrs::None => Err(Halt::ForRouter),
     }
 }
 
@@ -50,14 +50,14 @@ pub(crate) fn destination<'t>(
     parsed: &Parsed,
     head: &[u8],
     dst: IpAddr,
-) -> Result<Hop<'t>, State<'t>> {
+) -> Result<Hop<'t>, Halt> {
     let (group, host) = match dst {
         IpAddr::V4(dst) => (dst.is_multicast() || dst.is_broadcast(), is_host_v4(dst)),
         IpAddr::V6(dst) => (dst.is_multicast(), is_host_v6(dst)),
     };
     if group {
         return Err(if is_link_business(parsed, head) {
-            State::ForRouter
+            Halt::ForRouter
         } else {
             DropReason::Multicast.into()
         });
@@ -77,11 +77,7 @@ pub(crate) fn destination<'t>(
 
 /// Where `dst`, the address of one host, is reached.
 #[inline]
-pub(crate) fn hop_to<'t>(
-    tables: &'t Tables,
-    ingress: &Ingress<'_>,
-    dst: IpAddr,
-) -> Result<Hop<'t>, State<'t>> {
+pub(crate) fn hop_to<'t>(tables: &'t Tables, ingress: &Ingress<'_>, dst: IpAddr) -> Result<Hop<'t>, Halt> {
     let neighbour = |id, next_hop| {
         let port = tables.port(id)?;
         Some(Hop { port, to: Station::NextHop(next_hop) })
@@ -98,12 +94,12 @@ pub(crate) fn hop_to<'t>(
             }
             neighbour(port, dst)
         }
-        Some(Target::Local) => return Err(State::ForRouter),
+        Some(Target::Local) => return Err(Halt::ForRouter),
         Some(Target::Blackhole) => return Err(DropReason::Blackhole.into()),
         Some(Target::Unreachable) => {
-            return Err(State::Refused(DropReason::Unreachable, Complaint::HostUnreachable));
+            return Err(Halt::Refused(DropReason::Unreachable, Complaint::HostUnreachable));
         }
-        None => return Err(State::Refused(DropReason::NoRoute, Complaint::NoRoute)),
+        None => return Err(Halt::Refused(DropReason::NoRoute, Complaint::NoRoute)),
     };
     hop.ok_or(DropReason::PortGone.into())
 }
@@ -118,7 +114,7 @@ pub(crate) fn onward<'t>(
     fragment: bool,
     hop: Hop<'t>,
     translated: bool,
-) -> Result<Hop<'t>, State<'t>> {
+) -> Result<Hop<'t>, Halt> {
     if hop.port.id == ingress.port.id && !ingress.is_uplink() && !translated {
         return Err(DropReason::SamePort.into());
     }
@@ -130,11 +126,11 @@ pub(crate) fn onward<'t>(
         return Err(if pod { DropReason::SourceAddressSpoofed } else { DropReason::SourceInvalid }.into());
     }
     if parsed.ttl <= 1 {
-        return Err(State::Refused(DropReason::TtlExceeded, Complaint::TimeExceeded));
+        return Err(Halt::Refused(DropReason::TtlExceeded, Complaint::TimeExceeded));
     }
     if largest(parsed, offload) > u32::from(hop.port.mtu) {
         if parsed.dont_fragment {
-            return Err(State::Refused(DropReason::PacketTooBig, Complaint::TooBig(hop.port.mtu)));
+            return Err(Halt::Refused(DropReason::PacketTooBig, Complaint::TooBig(hop.port.mtu)));
         }
         if !fragment {
             return Err(DropReason::PacketTooBig.into());
@@ -162,10 +158,10 @@ fn is_link_business(parsed: &Parsed, head: &[u8]) -> bool {
 }
 
 /// Link-local addresses belong to the link that the packet came by.
-fn link_local_destination(tables: &Tables, ingress: &Ingress<'_>, dst: IpAddr) -> State<'static> {
+fn link_local_destination(tables: &Tables, ingress: &Ingress<'_>, dst: IpAddr) -> Halt {
     let ours = match ingress.side {
         Side::Endpoint(_) => dst == IpAddr::V6(tables.router().gateway6),
         Side::Uplink(interface) => is_ours(interface, ingress.port.mac, dst),
     };
-    if ours { State::ForRouter } else { DropReason::DestinationInvalid.into() }
+    if ours { Halt::ForRouter } else { DropReason::DestinationInvalid.into() }
 }

@@ -61,24 +61,26 @@ pub(crate) fn keeps(tables: &Tables, forward: &Ends, went: &Ends) -> bool {
     }
 }
 
-/// The same on every node: no seed. FNV-1a (Fowler, Noll, Vo), whose quality `Frontend::choose` does not rest on.
+/// The same on every node, and in each release: no seed, and nothing of the machine's. What it is mixed with, `Frontend::choose` mixes
+/// again.
 fn hash(ends: &Ends) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut add = |bytes: &[u8]| {
-        for &byte in bytes {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let word = |addr: IpAddr| match addr {
+        IpAddr::V4(addr) => u64::from(addr.to_bits()),
+        IpAddr::V6(addr) => {
+            let bits = addr.to_bits();
+            fold(
+                u64::try_from(bits >> 64).unwrap_or(0),
+                u64::try_from(bits & u128::from(u64::MAX)).unwrap_or(0),
+            )
         }
     };
-    match ends.src {
-        IpAddr::V4(addr) => add(&addr.octets()),
-        IpAddr::V6(addr) => add(&addr.octets()),
-    }
-    add(&ends.src_port.to_be_bytes());
-    match ends.dst {
-        IpAddr::V4(addr) => add(&addr.octets()),
-        IpAddr::V6(addr) => add(&addr.octets()),
-    }
-    add(&ends.dst_port.to_be_bytes());
-    add(&[ends.protocol]);
-    hash
+    let ports = u64::from(ends.src_port) << 32 | u64::from(ends.dst_port) << 8 | u64::from(ends.protocol);
+    fold(fold(word(ends.src), word(ends.dst)), ports)
+}
+
+/// Both halves of a product of the operands, each changed by a constant so that zeros count too (wyhash's mixing step).
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a ^ 0xa076_1d64_78bd_642f) * u128::from(b ^ 0xe703_7ed1_a0b4_28db);
+    let halves = product ^ product >> 64;
+    u64::try_from(halves & u128::from(u64::MAX)).unwrap_or(0)
 }

@@ -9,7 +9,7 @@ use tables::{Endpoint, EndpointKind};
 use wire::{Addrs, ArpPacket, Icmpv6Type, Parsed, protocol};
 
 use crate::address::{is_host_v4, is_host_v6, is_link_local, macs};
-use crate::burst::{Ingress, Side, State, Works};
+use crate::burst::{Halt, Ingress, Side, State, Works};
 use crate::icmp_error::icmp_type;
 use crate::{Buffer, ConsumeReason, DropReason, Packet, Verdict};
 
@@ -17,14 +17,14 @@ use crate::{Buffer, ConsumeReason, DropReason, Packet, Verdict};
 #[inline]
 pub(crate) fn burst<B: Buffer>(packets: &[Packet<B>], works: &mut Works<'_>) {
     for work in works.iter_mut().filter(|work| matches!(work.state, State::Live)) {
-        if let Err(state) = check(&work.ingress, &work.parsed, packets[work.at].buffer.head()) {
-            work.state = state;
+        if let Err(stop) = check(&work.ingress, &work.parsed, packets[work.at].buffer.head()) {
+            work.state = stop.into();
         }
     }
 }
 
 #[inline]
-pub(crate) fn check(ingress: &Ingress<'_>, parsed: &Parsed, head: &[u8]) -> Result<(), State<'static>> {
+pub(crate) fn check(ingress: &Ingress<'_>, parsed: &Parsed, head: &[u8]) -> Result<(), Halt> {
     let endpoint = match ingress.side {
         Side::Endpoint(endpoint) if macs(head).1 != endpoint.mac => {
             return Err(DropReason::SourceMacSpoofed.into());
@@ -40,12 +40,7 @@ pub(crate) fn check(ingress: &Ingress<'_>, parsed: &Parsed, head: &[u8]) -> Resu
 }
 
 #[inline]
-fn check_v4(
-    endpoint: Option<&Endpoint>,
-    parsed: &Parsed,
-    src: Ipv4Addr,
-    dst: Ipv4Addr,
-) -> Result<(), State<'static>> {
+fn check_v4(endpoint: Option<&Endpoint>, parsed: &Parsed, src: Ipv4Addr, dst: Ipv4Addr) -> Result<(), Halt> {
     if let Some(pod) = endpoint.filter(|e| e.kind == EndpointKind::Pod) {
         if pod.addresses.contains(&IpAddr::V4(src)) {
             return Ok(());
@@ -58,16 +53,11 @@ fn check_v4(
         && dst.is_broadcast()
         && parsed.protocol == protocol::UDP
         && parsed.dst_port == 67;
-    Err(if dhcp { State::Done(Verdict::Consume(ConsumeReason::Dhcp)) } else { wrong(endpoint).into() })
+    Err(if dhcp { Halt::Done(Verdict::Consume(ConsumeReason::Dhcp)) } else { wrong(endpoint).into() })
 }
 
 #[inline]
-fn check_v6(
-    endpoint: Option<&Endpoint>,
-    parsed: &Parsed,
-    src: Ipv6Addr,
-    head: &[u8],
-) -> Result<(), State<'static>> {
+fn check_v6(endpoint: Option<&Endpoint>, parsed: &Parsed, src: Ipv6Addr, head: &[u8]) -> Result<(), Halt> {
     if let Some(pod) = endpoint.filter(|e| e.kind == EndpointKind::Pod) {
         if pod.addresses.contains(&IpAddr::V6(src)) || is_link_local(IpAddr::V6(src)) {
             return Ok(());
@@ -90,7 +80,7 @@ fn check_v6(
 
 /// What an endpoint says in ARP is of itself; 0.0.0.0 is a probe (RFC 5227, section 2.1.1). What a neighbour says is looked
 /// at where it is answered.
-fn check_arp(endpoint: Option<&Endpoint>, head: &[u8]) -> Result<(), State<'static>> {
+fn check_arp(endpoint: Option<&Endpoint>, head: &[u8]) -> Result<(), Halt> {
     let Some(endpoint) = endpoint else { return Ok(()) };
     let arp =
         ArpPacket::new_checked(head.get(14..).unwrap_or_default()).map_err(|_| DropReason::ArpInvalid)?;

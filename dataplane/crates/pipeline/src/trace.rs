@@ -11,7 +11,7 @@ use flow::{Direction, Flows, Local, Seat};
 use tables::{NetworkId, PortId, Tables};
 
 use crate::adjacency::Adjacencies;
-use crate::burst::{Hop, Ingress, Side, State, Station, Turn, Work, Works};
+use crate::burst::{Halt, Hop, Ingress, Side, State, Station, Turn, Work, Works};
 use crate::connection::{Ends, ends, signal};
 use crate::decide::{Decision, Desk, Plan, Renewal, Subject, replies};
 use crate::icmp_quote::quoted;
@@ -94,7 +94,7 @@ pub fn trace_packet<B: Buffer>(
 ) -> Vec<Step> {
     let &Ground { tables, flows, adjacencies, now, fragment } = ground;
     steps.note("port", || from(tables, packet.in_port));
-    let desk = Desk { tables, adjacencies, now: now.seconds(), fragment };
+    let desk = Desk { tables, adjacencies, now: now.seconds(), tick: now, fragment };
     // On no worker's seat: nothing is made or ended here, and nobody waits for us.
     let tracker = Tracker { flows: Arc::clone(flows), local: Local::new(Seat(usize::MAX)) };
     let packets = std::slice::from_mut(packet);
@@ -172,7 +172,7 @@ fn consider<'t, B: Buffer>(
                 steps.note("neighbour", || taker(desk.adjacencies, &hop));
                 State::Onward(hop, turn.map(Turn::Ends))
             }
-            Err(state) => state,
+            Err(halt) => halt.into(),
         },
     };
 }
@@ -225,7 +225,7 @@ fn decided<'t>(
                 let translated = tracker.binding(known).is_translated();
                 return Ok((hop, translated.then(|| tracker.becomes(known))));
             }
-            Renewal::Ended(state) | Renewal::Refused(state) => return Err(state),
+            Renewal::Ended(halt) | Renewal::Refused(halt) => return Err(halt),
             Renewal::Replaced => {}
         }
     }
@@ -246,10 +246,10 @@ fn decided<'t>(
     Ok((plan.hop, translated.then(|| reply.reversed())))
 }
 
-fn vouched(checked: Result<(), State<'_>>) -> Outcome {
+fn vouched(checked: Result<(), Halt>) -> Outcome {
     match checked {
         Ok(()) => Outcome::SourceRight,
-        Err(state) => Outcome::SourceStops(Stop::of(&state)),
+        Err(halt) => Outcome::SourceStops(Stop::of(&halt)),
     }
 }
 

@@ -11,7 +11,7 @@ use tables::{
 };
 use wire::{IpPrefix, MacAddr, Parsed};
 
-use crate::burst::{Hop, Ingress, State, Station};
+use crate::burst::{Halt, Hop, Ingress, Station};
 use crate::connection::Ends;
 use crate::lookup::Anew;
 use crate::route::largest;
@@ -133,9 +133,9 @@ pub enum Way {
 }
 
 impl Stop {
-    pub(crate) const fn of(state: &State<'_>) -> Self {
+    pub(crate) const fn of(state: &Halt) -> Self {
         match state {
-            State::Refused(reason, _) | State::Done(Verdict::Drop(reason)) => Self::Dropped(*reason),
+            Halt::Refused(reason, _) | Halt::Done(Verdict::Drop(reason)) => Self::Dropped(*reason),
             _ => Self::Router,
         }
     }
@@ -178,7 +178,7 @@ impl Outcome {
         tables: &Tables,
         ingress: &Ingress<'_>,
         dst: IpAddr,
-        hop: Result<Hop<'_>, State<'_>>,
+        hop: Result<Hop<'_>, Halt>,
     ) -> Self {
         let way = match &hop {
             Ok(Hop { port, to: Station::NextHop(next_hop) }) => {
@@ -201,7 +201,7 @@ impl Outcome {
         hop: &Hop<'_>,
         parsed: &Parsed,
         offload: Offload,
-        left: Result<Hop<'_>, State<'_>>,
+        left: Result<Hop<'_>, Halt>,
     ) -> Self {
         let stop = left.err().map(|state| match Stop::of(&state) {
             Stop::Dropped(reason) => reason,
