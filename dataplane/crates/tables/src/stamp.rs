@@ -202,16 +202,13 @@ impl Stamps {
 
     #[inline]
     fn prefixes_changed(&self, network: NetworkId, addr: IpAddr, since: u32) -> bool {
-        let level = |class, masked: &dyn Fn() -> u128| {
-            self.changed(class, since, || prefix_slot(class, network, masked()))
-        };
         match addr {
-            IpAddr::V4(addr) => {
-                (PREFIXES4..).zip(LEVELS4).any(|(class, len)| level(class, &|| masked4(addr, len)))
-            }
-            IpAddr::V6(addr) => {
-                (PREFIXES6..).zip(LEVELS6).any(|(class, len)| level(class, &|| masked6(addr, len)))
-            }
+            IpAddr::V4(addr) => (PREFIXES4..).zip(LEVELS4).any(|(class, len)| {
+                self.changed(class, since, || prefix_slot(class, network, masked4(addr, len)))
+            }),
+            IpAddr::V6(addr) => (PREFIXES6..).zip(LEVELS6).any(|(class, len)| {
+                self.changed(class, since, || prefix_slot(class, network, masked6(addr, len)))
+            }),
         }
     }
 }
