@@ -165,8 +165,14 @@ pub(crate) fn check(tables: &Tables, port: PortId, offload: Offload, frame: &[u8
         Verdict::Forward(output) => forwarded(tables, frame, &packet, output),
         Verdict::Answer { fate, output } => answered(tables, &packet, fate, output),
         Verdict::Hold(ticket) => {
-            // Nothing else comes: it is given back as it was.
-            assert!(router.hold(ticket, packet.clone()).is_ok());
+            // Held, or refused by name where too many wait; nothing else comes, and it is given back as it was.
+            let mut back = Vec::new();
+            match router.hold(ticket, packet.clone()) {
+                Ok(()) => router.clear(|packet| back.push(packet)),
+                Err((_, packet)) => back.push(packet),
+            }
+            assert!(back.iter().all(|back| back.buffer == packet.buffer));
+            assert_eq!((back.len(), router.held()), (1, 0));
         }
         Verdict::Drop(_) | Verdict::Consume(_) => {}
     }
