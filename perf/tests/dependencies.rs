@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
+use cargo_metadata::{DepKindInfo, DependencyKind, Metadata, MetadataCommand, PackageId};
 
 /// Neither clock nor environment, files, sockets or logs: what they compute follows from their arguments alone.
 const PURE: [&str; 4] = ["flow", "pipeline", "tables", "wire"];
@@ -76,8 +76,12 @@ impl Workspace {
     fn edges(&self, from: &PackageId, with_dev: bool) -> Vec<&PackageId> {
         let resolve = self.metadata.resolve.as_ref().unwrap();
         let node = resolve.nodes.iter().find(|node| node.id == *from).unwrap();
-        let counts = |kind: DependencyKind| with_dev || kind != DependencyKind::Development;
-        let deps = node.deps.iter().filter(|dep| dep.dep_kinds.iter().any(|info| counts(info.kind)));
+        // Loom is for models alone, though no build of a model is told apart by the kind of its dependencies.
+        let models =
+            |info: &DepKindInfo| info.target.as_ref().is_some_and(|on| on.to_string() == "cfg(loom)");
+        let counts =
+            |info: &DepKindInfo| with_dev || info.kind != DependencyKind::Development && !models(info);
+        let deps = node.deps.iter().filter(|dep| dep.dep_kinds.iter().any(counts));
         deps.map(|dep| &dep.pkg).collect()
     }
 
