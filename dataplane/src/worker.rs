@@ -46,7 +46,7 @@ pub(crate) const FRAGMENT: bool = true;
 const EXPIRE_US: u64 = 1_000;
 /// Records looked at in one of them, a family, with and without traffic.
 const EXPIRE_BUSY: u32 = 64;
-const EXPIRE_IDLE: u32 = 4_096;
+const EXPIRE_IDLE: u32 = 65_536;
 /// A worker without traffic looks at flows this often, in milliseconds.
 const FLOWS_MS: u64 = 500;
 
