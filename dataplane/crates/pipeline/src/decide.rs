@@ -155,7 +155,12 @@ impl<'t> Desk<'_, 't> {
                 counts.made += 1;
                 Ok((plan.hop, translated.then(|| tracker.becomes(known))))
             }
-            Made::Exists(known) if known.life.is_live() => self.decide_known(tracker, subject, known, counts),
+            // Another worker was quicker: its choice holds, if it is one to be kept.
+            Made::Exists(known) if known.life.is_live() => match self.renew(tracker, subject, known, &mut ())
+            {
+                Renewal::Kept(hop, rules) => Ok(self.keep(tracker, subject, known, hop, rules)),
+                _ => Err(DropReason::FlowContended.into()),
+            },
             Made::Exists(_) | Made::Contended if translated => Err(DropReason::FlowContended.into()),
             Made::Full if translated => Err(DropReason::FlowTableFull.into()),
             Made::ReplyTaken => Err(plan.without_reply().into()),
@@ -186,26 +191,38 @@ impl<'t> Desk<'_, 't> {
         known: Known,
         counts: &mut FlowCounts,
     ) -> Decision<'t> {
-        let Subject { ingress, signal, .. } = subject;
         let renewal = self.renew(tracker, subject, known, &mut ());
         if matches!(renewal, Renewal::Replaced | Renewal::Ended(_)) {
             tracker.end(known);
         }
-        let (hop, rules) = match renewal {
-            Renewal::Replaced => return self.decide_new(tracker, subject, counts),
-            Renewal::Ended(state) | Renewal::Refused(state) => {
+        match renewal {
+            Renewal::Replaced => self.decide_new(tracker, subject, counts),
+            Renewal::Ended(halt) | Renewal::Refused(halt) => {
                 counts.decided += 1;
-                return Err(state);
+                Err(halt)
             }
-            Renewal::Kept(hop, rules) => (hop, rules),
-        };
-        counts.decided += 1;
+            Renewal::Kept(hop, rules) => {
+                counts.decided += 1;
+                Ok(self.keep(tracker, subject, known, hop, rules))
+            }
+        }
+    }
+
+    /// Remembers what has been decided anew for a known flow.
+    fn keep(
+        &self,
+        tracker: &Tracker,
+        subject: &Subject<'_, 't>,
+        known: Known,
+        hop: Hop<'t>,
+        rules: Rules,
+    ) -> (Hop<'t>, Option<Ends>) {
         let translated = tracker.binding(known).is_translated();
         let old = tracker.decided(known);
-        tracker.decide(known, old, self.action(&hop, ingress, translated));
+        tracker.decide(known, old, self.action(&hop, &subject.ingress, translated));
         tracker.set_rules(known, rules);
-        tracker.touch(known, *signal, self.now);
-        Ok((hop, translated.then(|| tracker.becomes(known))))
+        tracker.touch(known, subject.signal, self.now);
+        (hop, translated.then(|| tracker.becomes(known)))
     }
 
     /// What becomes of a known flow that is decided anew, without a change to anything.
