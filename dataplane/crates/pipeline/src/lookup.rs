@@ -114,11 +114,15 @@ fn fragment<B: Buffer>(
         Addrs::V6 { dst, .. } => IpAddr::V6(dst),
         Addrs::None => return None,
     };
-    // Where the router's address stands for a pod's, its flows are known by what the first fragment says.
-    let passes = is_host(dst) && !is_link_local(dst) && !macs(head).0.is_multicast();
-    let ours = desk.tables.lookup(network, dst) == Some(Target::Local)
-        && desk.tables.masquerade(network).is_none_or(|own| !own.is_source(dst));
-    if !passes || ours {
+    // Where an address of the router's stands for a pod's, its flows are known by what the first fragment says: the gateway's, for a
+    // pod that reaches itself by a Service, and the one that pods leave with.
+    let router = desk.tables.router();
+    let stands_in = match work.ingress.side {
+        Side::Endpoint(_) if [router.gateway4.into(), IpAddr::V6(router.gateway6)].contains(&dst) => true,
+        _ => desk.tables.masquerade(network).is_some_and(|own| own.is_source(dst)),
+    };
+    let passes = !is_link_local(dst) && desk.tables.lookup(network, dst) != Some(Target::Local);
+    if !is_host(dst) || macs(head).0.is_multicast() || !(passes || stands_in) {
         return None;
     }
     match fragments.look_up(desk.tick, network, &work.parsed, head) {

@@ -101,6 +101,28 @@ fn fragments_follow_the_first_through_a_service_in_any_order() {
 }
 
 #[test]
+fn fragments_of_what_a_pod_says_to_itself_by_a_service_come_back_to_it() {
+    let mut bench = bench();
+    for (pod, vip, gateway) in
+        [("10.244.1.2", "10.96.0.10", "169.254.1.1"), ("fd00:1::2", "fd00:96::10", "fe80::1")]
+    {
+        bench.change(|tables| {
+            let key = FrontendKey { network: NET, addr: ip(vip), port: 53, protocol: UDP };
+            let backends = vec![Backend { addr: ip(pod), port: 5353, state: BackendState::Serving }];
+            tables.set_frontend(Frontend { key, name: "default/dns".to_owned(), backends }).unwrap();
+        });
+        let (asked, answered) = (udp(4000, 53, &[7; 40]), udp(5353, 4000, &[8; 40]));
+        for (to, datagram, src) in [(vip, asked, gateway), (gateway, answered, vip)] {
+            for bytes in [0..16, 16..48] {
+                let (verdict, part) = bench.send(POD_A, &piece(POD_A, (pod, to), &datagram, bytes, 1));
+                assert_eq!(verdict, Verdict::Forward(by(POD_A)));
+                assert_eq!((read(&part).src, read(&part).dst), (ip(src), ip(pod)));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_spoofed_fragment_takes_no_part() {
     let mut bench = bench();
     let datagram = udp(4000, 53, &[7; 40]);
