@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ pub(crate) struct Dataplane {
     pub(crate) socket: PathBuf,
     pub(crate) connection: Connection,
     pub(crate) dir: tempfile::TempDir,
+    args: Vec<String>,
 }
 
 impl Dataplane {
@@ -33,32 +34,24 @@ impl Dataplane {
                 all.extend(default);
             }
         }
-        let mut child = Command::new(env!("CARGO_BIN_EXE_podrouter-dataplane"))
-            .args(all)
-            .arg("--socket")
-            .arg(&socket)
-            .args(args)
-            .stdin(Stdio::null())
-            .stderr(File::create(dir.path().join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let began = Instant::now();
-        let mut connection = loop {
-            match Connection::connect(&socket) {
-                Ok(connection) => break connection,
-                Err(error) => {
-                    let log = || std::fs::read_to_string(dir.path().join("log")).unwrap();
-                    assert!(child.try_wait().unwrap().is_none(), "it ended before it was ready: {}", log());
-                    assert!(began.elapsed() < PATIENCE, "not ready: {error}");
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            }
-        };
-        connection.set_timeout(Some(PATIENCE)).unwrap();
-        let hello = Request::Hello { version: proto::VERSION, program: "test".into() };
-        let (answer, _) = connection.call::<_, Response>(&hello, &[]).unwrap();
-        assert!(matches!(answer, Response::Hello(hello) if hello.generation == 0));
-        Self { child, socket, connection, dir }
+        all.extend(["--socket", socket.to_str().unwrap()]);
+        let args: Vec<String> = all.iter().chain(args).map(|&arg| arg.into()).collect();
+        let mut child = spawn(&args, &dir);
+        let connection = connect(&mut child, &socket, &dir);
+        Self { child, socket, connection, dir, args }
+    }
+
+    /// Ends it as a crash would.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        forget(&self.child);
+    }
+
+    /// Starts it again after [`Self::kill`], as it was started: it has neither ports nor rows.
+    pub(crate) fn start_again(&mut self) {
+        self.child = spawn(&self.args, &self.dir);
+        self.connection = connect(&mut self.child, &self.socket, &self.dir);
     }
 
     /// A second client.
@@ -137,6 +130,15 @@ impl Dataplane {
         drops.iter().filter(|drop| drop.port == port && drop.reason == reason).map(|drop| drop.packets).sum()
     }
 
+    /// What was dropped at a port since it has a role, and why.
+    pub(crate) fn dropped(&mut self, port: &str) -> Vec<(String, u64)> {
+        let Response::Drops { drops } = self.call(&Request::ShowDrops) else { panic!() };
+        let here = drops
+            .into_iter()
+            .filter(|drop| drop.port == port && drop.packets > 0 && drop.reason != "port-idle");
+        here.map(|drop| (drop.reason, drop.packets)).collect()
+    }
+
     pub(crate) fn workers(&mut self) -> Vec<WorkerStatus> {
         let Response::Workers { workers } = self.call(&Request::ShowWorkers) else { panic!() };
         workers
@@ -191,8 +193,39 @@ impl Drop for Dataplane {
             self.child.kill().unwrap();
             self.child.wait().unwrap();
         }
-        // EAL's own folder, where it was not ended in order.
-        let runtime = format!("/var/run/dpdk/podrouter-{}", self.child.id());
-        drop(std::fs::remove_dir_all(runtime));
+        forget(&self.child);
     }
+}
+
+/// In the namespace of this thread.
+fn spawn(args: &[String], dir: &tempfile::TempDir) -> Child {
+    let log = File::options().create(true).append(true).open(dir.path().join("log")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_podrouter-dataplane"));
+    command.args(args).stdin(Stdio::null()).stderr(log).spawn().unwrap()
+}
+
+/// Once it is ready.
+fn connect(child: &mut Child, socket: &Path, dir: &tempfile::TempDir) -> Connection {
+    let began = Instant::now();
+    let mut connection = loop {
+        match Connection::connect(socket) {
+            Ok(connection) => break connection,
+            Err(error) => {
+                let log = || std::fs::read_to_string(dir.path().join("log")).unwrap();
+                assert!(child.try_wait().unwrap().is_none(), "it ended before it was ready: {}", log());
+                assert!(began.elapsed() < PATIENCE, "not ready: {error}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    };
+    connection.set_timeout(Some(PATIENCE)).unwrap();
+    let hello = Request::Hello { version: proto::VERSION, program: "test".into() };
+    let (answer, _) = connection.call::<_, Response>(&hello, &[]).unwrap();
+    assert!(matches!(answer, Response::Hello(hello) if hello.generation == 0));
+    connection
+}
+
+/// EAL's own folder, where it was not ended in order.
+fn forget(child: &Child) {
+    drop(std::fs::remove_dir_all(format!("/var/run/dpdk/podrouter-{}", child.id())));
 }

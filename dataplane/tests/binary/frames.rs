@@ -1,9 +1,9 @@
 //! Frames and pcap files, and the rows of the pods that send them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use proto::dataplane::{Endpoint, EndpointKind};
+use proto::dataplane::{Backend, BackendState, Endpoint, EndpointKind, Frontend, FrontendKey, Op, Protocol};
 use wire::MacAddr;
 
 use crate::dataplane::ROUTER;
@@ -17,6 +17,18 @@ pub(crate) fn endpoint(number: u8, port: &str) -> Endpoint {
         addresses: vec![IpAddr::from([10, 0, 0, number]), format!("fd00::{number}").parse().unwrap()],
         kind: EndpointKind::Pod,
     }
+}
+
+/// A Service at `at` for TCP and UDP, with the same backends for both.
+pub(crate) fn service(at: SocketAddr, backends: &[(SocketAddr, BackendState)]) -> Op {
+    let backend =
+        |&(at, state): &(SocketAddr, BackendState)| Backend { address: at.ip(), port: at.port(), state };
+    let frontend = |protocol| Frontend {
+        key: FrontendKey { network: 0, address: at.ip(), port: at.port(), protocol: Protocol(protocol) },
+        name: format!("shop/{at}"),
+        backends: backends.iter().map(backend).collect(),
+    };
+    Op::SetFrontends { frontends: [6, 17].map(frontend).into() }
 }
 
 /// A UDP datagram from pod `from` to 10.0.0.`to`, 60 bytes.

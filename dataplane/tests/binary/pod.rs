@@ -1,15 +1,24 @@
 //! A kernel pod: a network namespace of its own with a TAP in it, as control makes them. Ends with its descriptors.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::Command;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use proto::dataplane::{Op, Router};
-use tap::netns::{current_netns, in_netns};
 use tap::{Tap, TapConfig};
 
+use crate::namespace::Namespace;
+
 pub(crate) struct Pod {
-    netns: OwnedFd,
+    inside: Namespace,
     tap: Tap,
+}
+
+impl Deref for Pod {
+    type Target = Namespace;
+
+    fn deref(&self) -> &Namespace {
+        &self.inside
+    }
 }
 
 /// The gateway that pods are given.
@@ -33,15 +42,10 @@ impl Pod {
 
     /// The device is up, with its MAC and no address.
     pub(crate) fn bare(number: u8) -> Self {
-        let made = std::thread::spawn(|| {
-            // SAFETY: only the network namespace is unshared, not the table of file descriptors.
-            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
-            current_netns().unwrap()
-        });
-        let netns = made.join().unwrap();
+        let inside = Namespace::new();
         let config = TapConfig { name: "eth0".into(), persistent: false, vnet_hdr: true };
-        let tap = Tap::create_in(netns.as_fd(), &config).unwrap();
-        let pod = Self { netns, tap };
+        let tap = Tap::create_in(inside.as_fd(), &config).unwrap();
+        let pod = Self { inside, tap };
         pod.ip(&format!("link set eth0 address 02:00:00:00:00:{number:02x} mtu 1500 addrgenmode none up"));
         pod
     }
@@ -53,16 +57,6 @@ impl Pod {
     /// Another TAP in this namespace.
     pub(crate) fn second_tap(&self, name: &str) -> Tap {
         let config = TapConfig { name: name.into(), persistent: false, vnet_hdr: true };
-        Tap::create_in(self.netns.as_fd(), &config).unwrap()
-    }
-
-    pub(crate) fn ip(&self, arguments: &str) {
-        let status = self.run(|| Command::new("ip").args(arguments.split_whitespace()).status().unwrap());
-        assert!(status.success(), "ip {arguments}");
-    }
-
-    /// On a thread inside; sockets made there stay there.
-    pub(crate) fn run<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
-        in_netns(self.netns.as_fd(), what).unwrap()
+        Tap::create_in(self.inside.as_fd(), &config).unwrap()
     }
 }

@@ -11,16 +11,7 @@ use tap::vnet::{GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, SHORT_LEN};
 use crate::dataplane::{Dataplane, PATIENCE, ROUTER};
 use crate::frames::{assert_valid, endpoint, frames_of, pcap, udp};
 use crate::pod::{Pod, gateway};
-
-/// Bytes that repeat nowhere near a segment's length.
-fn stream(length: usize) -> Vec<u8> {
-    let mut x = 1_u32;
-    let next = |_| {
-        x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        x.to_le_bytes()[3]
-    };
-    (0..length).map(next).collect()
-}
+use crate::talk::stream;
 
 #[test]
 fn pods_talk_udp_and_tcp_and_large_segments_pass_whole() {
