@@ -213,7 +213,11 @@ fn connect(child: &mut Child, socket: &Path, dir: &tempfile::TempDir) -> Connect
             Err(error) => {
                 let log = || std::fs::read_to_string(dir.path().join("log")).unwrap();
                 assert!(child.try_wait().unwrap().is_none(), "it ended before it was ready: {}", log());
-                assert!(began.elapsed() < PATIENCE, "not ready: {error}");
+                if began.elapsed() > PATIENCE {
+                    child.kill().unwrap();
+                    child.wait().unwrap();
+                    panic!("not ready: {error}: {}", log());
+                }
                 std::thread::sleep(Duration::from_millis(20));
             }
         }

@@ -170,9 +170,11 @@ fn fragments_leave_by_the_nodes_address_and_those_of_answers_find_the_pod() {
         let after = dataplane.port("uplink");
         assert!((after.tx_bytes - before.tx_bytes) / (after.tx_packets - before.tx_packets) > 1_514);
     }
-    for name in ["a", "uplink"] {
-        assert_eq!(dataplane.dropped(name), [], "{name}");
-    }
+    assert_eq!(dataplane.dropped("a"), []);
+    // The router's kernel may ask whether somebody has its own address already (RFC 4862, section 5.4.2).
+    let mut refused = dataplane.dropped("uplink");
+    refused.retain(|(reason, _)| reason != "nd-not-for-us");
+    assert_eq!(refused, []);
     dataplane.assert_ledger();
     assert!(dataplane.terminate().success());
 }
@@ -203,6 +205,7 @@ fn a_flow_ends_by_the_time_that_was_asked_for() {
     assert_eq!(receive(&client, &mut [0]), (1, far), "it lives yet");
     assert_eq!(dataplane.drops("uplink", "no-service"), 0);
     dataplane.until("a flow has ended", |d| {
+        // As many as there are flows must last for as long as is waited.
         std::thread::sleep(std::time::Duration::from_millis(150));
         let (_, peer) = flows.pop().unwrap();
         server.send_to(b"a", peer).unwrap();
