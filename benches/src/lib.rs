@@ -1,9 +1,16 @@
-//! What the benchmarks in `benches/` share: route tables like real ones, and addresses to look up in them.
+//! What the benchmarks in `benches/` share: route tables like real ones, and addresses to look up in them; the path of a packet with
+//! all that it needs; an allocator that counts.
 //!
 //! Everything is made from a fixed seed: two runs, and two versions of the code, measure the same tables. Without DPDK, without root.
 //! `cargo bench -p benches` runs all; `cargo bench -p benches --bench lpm -- ipv4` one part.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
+
+#[expect(unsafe_code, reason = "an allocator is unsafe by its trait; nothing else here is")]
+pub mod counting;
+pub mod frame;
+pub mod path;
+pub mod world;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
