@@ -32,6 +32,14 @@ impl Action {
         )
     }
 
+    /// Whether it says what to do with packets that come by this port.
+    #[inline]
+    #[must_use]
+    pub const fn is_for(self, in_port: u16) -> bool {
+        let wanted = ((in_port & 0x3ff) as u64) << PORT_AT | DECIDED;
+        self.0 & (0x3ff << PORT_AT | DECIDED) == wanted
+    }
+
     /// Whether anything is decided.
     #[inline]
     #[must_use]

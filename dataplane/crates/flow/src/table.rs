@@ -21,8 +21,6 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering, Words, fence};
 
 /// Owners that are told apart: port ids.
 pub(crate) const OWNERS: usize = if cfg!(loom) { 4 } else { 1024 };
-/// Tries at a record's life that others are changing too.
-const TRIES: usize = 4;
 
 /// A record by one of its two keys: not zero, so that zero is a free lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -116,7 +114,7 @@ pub struct Row<A> {
 /// The flows of one family.
 pub struct Table<F: Family> {
     buckets: Words,
-    hot: Words,
+    pub(crate) hot: Words,
     pub(crate) cold: Words,
     /// Buckets less one: their number is a power of two.
     mask: u64,
@@ -239,10 +237,9 @@ impl<F: Family> Table<F> {
     #[inline]
     #[must_use]
     pub fn verify(&self, handle: Handle, key: &F::Key) -> Option<Life> {
-        let words = self.hot.get(handle.record() as usize * F::HOT..)?.get(..F::HOT)?;
-        // Acquire: what a live record says was written before. Partner: the store of `Live` in `insert`.
-        let life = Life(words[F::LIFE].load(Ordering::Acquire));
-        F::is(words, F::KEYS[handle.direction() as usize], key).then_some(life)
+        let record = self.record(handle)?;
+        let life = record.life();
+        record.is(key).then_some(life)
     }
 
     /// The record of a key, wherever it is.
@@ -258,15 +255,15 @@ impl<F: Family> Table<F> {
     #[inline]
     #[must_use]
     pub fn decided(&self, handle: Handle) -> Action {
-        // Acquire: the adjacency that it names was filled in before. Partner: `decide`.
-        Action(self.action(handle).load(Ordering::Acquire))
+        self.record(handle).map_or(Action::NONE, |record| record.action())
     }
 
-    /// Stores a decision, if `old` is still what is there: whoever loses has decided for one packet.
+    /// Stores a decision, as [`Record::decide`](crate::Record::decide).
     #[inline]
     pub fn decide(&self, handle: Handle, old: Action, new: Action) {
-        // Release: partner `decided`. A lost race is no error.
-        let _lost = self.action(handle).compare_exchange(old.0, new.0, Ordering::Release, Ordering::Relaxed);
+        if let Some(record) = self.record(handle) {
+            record.decide(old, new);
+        }
     }
 
     /// The key by which packets of this direction are found.
@@ -274,13 +271,6 @@ impl<F: Family> Table<F> {
     #[must_use]
     pub fn key(&self, handle: Handle) -> F::Key {
         self.key_of(handle.record(), handle.direction())
-    }
-
-    /// The key by which packets of the other direction are found.
-    #[inline]
-    #[must_use]
-    pub fn other_key(&self, handle: Handle) -> F::Key {
-        self.key_of(handle.record(), handle.direction().other())
     }
 
     /// What a packet of this direction becomes: the other direction's tuple turned round.
@@ -302,26 +292,11 @@ impl<F: Family> Table<F> {
         self.rules(handle.record()).store(rules_word(rules), Ordering::Relaxed);
     }
 
-    /// A packet has been seen. Writes only when that changes the state, or the second.
+    /// A packet has been seen, as [`Record::touch`](crate::Record::touch).
     #[inline]
     pub fn touch(&self, handle: Handle, life: Life, signal: Signal, now: Seconds) {
-        if life.seen() != now || life.changes(handle.direction(), signal) {
-            self.note(handle, signal, now);
-        }
-    }
-
-    #[cold]
-    fn note(&self, handle: Handle, signal: Signal, now: Seconds) {
-        let word = self.life(handle.record());
-        for _ in 0..TRIES {
-            let life = Life(word.load(Ordering::Relaxed));
-            if !life.is_live() {
-                return;
-            }
-            let next = Life::new(Phase::Live, life.state().next(handle.direction(), signal), now);
-            if word.compare_exchange(life.0, next.0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                return;
-            }
+        if let Some(record) = self.record(handle) {
+            record.touch(life, signal, now);
         }
     }
 

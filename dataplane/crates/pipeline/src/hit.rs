@@ -1,27 +1,43 @@
-//! The short way: plain IPv4 packets of known flows, decided and rewritten in one pass over the burst.
+//! The short way: plain packets of known flows, decided and rewritten in one pass over the burst.
 //!
-//! Plain is TCP or UDP, whole, without options, with nothing left to offload; known is a flow whose decision holds. Whatever is
-//! otherwise in any way is left, untouched, to the other steps, which judge it: so nothing here refuses a packet, and no rule stands
-//! here alone. In rounds with prefetches between, as `lookup`.
+//! Plain is TCP or UDP over IP without options or extension headers, whole, with nothing left to offload; known is a flow whose
+//! decision holds and whose next station's MAC is known. Whatever is otherwise in any way is left, untouched, to the other steps,
+//! which judge it: so nothing here refuses a packet, and no rule stands here alone. In rounds with prefetches between, as `lookup`.
 
 use arrayvec::ArrayVec;
-use flow::{Family, Handle, Key4, Signal, V4};
+use flow::{Direction, Family, Flows, Handle, Signal, Table, V4, V6};
 use tables::{PortId, Tables};
-use wire::{ETHERNET_HEADER, IPV4_HEADER, MacAddr, TCP_HEADER, UDP_HEADER, protocol};
+use wire::{ETHERNET_HEADER, MacAddr, TCP_HEADER, protocol};
 
 use crate::adjacency::Adjacency;
 use crate::burst::{Ingress, Side};
 use crate::decide::{Desk, rests};
 use crate::tracker::{Tracker, widen};
-use crate::translate::{PlainV4, translate_plain_v4};
-use crate::{BURST, Buffer, FlowCounts, Offload, Output, Packet, Verdict};
+use crate::{BURST, FlowCounts};
 
-const L4: usize = ETHERNET_HEADER + IPV4_HEADER;
-const LEAST: usize = L4 + UDP_HEADER;
+mod v4;
+mod v6;
+
+/// By which port each packet leaves that went the short way.
+pub type Outputs = [PortId; BURST];
+
+/// What plain packets of a family look like, and how they go on.
+trait Plain: Family<Addr: Into<std::net::IpAddr>> {
+    fn table(flows: &Flows) -> &Table<Self>;
+
+    /// The key of a plain packet of `len` bytes, and what it says of its connection.
+    fn plain(link: &Link, head: &[u8], len: usize) -> Option<(Self::Key, Signal)>;
+
+    /// One hop less.
+    fn forward(head: &mut [u8]);
+
+    /// The same, and the ends of the key `from` become what packets to the key `reply` answer.
+    fn translate(head: &mut [u8], from: &Self::Key, reply: &Self::Key);
+}
 
 /// A packet that looks plain.
-struct Candidate {
-    key: Key4,
+struct Candidate<K> {
+    key: K,
     hash: u64,
     handle: Option<Handle>,
     signal: Signal,
@@ -32,11 +48,11 @@ struct Candidate {
 struct Link {
     port: PortId,
     /// The first eight bytes, which are the destination's MAC and the beginning of the source's, and the four behind: what they are, and
-    /// which bits of them are known.
-    macs: (u64, u32),
-    mask: (u64, u32),
+    /// which bits of them are known. Little endian, as all words that are compared with bytes here.
+    macs: [u64; 2],
+    mask: [u64; 2],
     /// The last word of their keys, but for ports and protocol.
-    network: u64,
+    tail: u64,
 }
 
 impl Link {
@@ -44,42 +60,86 @@ impl Link {
         let ingress = Ingress::of(tables, port)?;
         // Whoever is on an uplink has a source address of one station: its group bit is 0.
         let (from, mask) = match ingress.side {
-            Side::Endpoint(endpoint) => (endpoint.mac.0, [0xff; 6]),
-            Side::Uplink(_) => ([0; 6], [1, 0, 0, 0, 0, 0]),
+            Side::Endpoint(endpoint) => (endpoint.mac, MacAddr([0xff; 6])),
+            Side::Uplink(_) => (MacAddr::default(), MacAddr([1, 0, 0, 0, 0, 0])),
         };
-        let words = |to: [u8; 6], from: [u8; 6]| {
-            let ([a, b, c, d, e, f], [g, h, rest @ ..]) = (to, from);
-            (u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u32::from_ne_bytes(rest))
+        let words = |to: MacAddr, from: MacAddr| {
+            let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (to.0, from.0);
+            [u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes([i, j, k, l, 0, 0, 0, 0])]
         };
         Some(Self {
             port,
-            macs: words(ingress.port.mac.0, from),
-            mask: words([0xff; 6], mask),
-            network: u64::from(ingress.network.0) << 16 | 1,
+            macs: words(ingress.port.mac, from),
+            mask: words(MacAddr([0xff; 6]), mask),
+            tail: u64::from(ingress.network.0) << 16 | 1,
         })
+    }
+
+    /// Whether the first sixteen bytes are as on this link: a station's MACs, and behind them `kind` under `mask`, which is of the
+    /// second word's upper half alone.
+    #[inline(always)]
+    const fn is(&self, [first, second]: [u64; 2], kind: u64, mask: u64) -> bool {
+        let differ = (first ^ self.macs[0]) & self.mask[0]
+            | (second ^ (self.macs[1] | kind)) & (self.mask[1] | mask);
+        // No station has an address of zeros.
+        differ == 0 && first >> 48 | second << 32 != 0
     }
 }
 
-/// Gives each packet that can go the short way its verdict. The answer has a bit for each of them, by place.
-pub(crate) fn burst<B: Buffer>(
+/// The eight bytes at `at`, which with the array's length is known when this is compiled.
+#[inline(always)]
+fn word<const LEN: usize>(bytes: &[u8; LEN], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+/// Takes each packet that can go the short way as far as the port that it leaves by. The answer has a bit for each of them, by place.
+/// `view` has a packet's head and length, or `None` for one that is not finished or came by another port.
+#[inline]
+pub(crate) fn burst<T>(
     desk: &Desk<'_, '_>,
     tracker: &Tracker,
-    packets: &mut [Packet<B>],
-    verdicts: &mut ArrayVec<Verdict, BURST>,
+    port: PortId,
+    packets: &mut [T],
+    view: impl Fn(&mut T, PortId) -> Option<(&mut [u8], usize)>,
+    outputs: &mut Outputs,
     counts: &mut FlowCounts,
 ) -> u32 {
-    let mut done = 0_u32;
-    for packet in packets.iter() {
-        hint::prefetch_slice(packet.buffer.head());
+    for packet in packets.iter_mut() {
+        if let Some((head, _)) = view(packet, port) {
+            hint::prefetch_slice(head);
+        }
     }
-    // Bursts come from one queue.
-    let Some(link) = packets.first().and_then(|first| Link::of(desk.tables, first.in_port)) else {
-        return done;
-    };
-    let table = &tracker.flows.v4;
-    let mut candidates = ArrayVec::<Candidate, BURST>::new();
-    for (packet, at) in packets.iter().zip(0..) {
-        if let Some((key, signal)) = plain(&link, packet) {
+    let Some(link) = Link::of(desk.tables, port) else { return 0 };
+    let mut done = pass::<V4, T>(desk, tracker, &link, packets, &view, 0, outputs, counts);
+    if done.count_ones() as usize != packets.len() {
+        done |= pass::<V6, T>(desk, tracker, &link, packets, &view, done, outputs, counts);
+    }
+    counts.replayed += u64::from(done.count_ones());
+    done
+}
+
+/// One family's packets, but those that are `done`.
+#[expect(clippy::too_many_arguments, reason = "one loop, in two families")]
+#[inline]
+fn pass<F: Plain, T>(
+    desk: &Desk<'_, '_>,
+    tracker: &Tracker,
+    link: &Link,
+    packets: &mut [T],
+    view: impl Fn(&mut T, PortId) -> Option<(&mut [u8], usize)>,
+    done: u32,
+    outputs: &mut Outputs,
+    counts: &mut FlowCounts,
+) -> u32 {
+    let table = F::table(&tracker.flows);
+    let mut candidates = ArrayVec::<Candidate<F::Key>, BURST>::new();
+    for (packet, at) in packets.iter_mut().zip(0_u8..) {
+        if done >> at & 1 == 0
+            && let Some((head, len)) = view(packet, link.port)
+            && let Some((key, signal)) = F::plain(link, head, len)
+        {
             let hash = table.hash(&key);
             table.prefetch(hash);
             candidates.push(Candidate { key, hash, handle: None, signal, at });
@@ -91,144 +151,79 @@ pub(crate) fn burst<B: Buffer>(
             table.prefetch_record(handle);
         }
     }
+    let mut done = 0_u32;
     for candidate in &candidates {
-        let packet = &mut packets[usize::from(candidate.at)];
-        let Some((adjacency, index)) = replay(desk, tracker, &link, candidate, packet, counts) else {
-            continue;
-        };
-        done |= 1 << candidate.at;
-        let port = adjacency.port();
-        let output = if adjacency.is_resolved() {
-            Output::Port(port)
-        } else {
-            desk.adjacencies
-                .next_hop(index)
-                .map_or(Output::Port(port), |next_hop| Output::Neighbour { port, next_hop })
-        };
-        verdicts[usize::from(candidate.at)] = Verdict::Forward(output);
-    }
-    counts.replayed += u64::from(done.count_ones());
-    done
-}
-
-/// The key of a plain packet, and what it says of its connection.
-#[inline(always)]
-fn plain<B: Buffer>(link: &Link, packet: &Packet<B>) -> Option<(Key4, Signal)> {
-    let head = packet.buffer.head();
-    let b = head.first_chunk::<LEAST>()?;
-    let ne32 = |at: usize| u32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
-    let be32 = |at: usize| u64::from(u32::from_be(ne32(at)));
-    let first = u64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
-    let macs = (first ^ link.macs.0) & link.mask.0 | u64::from((ne32(8) ^ link.macs.1) & link.mask.1);
-    let ip_len = usize::from(u16::from_be_bytes([b[16], b[17]]));
-    // EtherType, version and header length; then flags and offset of fragments.
-    let others = (ne32(12) ^ u32::from_ne_bytes([0x08, 0x00, 0x45, 0]))
-        & u32::from_ne_bytes([0xff, 0xff, 0xff, 0])
-        | u32::from(b[20] & 0x3f | b[21]);
-    let fits = macs | u64::from(others) == 0
-        && b[22] > 1
-        && packet.in_port == link.port
-        && packet.offload == Offload::Done
-        && ETHERNET_HEADER + ip_len == packet.buffer.frame_len()
-        && header_is_right(b)
-        // No station has an address of zeros.
-        && [b[6], b[7], b[8], b[9], b[10], b[11]] != [0; 6];
-    if !fits {
-        return None;
-    }
-    let signal = match b[23] {
-        protocol::UDP if ip_len >= IPV4_HEADER + UDP_HEADER => Signal::Data,
-        protocol::TCP => {
-            let b = head.first_chunk::<{ L4 + TCP_HEADER }>()?;
-            let header = usize::from(b[46] >> 4) * 4;
-            if header < TCP_HEADER || ip_len < IPV4_HEADER + header {
-                return None;
-            }
-            Signal::of_tcp(b[47])
+        let at = usize::from(candidate.at);
+        if let Some(packet) = packets.get_mut(at)
+            && let Some((head, len)) = view(packet, link.port)
+            && let Some(adjacency) = replay::<F>(desk, table, link, candidate, head, len, counts)
+        {
+            outputs[at % BURST] = adjacency.port();
+            done |= 1 << candidate.at;
         }
-        _ => return None,
-    };
-    let key = [be32(26) << 32 | be32(30), be32(34) << 32 | link.network | u64::from(b[23]) << 8];
-    Some((key, signal))
-}
-
-/// Whether the header's 20 bytes sum up to all ones (RFC 1071); in the processor's own byte order, which makes no difference to that.
-#[inline]
-fn header_is_right(b: &[u8; LEAST]) -> bool {
-    let word = |at: usize| u64::from(u32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]));
-    let sum = word(14) + word(18) + word(22) + word(26) + word(30);
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    (sum & 0xffff) + (sum >> 16) == 0xffff
+    }
+    done
 }
 
 /// Does as the last packet of the flow did.
 #[inline(always)]
-fn replay<B: Buffer>(
+fn replay<F: Plain>(
     desk: &Desk<'_, '_>,
-    tracker: &Tracker,
+    table: &Table<F>,
     link: &Link,
-    candidate: &Candidate,
-    packet: &mut Packet<B>,
+    candidate: &Candidate<F::Key>,
+    head: &mut [u8],
+    len: usize,
     counts: &mut FlowCounts,
-) -> Option<(Adjacency, u32)> {
-    let table = &tracker.flows.v4;
-    let (handle, key) = (candidate.handle?, &candidate.key);
-    let life = table.verify(handle, key)?;
-    let action = table.decided(handle);
-    let usable = life.is_live() && action.is_some() && action.in_port() == link.port.0;
-    if !usable || candidate.signal == Signal::Open && life.state().is_over() {
+) -> Option<Adjacency> {
+    let (key, signal) = (&candidate.key, candidate.signal);
+    let record = table.record(candidate.handle?)?;
+    let life = record.life();
+    let action = record.action();
+    if !record.is(key) || !life.is_live() || !action.is_for(link.port.0) {
+        return None;
+    }
+    if signal == Signal::Open && life.state().is_over() {
         return None;
     }
     let adjacency = desk.adjacencies.get(action.adjacency())?;
-    if packet.buffer.frame_len() > usize::from(adjacency.mtu()) + ETHERNET_HEADER {
+    if !adjacency.is_resolved() || len > usize::from(adjacency.mtu()) + ETHERNET_HEADER {
         return None;
     }
     let stamp = desk.tables.stamp();
     if action.generation() != stamp {
-        let other = V4::tuple(&table.other_key(handle));
-        let mine = V4::tuple(key);
-        let rests = match handle.direction() {
-            flow::Direction::Forward => rests(&widen(mine), &widen(other.reversed())),
-            flow::Direction::Reply => rests(&widen(other), &widen(mine.reversed())),
+        let other = F::tuple(&record.other_key());
+        let mine = F::tuple(key);
+        let rests = match record.direction() {
+            Direction::Forward => rests(&widen(mine), &widen(other.reversed())),
+            Direction::Reply => rests(&widen(other), &widen(mine.reversed())),
         };
         if !desk.tables.unchanged(action.generation(), &rests) {
             return None;
         }
         counts.revalidated += 1;
-        table.decide(handle, action, action.at(stamp));
+        record.decide(action, action.at(stamp));
     }
-    table.touch(handle, life, candidate.signal, desk.now);
-
-    let head = packet.buffer.head_mut();
+    record.touch(life, signal, desk.now);
     if action.is_translated() {
-        let of = |key: &Key4| PlainV4 { addrs: key[0], ports: ports(key) };
-        let protocol = head.get(23).copied().unwrap_or(0);
-        translate_plain_v4(head, protocol, of(key), of(&table.other_key(handle)).reversed());
-    } else if let Some(b) = head.first_chunk_mut::<LEAST>() {
-        hop_less(b);
+        F::translate(head, key, &record.other_key());
+    } else {
+        F::forward(head);
     }
-    if let Some(macs) = head.first_chunk_mut::<12>() {
-        let MacAddr(dst) = adjacency.dst();
-        let MacAddr(src) = adjacency.src();
-        macs[..6].copy_from_slice(&dst);
-        macs[6..].copy_from_slice(&src);
-    }
-    Some((adjacency, action.adjacency()))
+    adjacency.set_macs(head);
+    Some(adjacency)
 }
 
-const fn ports(key: &Key4) -> u32 {
-    (key[1] >> 32) as u32
+/// What a TCP segment says of its connection: `at` is where its header begins, and `len` bytes are left for it.
+#[inline(always)]
+fn tcp<const LEN: usize>(head: &[u8], at: usize, len: usize) -> Option<Signal> {
+    let b = head.first_chunk::<LEN>()?;
+    let header = usize::from(b[at + 12] >> 4) * 4;
+    (header >= TCP_HEADER && len >= header).then(|| Signal::of_tcp(b[at + 13]))
 }
 
-/// TTL one less, and the header's checksum by that difference (RFC 1624, equation 3).
-#[inline]
-fn hop_less(b: &mut [u8; LEAST]) {
-    b[22] -= 1;
-    let old = u32::from(u16::from_be_bytes([b[24], b[25]]));
-    let sum = (!old & 0xffff) + 0xfeff;
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let [_, _, high, low] = (!sum).to_be_bytes();
-    [b[24], b[25]] = [high, low];
+/// Of a key's last word.
+#[expect(clippy::cast_possible_truncation, reason = "cut to 8 bits")]
+const fn is_tcp(tail: u64) -> bool {
+    (tail >> 8) as u8 == protocol::TCP
 }

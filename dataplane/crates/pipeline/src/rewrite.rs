@@ -2,7 +2,7 @@
 //!
 //! Header checksums follow by their difference (RFC 1624).
 
-use wire::{EthernetFrame, Ipv4Packet, Ipv6Packet, PacketKind, Parsed};
+use wire::{Ipv4Packet, Ipv6Packet, PacketKind, Parsed};
 
 use crate::adjacency::Adjacencies;
 use crate::burst::{State, Turn, Works};
@@ -20,10 +20,7 @@ pub(crate) fn burst<B: Buffer>(adjacencies: &Adjacencies, packets: &mut [Packet<
             }
             State::Replay(replay) => {
                 let adjacency = replay.adjacency;
-                if let Ok(mut frame) = EthernetFrame::new_checked(packets[work.at].buffer.head_mut()) {
-                    frame.set_dst(adjacency.dst());
-                    frame.set_src(adjacency.src());
-                }
+                adjacency.set_macs(packets[work.at].buffer.head_mut());
                 let output = match adjacencies.next_hop(replay.index) {
                     Some(next_hop) if !adjacency.is_resolved() => {
                         Output::Neighbour { port: adjacency.port(), next_hop }

@@ -1,0 +1,102 @@
+//! One record, by the key that it was found by: what each packet of a known flow reads, behind one bounds check.
+
+use std::marker::PhantomData;
+
+use crate::action::Action;
+use crate::family::Family;
+use crate::life::{Life, Phase, Seconds};
+use crate::state::{Direction, Signal};
+use crate::sync::{AtomicU64, Ordering};
+use crate::table::{Handle, Table};
+
+/// Tries at a record's life that others are changing too.
+const TRIES: usize = 4;
+
+/// A view of the part of a record that is read for every packet. Good as long as the [`Handle`] is that it was found by.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'t, F: Family> {
+    /// `F::HOT` of them.
+    words: &'t [AtomicU64],
+    direction: Direction,
+    family: PhantomData<F>,
+}
+
+impl<F: Family> Table<F> {
+    /// The record that a handle leads to. `None` for a handle of another table.
+    #[inline]
+    #[must_use]
+    pub fn record(&self, handle: Handle) -> Option<Record<'_, F>> {
+        let words = self.hot.get(handle.record() as usize * F::HOT..)?.get(..F::HOT)?;
+        Some(Record { words, direction: handle.direction(), family: PhantomData })
+    }
+}
+
+impl<F: Family> Record<'_, F> {
+    /// Which of the two keys it was found by.
+    #[inline]
+    #[must_use]
+    pub const fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// How it is. To be asked for before anything else: what a live record says was written before.
+    #[inline]
+    #[must_use]
+    pub fn life(&self) -> Life {
+        // Acquire: partner, the store of `Live` in `insert`.
+        Life(self.words[F::LIFE].load(Ordering::Acquire))
+    }
+
+    /// Whether packets of the direction by which it was found have this key.
+    #[inline]
+    #[must_use]
+    pub fn is(&self, key: &F::Key) -> bool {
+        F::is(self.words, F::KEYS[self.direction as usize], key)
+    }
+
+    /// The key by which packets of the other direction are found.
+    #[inline]
+    #[must_use]
+    pub fn other_key(&self) -> F::Key {
+        F::read(self.words, F::KEYS[self.direction.other() as usize])
+    }
+
+    /// What is decided for packets of this direction.
+    #[inline]
+    #[must_use]
+    pub fn action(&self) -> Action {
+        // Acquire: the adjacency that it names was filled in before. Partner: `decide`.
+        Action(self.words[F::ACTIONS[self.direction as usize]].load(Ordering::Acquire))
+    }
+
+    /// Stores a decision, if `old` is still what is there: whoever loses has decided for one packet.
+    #[inline]
+    pub fn decide(&self, old: Action, new: Action) {
+        let word = &self.words[F::ACTIONS[self.direction as usize]];
+        // Release: partner `action`. A lost race is no error.
+        let _lost = word.compare_exchange(old.0, new.0, Ordering::Release, Ordering::Relaxed);
+    }
+
+    /// A packet has been seen. Writes only when that changes the state, or the second.
+    #[inline]
+    pub fn touch(&self, life: Life, signal: Signal, now: Seconds) {
+        if life.seen() != now || life.changes(self.direction, signal) {
+            self.note(signal, now);
+        }
+    }
+
+    #[cold]
+    fn note(&self, signal: Signal, now: Seconds) {
+        let word = &self.words[F::LIFE];
+        for _ in 0..TRIES {
+            let life = Life(word.load(Ordering::Relaxed));
+            if !life.is_live() {
+                return;
+            }
+            let next = Life::new(Phase::Live, life.state().next(self.direction, signal), now);
+            if word.compare_exchange(life.0, next.0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                return;
+            }
+        }
+    }
+}
