@@ -269,6 +269,14 @@ impl<F: Family> Table<F> {
         let _lost = self.action(handle).compare_exchange(old.0, new.0, Ordering::Release, Ordering::Relaxed);
     }
 
+    /// Stores a decision that was found to hold, with its newer generation. Without comparing: what another worker has stored meanwhile
+    /// was made by the same tables and says the same, or by newer ones, and then this one is older and will not hold.
+    #[inline]
+    pub fn confirm(&self, handle: Handle, action: Action) {
+        // Release: partner `decided`.
+        self.action(handle).store(action.0, Ordering::Release);
+    }
+
     /// The key by which packets of this direction are found.
     #[inline]
     #[must_use]

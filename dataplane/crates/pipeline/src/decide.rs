@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use flow::{Action, Binding, Direction, Seconds, Signal, State as FlowState};
-use tables::{EndpointKind, NetworkId, PortRole, Rests, Tables};
+use tables::{EndpointKind, NetworkId, PortRole, Tables};
 use wire::Parsed;
 
 use crate::adjacency::Adjacencies;
@@ -279,8 +279,7 @@ impl<'t> Desk<'_, 't> {
 
     /// Whether a decision made at `since` still holds for this flow.
     pub(crate) fn holds(&self, tracker: &Tracker, known: Known, since: u32) -> bool {
-        let (first, went) = tracker.origin(known);
-        self.tables.unchanged(since, &rests(&first, &went))
+        tracker.unchanged(known, self.tables, since)
     }
 
     fn action(&self, hop: &Hop<'t>, ingress: &Ingress<'_>, translated: bool) -> Action {
@@ -315,18 +314,6 @@ impl<'t> Desk<'_, 't> {
         }
         let masquerade = self.tables.masquerade(ingress.network)?;
         Some((masquerade.source_for(went.dst)?, masquerade.ports))
-    }
-}
-
-/// What a flow's decisions rest on, from its first packet as it came and as it went.
-pub(crate) fn rests(first: &Ends, went: &Ends) -> Rests {
-    Rests {
-        network: NetworkId(first.network),
-        src: first.src,
-        dst: first.dst,
-        to: went.dst,
-        dst_port: first.dst_port,
-        protocol: first.protocol,
     }
 }
 

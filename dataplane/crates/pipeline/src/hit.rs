@@ -5,14 +5,14 @@
 //! here alone. In rounds with prefetches between, as `lookup`.
 
 use arrayvec::ArrayVec;
-use flow::{Family, Handle, Key4, Signal, V4};
+use flow::{Handle, Key4, Signal};
 use tables::{PortId, Tables};
 use wire::{ETHERNET_HEADER, IPV4_HEADER, MacAddr, TCP_HEADER, UDP_HEADER, protocol};
 
 use crate::adjacency::Adjacency;
 use crate::burst::{Ingress, Side};
-use crate::decide::{Desk, rests};
-use crate::tracker::{Tracker, widen};
+use crate::decide::Desk;
+use crate::tracker::{Tracker, rests};
 use crate::translate::{PlainV4, translate_plain_v4};
 use crate::{BURST, Buffer, FlowCounts, Offload, Output, Packet, Verdict};
 
@@ -187,17 +187,11 @@ fn replay<B: Buffer>(
     }
     let stamp = desk.tables.stamp();
     if action.generation() != stamp {
-        let other = V4::tuple(&table.other_key(handle));
-        let mine = V4::tuple(key);
-        let rests = match handle.direction() {
-            flow::Direction::Forward => rests(&widen(mine), &widen(other.reversed())),
-            flow::Direction::Reply => rests(&widen(other), &widen(mine.reversed())),
-        };
-        if !desk.tables.unchanged(action.generation(), &rests) {
+        if !desk.tables.unchanged(action.generation(), &rests(table, handle)) {
             return None;
         }
         counts.revalidated += 1;
-        table.decide(handle, action, action.at(stamp));
+        table.confirm(handle, action.at(stamp));
     }
     table.touch(handle, life, candidate.signal, desk.now);
 

@@ -197,7 +197,7 @@ fn replay(
     let stamp = desk.tables.stamp();
     if action.generation() != stamp {
         counts.revalidated += 1;
-        tracker.decide(known, action, action.at(stamp));
+        tracker.confirm(known, action.at(stamp));
     }
     counts.replayed += 1;
     tracker.touch(known, subject.signal, desk.now);

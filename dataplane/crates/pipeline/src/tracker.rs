@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flow::{
-    Action, Binding, Direction, Flows, Handle, Inserted, Key4, Key6, Life, Local, NewFlow, Seconds, Signal,
-    State, Tuple, V4, V6,
+    Action, Binding, Direction, Family, Flows, Handle, Inserted, Key4, Key6, Life, Local, NewFlow, Seconds, Signal,
+    State, Table, Tuple, V4, V6,
 };
+use tables::{NetworkId, Rests, Tables};
 
 use crate::connection::Ends;
 
@@ -163,12 +164,22 @@ impl Tracker {
 
     /// The flow's first packet as it came, and as it went on.
     pub(crate) fn origin(&self, known: Known) -> (Ends, Ends) {
-        let mine: Ends = on!(self, known, table => widen(<_ as Tuples<_>>::tuple(table, known.handle)));
+        let mine: Ends = on!(self, known, table => widen(tuple(table, known.handle)));
         let other = self.becomes(known).reversed();
         match known.direction() {
             Direction::Forward => (mine, other.reversed()),
             Direction::Reply => (other, mine.reversed()),
         }
+    }
+
+    /// Whether nothing has changed since that a decision about this flow rests on.
+    pub(crate) fn unchanged(&self, known: Known, tables: &Tables, since: u32) -> bool {
+        on!(self, known, table => tables.unchanged(since, &rests(table, known.handle)))
+    }
+
+    /// A decision was found to hold in the generation that it says now.
+    pub(crate) fn confirm(&self, known: Known, action: Action) {
+        on!(self, known, table => table.confirm(known.handle, action));
     }
 
     pub(crate) fn binding(&self, known: Known) -> Binding {
@@ -228,13 +239,24 @@ impl Tracker {
     }
 }
 
-/// The tuple of a key, whichever family's.
-trait Tuples<A> {
-    fn tuple(&self, handle: Handle) -> Tuple<A>;
+/// What a flow's decisions rest on: its first packet as it came, and where that went.
+#[inline]
+pub(crate) fn rests<F: Family>(table: &Table<F>, handle: Handle) -> Rests<F::Addr> {
+    let (mine, other) = (F::tuple(&table.key(handle)), F::tuple(&table.other_key(handle)));
+    let (first, reply) = match handle.direction() {
+        Direction::Forward => (mine, other),
+        Direction::Reply => (other, mine),
+    };
+    Rests {
+        network: NetworkId(first.network),
+        src: first.src,
+        dst: first.dst,
+        to: reply.src,
+        dst_port: first.dst_port,
+        protocol: first.protocol,
+    }
 }
 
-impl<F: flow::Family> Tuples<F::Addr> for flow::Table<F> {
-    fn tuple(&self, handle: Handle) -> Tuple<F::Addr> {
-        F::tuple(&self.key(handle))
-    }
+fn tuple<F: Family>(table: &Table<F>, handle: Handle) -> Tuple<F::Addr> {
+    F::tuple(&table.key(handle))
 }
