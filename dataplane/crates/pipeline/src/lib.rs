@@ -273,7 +273,7 @@ impl<B: Buffer> Router<B> {
         answer::burst(tables, packets, &mut works, learned);
         icmp_error::burst(tables, now, limiter, packets, &mut works);
 
-        for work in works {
+        for work in &works {
             if let State::Done(verdict) = work.state {
                 verdicts[work.at] = verdict;
             }

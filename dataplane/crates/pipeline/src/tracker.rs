@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flow::{
-    Action, Binding, Direction, Family, Flows, Handle, Inserted, Key4, Key6, Life, Local, NewFlow, Seconds, Signal,
-    State, Table, Tuple, V4, V6,
+    Action, Binding, Direction, Family, Flows, Handle, Inserted, Key4, Key6, Life, Local, NewFlow, Seconds,
+    Signal, State, Table, Tuple, V4, V6,
 };
 use tables::{NetworkId, Rests, Tables};
 
@@ -200,34 +200,29 @@ impl Tracker {
         }
     }
 
-    /// Makes a flow whose answers come by the first of `replies` that is free.
+    /// Makes a flow whose answers have the ends `reply`, but for the first of `ports` that is free as their destination port.
     pub(crate) fn make(
         &mut self,
         proposal: &Proposal,
-        replies: impl Iterator<Item = Ends>,
+        reply: &Ends,
+        ports: impl Iterator<Item = u16>,
         now: Seconds,
     ) -> Made {
         let Self { flows, local } = self;
         let &Proposal { ref forward, state, binding, action, rules } = proposal;
         let actions = [action, Action::NONE];
-        let (v6, made) = match key(forward) {
-            Some(Key::V4(own)) => {
-                let replies = replies.filter_map(|ends| match key(&ends) {
-                    Some(Key::V4(key)) => Some(key),
-                    _ => None,
-                });
+        let (v6, made) = match (key(forward), key(reply)) {
+            (Some(Key::V4(own)), Some(Key::V4(reply))) => {
                 let new = NewFlow { key: own, state, binding, actions, rules };
+                let replies = ports.map(|port| V4::to_port(&reply, port));
                 (false, flows.v4.insert(&mut local.v4, &flows.epochs, &new, replies, now))
             }
-            Some(Key::V6(own)) => {
-                let replies = replies.filter_map(|ends| match key(&ends) {
-                    Some(Key::V6(key)) => Some(key),
-                    _ => None,
-                });
+            (Some(Key::V6(own)), Some(Key::V6(reply))) => {
                 let new = NewFlow { key: own, state, binding, actions, rules };
+                let replies = ports.map(|port| V6::to_port(&reply, port));
                 (true, flows.v6.insert(&mut local.v6, &flows.epochs, &new, replies, now))
             }
-            None => return Made::Full,
+            _ => return Made::Full,
         };
         match made {
             Inserted::New(handle) => Made::New(Known { v6, handle, life: Life::live(state, now) }),

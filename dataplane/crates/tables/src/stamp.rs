@@ -134,7 +134,8 @@ impl Address for Ipv4Addr {
     fn prefixes_changed(pair: [Self; 2], stamps: &Stamps, network: NetworkId, since: u32) -> bool {
         let level = |(class, len)| {
             let slot = |addr| slot(class, network, masked4(addr, len));
-            newer(stamps.changed[class], since) && pair.into_iter().any(|addr| stamps.newer(slot(addr), since))
+            newer(stamps.changed[class], since)
+                && pair.into_iter().any(|addr| stamps.newer(slot(addr), since))
         };
         newer(stamps.changed[PREFIXES4], since) && (LEVEL4..).zip(LEVELS4).any(level)
     }
@@ -150,7 +151,8 @@ impl Address for Ipv6Addr {
     fn prefixes_changed(pair: [Self; 2], stamps: &Stamps, network: NetworkId, since: u32) -> bool {
         let level = |(class, len)| {
             let slot = |addr| slot(class, network, masked6(addr, len));
-            newer(stamps.changed[class], since) && pair.into_iter().any(|addr| stamps.newer(slot(addr), since))
+            newer(stamps.changed[class], since)
+                && pair.into_iter().any(|addr| stamps.newer(slot(addr), since))
         };
         newer(stamps.changed[PREFIXES6], since) && (LEVEL6..).zip(LEVELS6).any(level)
     }
