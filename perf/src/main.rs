@@ -7,6 +7,7 @@
 mod bench;
 mod demo;
 mod fuzz;
+mod gauge;
 mod soak;
 mod steps;
 
@@ -57,6 +58,8 @@ enum Command {
     },
     /// Measure: the pure crates, or the data plane against its peers.
     Bench(bench::Arguments),
+    /// Count instructions a packet, and compare with those that the tree owns up to.
+    Gauge(gauge::Arguments),
     /// Repeat the system tests for a long time.
     Soak {
         /// How long; the round that has begun is finished.
@@ -109,6 +112,10 @@ fn run(Arguments { yes, command }: Arguments) -> Result<()> {
             fuzz::run(seconds, filter.as_deref())
         }
         Command::Bench(arguments) => bench::run(&arguments, yes),
+        Command::Gauge(arguments) => {
+            packages::install(&[Set::Gauge], yes)?;
+            gauge::run(&arguments)
+        }
         Command::Soak { minutes, filter } => {
             packages::install(&[Set::Build, Set::Run], yes)?;
             soak::run(Duration::from_secs(60 * u64::from(minutes)), filter.as_deref())

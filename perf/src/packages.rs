@@ -21,13 +21,15 @@ pub enum Set {
     Run,
     /// To build libFuzzer, which is C++.
     Fuzz,
+    /// To count instructions.
+    Gauge,
     /// What benches compare with, beyond what runs anyway.
     Peers,
 }
 
 impl Set {
     /// Those of everything but benches, whose peers bring daemons along.
-    pub const ALL: [Self; 3] = [Self::Build, Self::Run, Self::Fuzz];
+    pub const ALL: [Self; 4] = [Self::Build, Self::Run, Self::Fuzz, Self::Gauge];
 
     const fn packages(self) -> &'static [&'static str] {
         match self {
@@ -36,6 +38,7 @@ impl Set {
                 &["dpdk", "dpdk-dev", "ethtool", "iperf3", "iproute2", "iputils-ping", "nftables", "tcpdump"]
             }
             Self::Fuzz => &["g++"],
+            Self::Gauge => &["valgrind"],
             Self::Peers => &["openvswitch-switch-dpdk"],
         }
     }

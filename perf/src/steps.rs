@@ -9,7 +9,7 @@ use lab::artefacts::{Artefacts, BINARIES, cargo, target_directory};
 use lab::packages::{self, Set};
 use lab::process::show;
 
-use crate::{fuzz, say};
+use crate::{fuzz, gauge, say};
 
 /// How long each fuzz target runs here; `cargo lab fuzz` runs them longer.
 const FUZZ_SECONDS: u32 = 15;
@@ -38,6 +38,8 @@ enum Step {
     Unit,
     /// The publisher and the flow table under loom.
     Loom,
+    /// Instructions a packet on the path, against those that the tree owns up to.
+    Gauge,
     /// Each fuzz target for a few seconds.
     Fuzz,
     /// System tests in network namespaces, with the release binaries.
@@ -52,6 +54,7 @@ impl Step {
             Self::Lint => "lints",
             Self::Unit => "unit and property tests",
             Self::Loom => "loom: publication, flows",
+            Self::Gauge => "instructions a packet",
             Self::Fuzz => "fuzzing",
             Self::System => "system tests",
         }
@@ -67,6 +70,7 @@ impl Step {
             }
             Self::Unit => unit(filter),
             Self::Loom => loom(),
+            Self::Gauge => gauge::run(&gauge::Arguments::default()),
             Self::Fuzz => fuzz::run(FUZZ_SECONDS, None),
             Self::System => system(&Artefacts::find()?, filter),
         }
