@@ -40,7 +40,7 @@ impl Lanes {
     }
 
     #[inline]
-    const fn next(&mut self) -> Option<usize> {
+    pub(crate) const fn next(&mut self) -> Option<usize> {
         let lane = self.first();
         self.0 &= self.0.wrapping_sub(1);
         lane
@@ -64,9 +64,10 @@ impl<'t> Bucket<'t> {
     pub(crate) fn matching(self, signature: u16) -> Lanes {
         let wanted = u64::from(signature) * LOW;
         let zeros = |word: u64| word.wrapping_sub(LOW) & !word & HIGH;
-        // Acquire: the number and the record's key were written before the signature. Partner: `link`.
-        let low = zeros(self.0[0].load(Ordering::Acquire) ^ wanted);
-        let high = zeros(self.0[1].load(Ordering::Acquire) ^ wanted);
+        // Acquire: the number and the record's key were written before the signature. SeqCst, which costs a load nothing: for
+        // `Table::rival`. Partner: `link`.
+        let low = zeros(self.0[0].load(Ordering::SeqCst) ^ wanted);
+        let high = zeros(self.0[1].load(Ordering::SeqCst) ^ wanted);
         Lanes(low >> 15 | high >> 14)
     }
 
@@ -79,34 +80,28 @@ impl<'t> Bucket<'t> {
         (self.0[2 + lane / 2].load(Ordering::Acquire) >> (32 * (lane % 2))) as u32
     }
 
-    /// Where the lanes with this signature lead.
-    pub(crate) fn numbers(self, signature: u16) -> impl Iterator<Item = u32> + 't {
-        let mut lanes = self.matching(signature);
-        std::iter::from_fn(move || {
-            loop {
-                let number = self.number(lanes.next()?);
-                if number != 0 {
-                    return Some(number);
-                }
-            }
-        })
-    }
-
     /// Puts a number into a free lane. False if there is none.
+    #[inline]
     pub(crate) fn link(self, signature: u16, number: u32) -> bool {
-        for lane in 0..LANES {
-            let (word, shift) = (&self.0[2 + lane / 2], 32 * (lane % 2));
+        for (pair, word) in self.0[2..6].iter().enumerate() {
+            let mut old = word.load(Ordering::Relaxed);
             for _ in 0..TRIES {
-                let old = word.load(Ordering::Relaxed);
-                if old >> shift & 0xffff_ffff != 0 {
-                    break;
-                }
-                let new = old | u64::from(number) << shift;
+                let half = match (old & 0xffff_ffff, old >> 32) {
+                    (0, _) => 0,
+                    (_, 0) => 1,
+                    _ => break,
+                };
+                let new = old | u64::from(number) << (32 * half);
                 // AcqRel: whoever had the lane has taken its signature away before.
-                if word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                    // SeqCst: in one order with the fence of a rival for the same key; Release for readers. Partner: `matching`.
-                    self.0[lane / 4].fetch_or(u64::from(signature) << (16 * (lane % 4)), Ordering::SeqCst);
-                    return true;
+                match word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed) {
+                    Ok(_) => {
+                        let lane = 2 * pair + half;
+                        let signed = u64::from(signature) << (16 * (lane % 4));
+                        // Release: for readers. SeqCst: in one order with what a rival for the same key does. Partner: `matching`.
+                        self.0[lane / 4].fetch_or(signed, Ordering::SeqCst);
+                        return true;
+                    }
+                    Err(now) => old = now,
                 }
             }
         }
@@ -129,11 +124,12 @@ impl<'t> Bucket<'t> {
     /// Whether some keys that belong here are elsewhere.
     #[inline]
     pub(crate) fn has_strays(self) -> bool {
-        self.0[6].load(Ordering::Acquire) != 0
+        // SeqCst: for `Table::rival`. Partner: `add_stray`.
+        self.0[6].load(Ordering::SeqCst) != 0
     }
 
     pub(crate) fn add_stray(self) {
-        self.0[6].fetch_add(1, Ordering::AcqRel);
+        self.0[6].fetch_add(1, Ordering::SeqCst);
     }
 
     pub(crate) fn remove_stray(self) {
@@ -145,6 +141,11 @@ impl<'t> Bucket<'t> {
 mod tests {
     use super::*;
 
+    fn numbers(bucket: Bucket<'_>, signature: u16) -> impl Iterator<Item = u32> {
+        let mut lanes = bucket.matching(signature);
+        std::iter::from_fn(move || lanes.next()).map(move |lane| bucket.number(lane)).filter(|&n| n != 0)
+    }
+
     #[test]
     fn lanes_fill_are_found_and_empty() {
         let words: Vec<AtomicU64> = (0..BUCKET).map(|_| AtomicU64::new(0)).collect();
@@ -154,11 +155,11 @@ mod tests {
             assert!(bucket.link(u16::try_from(1 + number / 2).unwrap(), number));
         }
         assert!(!bucket.link(9, 9));
-        assert_eq!(bucket.numbers(2).filter(|n| matches!(n, 2 | 3)).count(), 2);
+        assert_eq!(numbers(bucket, 2).filter(|n| matches!(n, 2 | 3)).count(), 2);
         assert!(bucket.unlink(3) && !bucket.unlink(3));
-        assert_eq!(bucket.numbers(2).filter(|&n| n == 3).count(), 0);
+        assert_eq!(numbers(bucket, 2).filter(|&n| n == 3).count(), 0);
         assert!(bucket.link(0xffff, 30));
-        assert!(bucket.numbers(0xffff).any(|n| n == 30));
+        assert!(numbers(bucket, 0xffff).any(|n| n == 30));
         for number in [1, 2, 4, 5, 6, 7, 8, 30] {
             assert!(bucket.unlink(number));
         }

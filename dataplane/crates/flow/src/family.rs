@@ -61,6 +61,8 @@ pub trait Family: Copy + Debug + Send + Sync + 'static {
     fn key(tuple: &Tuple<Self::Addr>) -> Self::Key;
     /// The tuple of a key.
     fn tuple(key: &Self::Key) -> Tuple<Self::Addr>;
+    /// The same key, but for the destination port.
+    fn to_port(key: &Self::Key, port: u16) -> Self::Key;
     /// A hash of 64 good bits.
     fn hash(key: &Self::Key, seeds: &[u64; 3]) -> u64;
     /// The key that stands at `at` in a record.
@@ -99,6 +101,12 @@ fn from_tail<A>(src: A, dst: A, tail: u64) -> Tuple<A> {
     }
 }
 
+/// A tail with another destination port.
+#[inline]
+const fn tail_to(tail: u64, port: u16) -> u64 {
+    tail & !(0xffff << 32) | (port as u64) << 32
+}
+
 /// Both halves of the product: every bit of both operands reaches every bit of the result (wyhash's mixing step).
 #[inline]
 fn fold(a: u64, b: u64) -> u64 {
@@ -128,6 +136,11 @@ impl Family for V4 {
     fn tuple(key: &Key4) -> Tuple<Ipv4Addr> {
         let (src, dst) = ((key[0] >> 32) as u32, key[0] as u32);
         from_tail(Ipv4Addr::from_bits(src), Ipv4Addr::from_bits(dst), key[1])
+    }
+
+    #[inline]
+    fn to_port(key: &Key4, port: u16) -> Key4 {
+        [key[0], tail_to(key[1], port)]
     }
 
     #[inline]
@@ -168,6 +181,11 @@ impl Family for V6 {
     fn tuple(key: &Key6) -> Tuple<Ipv6Addr> {
         let addr = |high: u64, low: u64| Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low));
         from_tail(addr(key[0], key[1]), addr(key[2], key[3]), key[4])
+    }
+
+    #[inline]
+    fn to_port(key: &Key6, port: u16) -> Key6 {
+        [key[0], key[1], key[2], key[3], tail_to(key[4], port)]
     }
 
     #[inline]

@@ -58,12 +58,7 @@ impl Shelf {
         }
         self.reclaim(table, epochs);
         if self.free.is_empty() {
-            for _ in 0..REFILL {
-                match table.pop_free() {
-                    Some(record) => self.free.push(record),
-                    None => break,
-                }
-            }
+            table.pop_free(&mut self.free, REFILL);
         }
         self.free.pop()
     }

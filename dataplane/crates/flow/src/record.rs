@@ -54,6 +54,13 @@ impl<F: Family> Record<'_, F> {
         F::is(self.words, F::KEYS[self.direction as usize], key)
     }
 
+    /// The key by which packets of its own direction are found.
+    #[inline]
+    #[must_use]
+    pub fn key(&self) -> F::Key {
+        F::read(self.words, F::KEYS[self.direction as usize])
+    }
+
     /// The key by which packets of the other direction are found.
     #[inline]
     #[must_use]
@@ -75,6 +82,14 @@ impl<F: Family> Record<'_, F> {
         let word = &self.words[F::ACTIONS[self.direction as usize]];
         // Release: partner `action`. A lost race is no error.
         let _lost = word.compare_exchange(old.0, new.0, Ordering::Release, Ordering::Relaxed);
+    }
+
+    /// Stores a decision that was found to hold, with its newer generation. Without comparing: what another worker has stored meanwhile
+    /// was made by the same tables and says the same, or by newer ones, and then this one is older and will not hold.
+    #[inline]
+    pub fn confirm(&self, action: Action) {
+        // Release: partner `action`.
+        self.words[F::ACTIONS[self.direction as usize]].store(action.0, Ordering::Release);
     }
 
     /// A packet has been seen. Writes only when that changes the state, or the second.

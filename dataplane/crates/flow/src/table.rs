@@ -17,7 +17,7 @@ use crate::layout::{BUCKET, COLD, Parts};
 use crate::life::{Binding, Life, Phase, Seconds};
 use crate::local::Shelf;
 use crate::state::{Direction, Signal, State};
-use crate::sync::{AtomicU32, AtomicU64, Ordering, Words, fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, Words, fence, in_one_order};
 
 /// Owners that are told apart: port ids.
 pub(crate) const OWNERS: usize = if cfg!(loom) { 4 } else { 1024 };
@@ -243,6 +243,7 @@ impl<F: Family> Table<F> {
     }
 
     /// The record of a key, wherever it is.
+    #[inline]
     #[must_use]
     pub fn find(&self, hash: u64, key: &F::Key) -> Option<Found> {
         self.scan(hash, |handle| {
@@ -263,6 +264,14 @@ impl<F: Family> Table<F> {
     pub fn decide(&self, handle: Handle, old: Action, new: Action) {
         if let Some(record) = self.record(handle) {
             record.decide(old, new);
+        }
+    }
+
+    /// Stores a decision that was found to hold, as [`Record::confirm`](crate::Record::confirm).
+    #[inline]
+    pub fn confirm(&self, handle: Handle, action: Action) {
+        if let Some(record) = self.record(handle) {
+            record.confirm(action);
         }
     }
 
@@ -324,14 +333,7 @@ impl<F: Family> Table<F> {
         let Some(record) = shelf.take(self, epochs) else { return Inserted::Full };
         let forward = Handle::new(record, Direction::Forward);
         let claimed = Life::new(Phase::Claimed, new.state, now);
-        self.life(record).store(claimed.0, Ordering::Relaxed);
-        self.set_key(record, Direction::Forward, &new.key);
-        self.meta(record).store(new.binding.word(), Ordering::Relaxed);
-        self.rules(record).store(rules_word(new.rules), Ordering::Relaxed);
-        for direction in [Direction::Forward, Direction::Reply] {
-            let action = new.actions[direction as usize].0;
-            self.action(Handle::new(record, direction)).store(action, Ordering::Relaxed);
-        }
+        self.fill(record, new, claimed);
         if !self.link(hash, forward) {
             shelf.bury(record, epochs);
             return Inserted::Full;
@@ -354,7 +356,24 @@ impl<F: Family> Table<F> {
         Inserted::ReplyTaken
     }
 
+    /// Writes all of a claimed record but the reply's key.
+    #[inline]
+    fn fill(&self, record: u32, new: &NewFlow<F>, claimed: Life) {
+        let words = &self.hot[record as usize * F::HOT..][..F::HOT];
+        let fill = |at: usize, word: u64| words[at].store(word, Ordering::Relaxed);
+        fill(F::LIFE, claimed.0);
+        fill(F::META, new.binding.word());
+        for (at, action) in F::ACTIONS.into_iter().zip(new.actions) {
+            fill(at, action.0);
+        }
+        for (at, &word) in (F::KEYS[Direction::Forward as usize]..).zip(new.key.as_ref()) {
+            fill(at, word);
+        }
+        self.rules(record).store(rules_word(new.rules), Ordering::Relaxed);
+    }
+
     /// Links the reply's key, unless another flow has it.
+    #[inline]
     fn reserve(&self, record: u32, key: &F::Key) -> bool {
         let hash = self.hash(key);
         if self.find(hash, key).is_some() {
@@ -440,20 +459,28 @@ impl<F: Family> Table<F> {
     }
 
     /// Those that have the key, in its own bucket and where its strays are.
-    fn scan<T>(&self, hash: u64, mut wanted: impl FnMut(Handle) -> Option<T>) -> Option<T> {
+    #[inline]
+    fn scan<T>(&self, hash: u64, wanted: impl Fn(Handle) -> Option<T>) -> Option<T> {
         let (home, signature) = (self.home(hash), signature(hash));
-        let found = home.numbers(signature).filter_map(Handle::of).find_map(&mut wanted);
-        if found.is_some() || !home.has_strays() {
-            return found;
-        }
-        self.other(hash).numbers(signature).filter_map(Handle::of).find_map(wanted)
+        let inside = |bucket: Bucket<'_>| {
+            let mut lanes = bucket.matching(signature);
+            while let Some(lane) = lanes.next() {
+                let found = Handle::of(bucket.number(lane)).and_then(&wanted);
+                if found.is_some() {
+                    return found;
+                }
+            }
+            None
+        };
+        inside(home).or_else(|| if home.has_strays() { inside(self.other(hash)) } else { None })
     }
 
     /// Another record with this key, now that ours is linked.
+    #[inline]
     fn rival(&self, hash: u64, key: &F::Key, record: u32) -> Option<Found> {
-        // One half of a Dekker handshake, the other is the same fence of the rival: both have linked before, so at
-        // least one of us sees the other.
-        fence(Ordering::SeqCst);
+        // A Dekker handshake: both link first and look then, all by SeqCst accesses, which have one order (signatures, and the count
+        // of strays, which rises before one is linked). Whoever comes later in it sees the other.
+        in_one_order();
         self.scan(hash, |handle| {
             if handle.record() == record {
                 return None;
@@ -463,16 +490,18 @@ impl<F: Family> Table<F> {
         })
     }
 
+    #[inline]
     fn link(&self, hash: u64, handle: Handle) -> bool {
-        let (home, signature) = (self.home(hash), signature(hash));
-        if home.link(signature, handle.0.get()) {
-            return true;
-        }
+        self.home(hash).link(signature(hash), handle.0.get()) || self.link_stray(hash, handle)
+    }
+
+    #[cold]
+    fn link_stray(&self, hash: u64, handle: Handle) -> bool {
         // Counted before it is there, so that nobody who may need it passes by.
-        home.add_stray();
-        let linked = self.other(hash).link(signature, handle.0.get());
+        self.home(hash).add_stray();
+        let linked = self.other(hash).link(signature(hash), handle.0.get());
         if !linked {
-            home.remove_stray();
+            self.home(hash).remove_stray();
         }
         linked
     }

@@ -109,8 +109,7 @@ impl Adjacencies {
             let [first, second] = words(endpoint.mac, port.mac);
             let flags = u64::from(port.id.0) | READY;
             slot.0[0].store(first, Ordering::Relaxed);
-            slot.0[1]
-                .store(second | u64::from(port.mtu) << 32 | flags << FLAGS_AT, Ordering::Release);
+            slot.0[1].store(second | u64::from(port.mtu) << 32 | flags << FLAGS_AT, Ordering::Release);
         }
     }
 
@@ -119,7 +118,8 @@ impl Adjacencies {
         let slot = self.slots.get(index as usize)?;
         // Acquire: word 0 was there before. Partners: the Release stores of word 1.
         let second = slot.0[1].load(Ordering::Acquire);
-        (second >> FLAGS_AT & READY != 0).then(|| Adjacency { first: slot.0[0].load(Ordering::Relaxed), second })
+        (second >> FLAGS_AT & READY != 0)
+            .then(|| Adjacency { first: slot.0[0].load(Ordering::Relaxed), second })
     }
 
     /// The address of a neighbour by index; `None` for an endpoint.

@@ -8,7 +8,6 @@ use wire::{EthernetFrame, MacAddr, Parsed};
 
 use crate::connection::Ends;
 use crate::icmp_error::Complaint;
-use crate::icmp_quote::Quote;
 use crate::lookup::Replay;
 use crate::{BURST, DropReason, Output, Verdict};
 
@@ -73,8 +72,8 @@ impl From<Halt> for State<'_> {
 pub(crate) enum Turn {
     /// It gets these ends.
     Ends(Ends),
-    /// An ICMP error gets these addresses, and the packet that it quotes these ends.
-    Quote { quote: Quote, inner: Ends, src: IpAddr, dst: IpAddr },
+    /// An ICMP error gets this source, and the destination of a packet with these ends; the packet that it quotes gets them turned round.
+    Quote { becomes: Ends, src: IpAddr },
 }
 
 impl From<DropReason> for State<'_> {
@@ -101,7 +100,18 @@ pub(crate) enum Station<'t> {
     Sender(MacAddr),
 }
 
-impl Hop<'_> {
+impl<'t> Hop<'t> {
+    /// The endpoint there, if the address is its own: a route may lead others to the host's port.
+    #[inline]
+    pub(crate) fn holder(&self, addr: IpAddr) -> Option<&'t Endpoint> {
+        match self.to {
+            Station::Endpoint(endpoint) => {
+                Some(endpoint).filter(|endpoint| endpoint.addresses.contains(&addr))
+            }
+            Station::NextHop(_) | Station::Sender(_) => None,
+        }
+    }
+
     #[inline]
     pub(crate) const fn output(&self) -> Output {
         match self.to {

@@ -7,14 +7,14 @@
 use std::net::IpAddr;
 
 use flow::{Action, Binding, Direction, Seconds, Signal, State as FlowState};
-use tables::{EndpointKind, NetworkId, PortRole, Rests, Tables};
+use tables::{EndpointKind, NetworkId, PortRole, Tables};
 use wire::Parsed;
 
 use crate::adjacency::Adjacencies;
 use crate::burst::{Halt, Hop, Ingress, Side, Station};
 use crate::connection::{Ends, has_ports, has_states};
 use crate::icmp_error::Complaint;
-use crate::policy::{self, Rules};
+use crate::policy::{self, Parties, Rules};
 use crate::service::{self, Choice};
 use crate::tracker::{Known, Made, Proposal, Tracker};
 use crate::witness::{Outcome, Witness};
@@ -34,11 +34,11 @@ pub(crate) struct Desk<'a, 't> {
 /// A packet to be decided.
 #[derive(Clone, Copy)]
 pub(crate) struct Subject<'p, 't> {
-    pub(crate) ingress: Ingress<'t>,
+    pub(crate) ingress: &'p Ingress<'t>,
     pub(crate) parsed: &'p Parsed,
     pub(crate) offload: Offload,
     pub(crate) head: &'p [u8],
-    pub(crate) ends: Ends,
+    pub(crate) ends: &'p Ends,
     pub(crate) signal: Signal,
 }
 
@@ -92,7 +92,7 @@ impl<'t> Desk<'_, 't> {
     ) -> Result<Plan<'t>, Halt> {
         let Subject { ingress, parsed, offload, head, ends, signal } = subject;
         let tables = self.tables;
-        let mut went = *ends;
+        let mut went = **ends;
         match service::choose(tables, ends, witness) {
             Choice::Backend(addr, port) => (went.dst, went.dst_port) = (addr, port),
             Choice::NoBackend => {
@@ -114,10 +114,12 @@ impl<'t> Desk<'_, 't> {
         let hop = route::destination(tables, ingress, parsed, head, went.dst);
         witness.note("route", || Outcome::route(tables, ingress, went.dst, hop));
         let hop = hop?;
+        let parties =
+            Parties { sender: policy::party(tables, ingress, went.src), receiver: hop.holder(went.dst) };
         let rules = if has_states(ends.protocol) && *signal != Signal::Open {
-            policy::judge_either(tables, &went, witness)
+            policy::judge_either(tables, &went, parties, witness)
         } else {
-            policy::judge(tables, &went, witness)
+            policy::judge(tables, &went, parties, witness)
         };
         let rules = rules.map_err(Halt::from)?;
         let left = route::onward(ingress, parsed, *offload, self.fragment, hop, translated);
@@ -136,13 +138,12 @@ impl<'t> Desk<'_, 't> {
     ) -> Decision<'t> {
         let Subject { ends, signal, ingress, .. } = subject;
         let translated = plan.is_translated(ends);
-        counts.decided += 1;
         let proposal = Proposal {
-            forward: *ends,
+            forward: **ends,
             state: FlowState::first(has_states(ends.protocol), *signal),
             binding: Binding {
                 owner: ingress.port.id.0,
-                service: plan.went != *ends,
+                service: plan.went != **ends,
                 masqueraded: plan.source.is_some(),
                 joined: has_states(ends.protocol) && *signal != Signal::Open,
                 since: self.now,
@@ -150,7 +151,8 @@ impl<'t> Desk<'_, 't> {
             action: self.action(&plan.hop, ingress, translated),
             rules: plan.rules,
         };
-        match tracker.make(&proposal, replies(plan, translated), self.now) {
+        let (reply, ports) = replies(plan, translated);
+        match tracker.make(&proposal, &reply, ports, self.now) {
             Made::New(known) => {
                 counts.made += 1;
                 Ok((plan.hop, translated.then(|| tracker.becomes(known))))
@@ -179,7 +181,8 @@ impl<'t> Desk<'_, 't> {
         subject: &Subject<'_, 't>,
         counts: &mut FlowCounts,
     ) -> Decision<'t> {
-        let plan = self.plan(subject, &mut ()).inspect_err(|_| counts.decided += 1)?;
+        counts.decided += 1;
+        let plan = self.plan(subject, &mut ())?;
         self.carry_out(tracker, subject, &plan, counts)
     }
 
@@ -219,7 +222,7 @@ impl<'t> Desk<'_, 't> {
     ) -> (Hop<'t>, Option<Ends>) {
         let translated = tracker.binding(known).is_translated();
         let old = tracker.decided(known);
-        tracker.decide(known, old, self.action(&hop, &subject.ingress, translated));
+        tracker.decide(known, old, self.action(&hop, subject.ingress, translated));
         tracker.set_rules(known, rules);
         tracker.touch(known, subject.signal, self.now);
         (hop, translated.then(|| tracker.becomes(known)))
@@ -250,10 +253,11 @@ impl<'t> Desk<'_, 't> {
             };
         }
         let binding = tracker.binding(known);
+        let parties = Parties::of(self.tables, ingress, &ends);
         let judged = if binding.joined {
-            policy::judge_either(self.tables, &ends, witness)
+            policy::judge_either(self.tables, &ends, parties, witness)
         } else {
-            policy::judge(self.tables, &ends, witness)
+            policy::judge(self.tables, &ends, parties, witness)
         };
         let rules = match judged {
             Ok(rules) => rules,
@@ -279,8 +283,7 @@ impl<'t> Desk<'_, 't> {
 
     /// Whether a decision made at `since` still holds for this flow.
     pub(crate) fn holds(&self, tracker: &Tracker, known: Known, since: u32) -> bool {
-        let (first, went) = tracker.origin(known);
-        self.tables.unchanged(since, &rests(&first, &went))
+        tracker.unchanged(known, self.tables, since)
     }
 
     fn action(&self, hop: &Hop<'t>, ingress: &Ingress<'_>, translated: bool) -> Action {
@@ -318,18 +321,6 @@ impl<'t> Desk<'_, 't> {
     }
 }
 
-/// What a flow's decisions rest on, from its first packet as it came and as it went.
-pub(crate) fn rests(first: &Ends, went: &Ends) -> Rests {
-    Rests {
-        network: NetworkId(first.network),
-        src: first.src,
-        dst: first.dst,
-        to: went.dst,
-        dst_port: first.dst_port,
-        protocol: first.protocol,
-    }
-}
-
 /// The ends that policy sees: the backend's, and the sender's own.
 fn went_before_masquerade(tracker: &Tracker, known: Known, first: &Ends, went: &Ends) -> Ends {
     if tracker.binding(known).is_translated() {
@@ -339,23 +330,24 @@ fn went_before_masquerade(tracker: &Tracker, known: Known, first: &Ends, went: &
     }
 }
 
-/// The ends of the answers that a plan may have, in the order in which they are to be tried.
-pub(crate) fn replies(plan: &Plan<'_>, translated: bool) -> impl Iterator<Item = Ends> {
+/// The ends of the answers to a plan's packets, and the destination ports that they may have instead, in the order in which they
+/// are to be tried.
+#[inline]
+pub(crate) fn replies(plan: &Plan<'_>, translated: bool) -> (Ends, impl Iterator<Item = u16> + use<>) {
     let went = plan.went;
     let own = went.src_port;
     let (src, (first, last)) = plan.source.unwrap_or((went.src, (1024, u16::MAX)));
-    let answer = move |port| Ends { src, src_port: port, ..went }.reversed();
     let choice = translated && has_ports(went.protocol);
     // Its own port if it may have that; then from somewhere in the range, which the ends choose.
     let keeps_own = !choice || plan.source.is_none() || (first..=last).contains(&own);
     let span = u32::from(last - first) + 1;
-    let mixed = u32::from(own).wrapping_mul(0x9e37_79b1) ^ mix(went.src) ^ mix(went.dst).rotate_left(7);
     let others = (0..if choice { PORT_TRIES } else { 0 }).map(move |step| {
+        let mixed = u32::from(own).wrapping_mul(0x9e37_79b1) ^ mix(went.src) ^ mix(went.dst).rotate_left(7);
         let at = (mixed >> 8).wrapping_add(u32::from(step)) % span;
         // Below `span`, which is at most 65,536.
         first + u16::try_from(at).unwrap_or(0)
     });
-    keeps_own.then_some(own).into_iter().chain(others).map(answer)
+    (Ends { src, ..went }.reversed(), keeps_own.then_some(own).into_iter().chain(others))
 }
 
 fn mix(addr: IpAddr) -> u32 {

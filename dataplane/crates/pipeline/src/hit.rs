@@ -5,14 +5,14 @@
 //! which judge it: so nothing here refuses a packet, and no rule stands here alone. In rounds with prefetches between, as `lookup`.
 
 use arrayvec::ArrayVec;
-use flow::{Direction, Family, Flows, Handle, Signal, Table, V4, V6};
+use flow::{Family, Flows, Handle, Signal, Table, V4, V6};
 use tables::{PortId, Tables};
 use wire::{ETHERNET_HEADER, MacAddr, TCP_HEADER, protocol};
 
 use crate::adjacency::Adjacency;
 use crate::burst::{Ingress, Side};
-use crate::decide::{Desk, rests};
-use crate::tracker::{Tracker, widen};
+use crate::decide::Desk;
+use crate::tracker::{Tracker, rests};
 use crate::{BURST, FlowCounts};
 
 mod v4;
@@ -22,7 +22,7 @@ mod v6;
 pub type Outputs = [PortId; BURST];
 
 /// What plain packets of a family look like, and how they go on.
-trait Plain: Family<Addr: Into<std::net::IpAddr>> {
+trait Plain: Family<Addr: tables::Address> {
     fn table(flows: &Flows) -> &Table<Self>;
 
     /// The key of a plain packet of `len` bytes, and what it says of its connection.
@@ -79,8 +79,8 @@ impl Link {
     /// second word's upper half alone.
     #[inline(always)]
     const fn is(&self, [first, second]: [u64; 2], kind: u64, mask: u64) -> bool {
-        let differ = (first ^ self.macs[0]) & self.mask[0]
-            | (second ^ (self.macs[1] | kind)) & (self.mask[1] | mask);
+        let differ =
+            (first ^ self.macs[0]) & self.mask[0] | (second ^ (self.macs[1] | kind)) & (self.mask[1] | mask);
         // No station has an address of zeros.
         differ == 0 && first >> 48 | second << 32 != 0
     }
@@ -192,17 +192,11 @@ fn replay<F: Plain>(
     }
     let stamp = desk.tables.stamp();
     if action.generation() != stamp {
-        let other = F::tuple(&record.other_key());
-        let mine = F::tuple(key);
-        let rests = match record.direction() {
-            Direction::Forward => rests(&widen(mine), &widen(other.reversed())),
-            Direction::Reply => rests(&widen(other), &widen(mine.reversed())),
-        };
-        if !desk.tables.unchanged(action.generation(), &rests) {
+        if !desk.tables.unchanged(action.generation(), &rests(&record)) {
             return None;
         }
         counts.revalidated += 1;
-        record.decide(action, action.at(stamp));
+        record.confirm(action.at(stamp));
     }
     record.touch(life, signal, desk.now);
     if action.is_translated() {

@@ -16,6 +16,7 @@ use crate::burst::{Side, State, Turn, Work, Works};
 use crate::connection::{Ends, ends, following, signal, tracked};
 use crate::decide::{Desk, Subject};
 use crate::icmp_quote::{Quote, quoted};
+use crate::policy::Parties;
 use crate::route::largest;
 use crate::tracker::{Known, Tracker};
 use crate::{
@@ -55,7 +56,7 @@ pub(crate) fn burst<'t, B: Buffer>(
     for (ends, hash) in found.iter().flatten() {
         tracker.prefetch_record(ends, *hash);
     }
-    for (work, found) in works.iter_mut().zip(found) {
+    for (work, found) in works.iter_mut().zip(&found) {
         let packet = &packets[work.at];
         let head = packet.buffer.head();
         let Some((ends, hash)) = found else {
@@ -65,14 +66,14 @@ pub(crate) fn burst<'t, B: Buffer>(
             continue;
         };
         let subject = Subject {
-            ingress: work.ingress,
+            ingress: &work.ingress,
             parsed: &work.parsed,
             offload: packet.offload,
             head,
             ends,
             signal: signal(&work.parsed, head),
         };
-        let known = tracker.find_hashed(&ends, hash).filter(|known| known.life.is_live());
+        let known = tracker.find_hashed(ends, *hash).filter(|known| known.life.is_live());
         if let Some(known) = known
             && let Some(replay) = replay(desk, tracker, &subject, known, counts)
         {
@@ -165,7 +166,8 @@ pub(crate) fn about<'t>(
     let Some(known) = known else {
         let ends =
             Ends { src, dst, src_port: 0, dst_port: 0, network: sent.network, protocol: parsed.protocol };
-        if let Err(reason) = policy::judge(desk.tables, &ends, &mut ()) {
+        let parties = Parties::of(desk.tables, ingress, &ends);
+        if let Err(reason) = policy::judge(desk.tables, &ends, parties, &mut ()) {
             work.state = reason.into();
         }
         return;
@@ -178,7 +180,7 @@ pub(crate) fn about<'t>(
     let src = if src == sent.dst { becomes.src } else { src };
     let hop = route::destination(desk.tables, ingress, parsed, head, becomes.dst)
         .and_then(|hop| route::onward(ingress, parsed, offload, desk.fragment, hop, true));
-    let turn = Turn::Quote { quote, inner: becomes.reversed(), src, dst: becomes.dst };
+    let turn = Turn::Quote { becomes, src };
     work.state = match hop {
         Ok(hop) => State::Onward(hop, Some(turn)),
         Err(_) => DropReason::DestinationInvalid.into(),
@@ -197,7 +199,7 @@ fn replay(
     let stamp = desk.tables.stamp();
     if action.generation() != stamp {
         counts.revalidated += 1;
-        tracker.decide(known, action, action.at(stamp));
+        tracker.confirm(known, action.at(stamp));
     }
     counts.replayed += 1;
     tracker.touch(known, subject.signal, desk.now);

@@ -8,17 +8,57 @@ use std::net::IpAddr;
 use tables::{Endpoint, EndpointKind, NetworkId, RuleVerdict, Tables, Target};
 
 use crate::DropReason;
+use crate::burst::{Ingress, Side};
 use crate::connection::Ends;
 use crate::witness::{Outcome, Witness};
 
 /// The rules that allowed a connection, out of the sender and into the receiver; 0 is none.
 pub(crate) type Rules = [u32; 2];
 
+/// The endpoints of this node that a connection is between.
+#[derive(Clone, Copy)]
+pub(crate) struct Parties<'t> {
+    pub(crate) sender: Option<&'t Endpoint>,
+    pub(crate) receiver: Option<&'t Endpoint>,
+}
+
+impl<'t> Parties<'t> {
+    /// Of a packet, or of the connection that it belongs to.
+    pub(crate) fn of(tables: &'t Tables, ingress: &Ingress<'t>, ends: &Ends) -> Self {
+        let [sender, receiver] = [ends.src, ends.dst].map(|addr| party(tables, ingress, addr));
+        Self { sender, receiver }
+    }
+
+    const fn reversed(self) -> Self {
+        Self { sender: self.receiver, receiver: self.sender }
+    }
+}
+
+/// The endpoint of this node that has the address: most often the one that the packet came from.
+#[inline]
+pub(crate) fn party<'t>(tables: &'t Tables, ingress: &Ingress<'t>, addr: IpAddr) -> Option<&'t Endpoint> {
+    let has = |endpoint: &&Endpoint| endpoint.addresses.contains(&addr);
+    if let Side::Endpoint(own) = ingress.side
+        && has(&own)
+    {
+        return Some(own);
+    }
+    match tables.lookup(ingress.network, addr)? {
+        // A route may lead others to the host's port; what is asked is whose address it is.
+        Target::Endpoint(id) => tables.endpoint(id).filter(has),
+        _ => None,
+    }
+}
+
 /// Judges a connection by its first packet as it goes on: after the choice of a backend, before any change of the source.
-pub(crate) fn judge(tables: &Tables, ends: &Ends, witness: &mut impl Witness) -> Result<Rules, DropReason> {
+pub(crate) fn judge(
+    tables: &Tables,
+    ends: &Ends,
+    parties: Parties<'_>,
+    witness: &mut impl Witness,
+) -> Result<Rules, DropReason> {
     let network = NetworkId(ends.network);
-    let sender = endpoint(tables, network, ends.src);
-    let receiver = endpoint(tables, network, ends.dst);
+    let Parties { sender, receiver } = parties;
     let mut rules = [0, 0];
     if ends.src == ends.dst {
         // A pod reaches itself, also through a Service.
@@ -62,19 +102,11 @@ pub(crate) fn judge(tables: &Tables, ends: &Ends, witness: &mut impl Witness) ->
 pub(crate) fn judge_either(
     tables: &Tables,
     ends: &Ends,
+    parties: Parties<'_>,
     witness: &mut impl Witness,
 ) -> Result<Rules, DropReason> {
-    judge(tables, ends, witness).or_else(|denied| {
+    judge(tables, ends, parties, witness).or_else(|denied| {
         witness.note("policy", || Outcome::OtherWay);
-        judge(tables, &ends.reversed(), witness).map_err(|_| denied)
+        judge(tables, &ends.reversed(), parties.reversed(), witness).map_err(|_| denied)
     })
-}
-
-/// The endpoint of this node that has the address.
-fn endpoint(tables: &Tables, network: NetworkId, addr: IpAddr) -> Option<&Endpoint> {
-    match tables.lookup(network, addr)? {
-        // A route may lead others to the host's port; what is asked is whose address it is.
-        Target::Endpoint(id) => tables.endpoint(id).filter(|endpoint| endpoint.addresses.contains(&addr)),
-        _ => None,
-    }
 }

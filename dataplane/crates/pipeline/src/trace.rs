@@ -156,11 +156,11 @@ fn consider<'t, B: Buffer>(
         return;
     };
     let subject = Subject {
-        ingress: work.ingress,
+        ingress: &work.ingress,
         parsed: &work.parsed,
         offload: packet.offload,
         head,
-        ends,
+        ends: &ends,
         signal: signal(&work.parsed, head),
     };
     let known = tracker.find(&ends).filter(|known| known.life.is_live());
@@ -199,7 +199,7 @@ fn replayed(
     let (generation, fresh) = (action.generation(), action.generation() == desk.tables.stamp());
     steps.note("flow", || Outcome::Holds { reply, state, generation, fresh });
     let turn = action.is_translated().then(|| tracker.becomes(known));
-    changed(&subject.ends, turn, steps);
+    changed(subject.ends, turn, steps);
     steps.note("neighbour", || match desk.adjacencies.next_hop(index) {
         Some(next_hop) => {
             Outcome::Neighbour { next_hop, mac: adjacency.is_resolved().then(|| adjacency.dst()) }
@@ -216,7 +216,7 @@ fn decided<'t>(
     known: Option<Known>,
     steps: &mut Vec<Step>,
 ) -> Decision<'t> {
-    let checked = source::check(&subject.ingress, subject.parsed, subject.head);
+    let checked = source::check(subject.ingress, subject.parsed, subject.head);
     steps.note("source", || vouched(checked));
     checked?;
     if let Some(known) = known {
@@ -230,13 +230,14 @@ fn decided<'t>(
         }
     }
     let plan = desk.plan(subject, steps)?;
-    let translated = plan.is_translated(&subject.ends);
+    let translated = plan.is_translated(subject.ends);
     let old = known.map(|known| tracker.origin(known));
     // As the flow table does: the first that no other flow has, and the one that is replaced is gone by then.
     let free = |reply: &Ends| {
-        *reply != subject.ends && tracker.find(reply).is_none_or(|other| Some(tracker.origin(other)) == old)
+        reply != subject.ends && tracker.find(reply).is_none_or(|other| Some(tracker.origin(other)) == old)
     };
-    let reply = replies(&plan, translated).find(free);
+    let (reply, mut ports) = replies(&plan, translated);
+    let reply = ports.find_map(|port| Some(Ends { dst_port: port, ..reply }).filter(free));
     steps.note("masquerade", || source_of(&plan, reply));
     let Some(reply) = reply else {
         let reason = plan.without_reply();

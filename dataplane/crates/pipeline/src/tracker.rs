@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flow::{
-    Action, Binding, Direction, Flows, Handle, Inserted, Key4, Key6, Life, Local, NewFlow, Seconds, Signal,
-    State, Tuple, V4, V6,
+    Action, Binding, Direction, Family, Flows, Handle, Inserted, Key4, Key6, Life, Local, NewFlow, Record,
+    Seconds, Signal, State, Table, Tuple, V4, V6,
 };
+use tables::{NetworkId, Rests, Tables};
 
 use crate::connection::Ends;
 
@@ -163,12 +164,24 @@ impl Tracker {
 
     /// The flow's first packet as it came, and as it went on.
     pub(crate) fn origin(&self, known: Known) -> (Ends, Ends) {
-        let mine: Ends = on!(self, known, table => widen(<_ as Tuples<_>>::tuple(table, known.handle)));
+        let mine: Ends = on!(self, known, table => widen(tuple(table, known.handle)));
         let other = self.becomes(known).reversed();
         match known.direction() {
             Direction::Forward => (mine, other.reversed()),
             Direction::Reply => (other, mine.reversed()),
         }
+    }
+
+    /// Whether nothing has changed since that a decision about this flow rests on.
+    pub(crate) fn unchanged(&self, known: Known, tables: &Tables, since: u32) -> bool {
+        on!(self, known, table => table
+            .record(known.handle)
+            .is_some_and(|record| tables.unchanged(since, &rests(&record))))
+    }
+
+    /// A decision was found to hold in the generation that it says now.
+    pub(crate) fn confirm(&self, known: Known, action: Action) {
+        on!(self, known, table => table.confirm(known.handle, action));
     }
 
     pub(crate) fn binding(&self, known: Known) -> Binding {
@@ -189,34 +202,29 @@ impl Tracker {
         }
     }
 
-    /// Makes a flow whose answers come by the first of `replies` that is free.
+    /// Makes a flow whose answers have the ends `reply`, but for the first of `ports` that is free as their destination port.
     pub(crate) fn make(
         &mut self,
         proposal: &Proposal,
-        replies: impl Iterator<Item = Ends>,
+        reply: &Ends,
+        ports: impl Iterator<Item = u16>,
         now: Seconds,
     ) -> Made {
         let Self { flows, local } = self;
         let &Proposal { ref forward, state, binding, action, rules } = proposal;
         let actions = [action, Action::NONE];
-        let (v6, made) = match key(forward) {
-            Some(Key::V4(own)) => {
-                let replies = replies.filter_map(|ends| match key(&ends) {
-                    Some(Key::V4(key)) => Some(key),
-                    _ => None,
-                });
+        let (v6, made) = match (key(forward), key(reply)) {
+            (Some(Key::V4(own)), Some(Key::V4(reply))) => {
                 let new = NewFlow { key: own, state, binding, actions, rules };
+                let replies = ports.map(|port| V4::to_port(&reply, port));
                 (false, flows.v4.insert(&mut local.v4, &flows.epochs, &new, replies, now))
             }
-            Some(Key::V6(own)) => {
-                let replies = replies.filter_map(|ends| match key(&ends) {
-                    Some(Key::V6(key)) => Some(key),
-                    _ => None,
-                });
+            (Some(Key::V6(own)), Some(Key::V6(reply))) => {
                 let new = NewFlow { key: own, state, binding, actions, rules };
+                let replies = ports.map(|port| V6::to_port(&reply, port));
                 (true, flows.v6.insert(&mut local.v6, &flows.epochs, &new, replies, now))
             }
-            None => return Made::Full,
+            _ => return Made::Full,
         };
         match made {
             Inserted::New(handle) => Made::New(Known { v6, handle, life: Life::live(state, now) }),
@@ -228,13 +236,24 @@ impl Tracker {
     }
 }
 
-/// The tuple of a key, whichever family's.
-trait Tuples<A> {
-    fn tuple(&self, handle: Handle) -> Tuple<A>;
+/// What a flow's decisions rest on: its first packet as it came, and where that went.
+#[inline]
+pub(crate) fn rests<F: Family>(record: &Record<'_, F>) -> Rests<F::Addr> {
+    let (mine, other) = (F::tuple(&record.key()), F::tuple(&record.other_key()));
+    let (first, reply) = match record.direction() {
+        Direction::Forward => (mine, other),
+        Direction::Reply => (other, mine),
+    };
+    Rests {
+        network: NetworkId(first.network),
+        src: first.src,
+        dst: first.dst,
+        to: reply.src,
+        dst_port: first.dst_port,
+        protocol: first.protocol,
+    }
 }
 
-impl<F: flow::Family> Tuples<F::Addr> for flow::Table<F> {
-    fn tuple(&self, handle: Handle) -> Tuple<F::Addr> {
-        F::tuple(&self.key(handle))
-    }
+fn tuple<F: Family>(table: &Table<F>, handle: Handle) -> Tuple<F::Addr> {
+    F::tuple(&table.key(handle))
 }

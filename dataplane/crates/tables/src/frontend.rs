@@ -24,8 +24,13 @@ impl FrontendKey {
     /// All but the address.
     #[inline]
     pub(crate) fn word(&self) -> u64 {
-        u64::from(self.network.0) << 24 | u64::from(self.port) << 8 | u64::from(self.protocol)
+        word(self.network, self.port, self.protocol)
     }
+}
+
+#[inline]
+pub(crate) fn word(network: NetworkId, port: u16, protocol: u8) -> u64 {
+    u64::from(network.0) << 24 | u64::from(port) << 8 | u64::from(protocol)
 }
 
 /// By words: a derived one would hash the address a byte at a time.

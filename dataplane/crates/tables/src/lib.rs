@@ -43,6 +43,6 @@ pub use masquerade::Masquerade;
 pub use network::Origin;
 pub use policies::Policy;
 pub use routes::Route;
-pub use stamp::Rests;
+pub use stamp::{Address, Rests};
 pub use tables::Tables;
 pub use target::{RouteTarget, Target};

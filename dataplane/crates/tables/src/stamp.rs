@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use wire::IpPrefix;
 
-use crate::frontend::FrontendKey;
-use crate::hash::{bits, with_address};
+use crate::frontend::{FrontendKey, word};
+use crate::hash::{fold, with_address};
 use crate::id::{Generation, NetworkId};
 use crate::tables::Tables;
 
@@ -40,17 +40,17 @@ impl Place {
     }
 }
 
-/// What one decision rests on.
+/// What one decision rests on. The addresses are of one family, which the type may say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rests {
+pub struct Rests<A = IpAddr> {
     /// Where the addresses are.
     pub network: NetworkId,
     /// The packet's source, before any translation.
-    pub src: IpAddr,
+    pub src: A,
     /// The packet's destination, before any translation.
-    pub dst: IpAddr,
+    pub dst: A,
     /// The destination after translation: a backend, or `dst` itself.
-    pub to: IpAddr,
+    pub to: A,
     /// The packet's destination port, before any translation; 0 where there is none.
     pub dst_port: u16,
     /// The IP protocol.
@@ -63,13 +63,15 @@ const STAMPS: usize = 1 << 18;
 const LEVELS4: [u8; 4] = [0, 8, 16, 24];
 const LEVELS6: [u8; 5] = [0, 16, 32, 48, 64];
 
-/// Classes of places, by their number in [`Stamps::changed`]. The levels of prefixes follow each other.
+/// Classes of places, by their number in [`Stamps::changed`]. The levels of prefixes follow each other, behind all of a family together.
 const EVERYTHING: usize = 0;
 const HOSTS: usize = 1;
 const FRONTENDS: usize = 2;
 const PREFIXES4: usize = 3;
-const PREFIXES6: usize = PREFIXES4 + LEVELS4.len();
-const CLASSES: usize = PREFIXES6 + LEVELS6.len();
+const LEVEL4: usize = PREFIXES4 + 1;
+const PREFIXES6: usize = LEVEL4 + LEVELS4.len();
+const LEVEL6: usize = PREFIXES6 + 1;
+const CLASSES: usize = LEVEL6 + LEVELS6.len();
 
 /// Stamps older than this are as good as one of this age: no record is as old.
 const HORIZON: u32 = 1 << 30;
@@ -77,11 +79,11 @@ const HORIZON: u32 = 1 << 30;
 const REFRESHED: usize = 16;
 
 #[derive(Clone)]
-pub(crate) struct Stamps {
+pub struct Stamps {
     /// By the hash of a place. The writer alone stores, with Release and before it publishes the generation. A worker's load is
     /// Relaxed: having acquired that generation from the publisher, it sees at least the stamps of that one. Newer ones, which it may see
     /// too, make it decide once more than it needed to.
-    stamps: Arc<[AtomicU32]>,
+    stamps: Arc<[AtomicU32; STAMPS]>,
     /// The newest stamp of each class, in this generation.
     changed: [u32; CLASSES],
     /// The newest of all classes.
@@ -95,7 +97,7 @@ pub(crate) struct Stamps {
 
 impl Default for Stamps {
     fn default() -> Self {
-        let stamps = (0..STAMPS).map(|_| AtomicU32::new(0)).collect();
+        let stamps = Arc::new([const { AtomicU32::new(0) }; STAMPS]);
         let (pending, classes) = (Vec::new(), 0);
         Self { stamps, changed: [0; CLASSES], newest: 0, pending, classes, refreshed: 0 }
     }
@@ -114,53 +116,115 @@ fn low(generation: Generation) -> u32 {
     generation.0 as u32
 }
 
+/// An address that places are found by: of one family, or of either.
+pub trait Address: Copy + Eq {
+    /// The hash of the address and of a word that says what of it; its low bits find a stamp.
+    fn place(self, word: u64) -> u64;
+    /// Whether routes or identities of a prefix that holds the one or the other address have changed.
+    fn prefixes_changed(pair: [Self; 2], stamps: &Stamps, network: NetworkId, since: u32) -> bool;
+}
+
+impl Address for Ipv4Addr {
+    #[inline]
+    fn place(self, word: u64) -> u64 {
+        fold(word, u64::from(self.to_bits()))
+    }
+
+    #[inline]
+    fn prefixes_changed(pair: [Self; 2], stamps: &Stamps, network: NetworkId, since: u32) -> bool {
+        let level = |(class, len)| {
+            let slot = |addr| slot(class, network, masked4(addr, len));
+            newer(stamps.changed[class], since)
+                && pair.into_iter().any(|addr| stamps.newer(slot(addr), since))
+        };
+        newer(stamps.changed[PREFIXES4], since) && (LEVEL4..).zip(LEVELS4).any(level)
+    }
+}
+
+impl Address for Ipv6Addr {
+    #[inline]
+    fn place(self, word: u64) -> u64 {
+        with_address(word, self.to_bits())
+    }
+
+    #[inline]
+    fn prefixes_changed(pair: [Self; 2], stamps: &Stamps, network: NetworkId, since: u32) -> bool {
+        let level = |(class, len)| {
+            let slot = |addr| slot(class, network, masked6(addr, len));
+            newer(stamps.changed[class], since)
+                && pair.into_iter().any(|addr| stamps.newer(slot(addr), since))
+        };
+        newer(stamps.changed[PREFIXES6], since) && (LEVEL6..).zip(LEVELS6).any(level)
+    }
+}
+
+impl Address for IpAddr {
+    fn place(self, word: u64) -> u64 {
+        match self {
+            Self::V4(addr) => addr.place(word),
+            Self::V6(addr) => addr.place(word),
+        }
+    }
+
+    fn prefixes_changed(pair: [Self; 2], stamps: &Stamps, network: NetworkId, since: u32) -> bool {
+        pair.into_iter().any(|addr| match addr {
+            Self::V4(addr) => Address::prefixes_changed([addr; 2], stamps, network, since),
+            Self::V6(addr) => Address::prefixes_changed([addr; 2], stamps, network, since),
+        })
+    }
+}
+
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "below STAMPS")]
-fn slot(class: usize, word: u64, addr: u128) -> u32 {
-    (with_address((class as u64) << 48 | word, addr) % STAMPS as u64) as u32
+const fn cut(hash: u64) -> u32 {
+    (hash % STAMPS as u64) as u32
+}
+
+/// The stamp of an address or a masked one.
+#[inline]
+fn slot(class: usize, network: NetworkId, addr: impl Address) -> u32 {
+    cut(addr.place((class as u64) << 48 | u64::from(network.0)))
 }
 
 #[inline]
-fn host_slot(network: NetworkId, addr: IpAddr) -> u32 {
-    slot(HOSTS, u64::from(network.0), bits(addr))
+fn frontend_slot(network: NetworkId, addr: impl Address, port: u16, protocol: u8) -> u32 {
+    cut(addr.place((FRONTENDS as u64) << 48 | word(network, port, protocol)))
 }
 
 #[inline]
-fn prefix_slot(class: usize, network: NetworkId, masked: u128) -> u32 {
-    slot(class, u64::from(network.0), masked)
+fn masked4(addr: Ipv4Addr, level: u8) -> Ipv4Addr {
+    Ipv4Addr::from_bits(addr.to_bits() & u32::MAX.checked_shl(32 - u32::from(level)).unwrap_or(0))
 }
 
 #[inline]
-fn frontend_slot(key: &FrontendKey) -> u32 {
-    slot(FRONTENDS, key.word(), bits(key.addr))
-}
-
-#[inline]
-fn masked4(addr: Ipv4Addr, level: u8) -> u128 {
-    u128::from(addr.to_bits() & u32::MAX.checked_shl(32 - u32::from(level)).unwrap_or(0))
-}
-
-#[inline]
-fn masked6(addr: Ipv6Addr, level: u8) -> u128 {
-    addr.to_bits() & u128::MAX.checked_shl(128 - u32::from(level)).unwrap_or(0)
+fn masked6(addr: Ipv6Addr, level: u8) -> Ipv6Addr {
+    Ipv6Addr::from_bits(addr.to_bits() & u128::MAX.checked_shl(128 - u32::from(level)).unwrap_or(0))
 }
 
 impl Stamps {
     pub(crate) fn touch(&mut self, place: Place) {
-        let (class, slot) = match place {
-            Place::Everything => (EVERYTHING, None),
-            Place::Host(network, addr) => (HOSTS, Some(host_slot(network, addr))),
-            Place::Frontend(key) => (FRONTENDS, Some(frontend_slot(&key))),
+        let (classes, slot) = match place {
+            Place::Everything => (1 << EVERYTHING, None),
+            Place::Host(network, addr) => (1 << HOSTS, Some(slot(HOSTS, network, addr))),
+            Place::Frontend(FrontendKey { network, addr, port, protocol }) => {
+                (1 << FRONTENDS, Some(frontend_slot(network, addr, port, protocol)))
+            }
             Place::Prefix(network, prefix) => {
                 let of = |levels: &[u8]| levels.iter().rposition(|&level| level <= prefix.len()).unwrap_or(0);
-                let (class, masked) = match prefix.addr() {
-                    IpAddr::V4(addr) => (PREFIXES4 + of(&LEVELS4), masked4(addr, LEVELS4[of(&LEVELS4)])),
-                    IpAddr::V6(addr) => (PREFIXES6 + of(&LEVELS6), masked6(addr, LEVELS6[of(&LEVELS6)])),
+                let (all, class, slot) = match prefix.addr() {
+                    IpAddr::V4(addr) => {
+                        let (level, class) = (of(&LEVELS4), LEVEL4 + of(&LEVELS4));
+                        (PREFIXES4, class, slot(class, network, masked4(addr, LEVELS4[level])))
+                    }
+                    IpAddr::V6(addr) => {
+                        let (level, class) = (of(&LEVELS6), LEVEL6 + of(&LEVELS6));
+                        (PREFIXES6, class, slot(class, network, masked6(addr, LEVELS6[level])))
+                    }
                 };
-                (class, Some(prefix_slot(class, network, masked)))
+                (1 << all | 1 << class, Some(slot))
             }
         };
-        self.classes |= 1 << class;
+        self.classes |= classes;
         // More places than there are stamps: hardly any would be left unstamped, and this bounds the list.
         if self.pending.len() == STAMPS {
             self.classes |= 1 << EVERYTHING;
@@ -188,28 +252,10 @@ impl Stamps {
         self.refreshed = (self.refreshed + REFRESHED) % STAMPS;
     }
 
-    /// Whether a class has changed, and then also the slot.
+    /// Whether a stamp is newer than that.
     #[inline]
-    fn changed(&self, class: usize, since: u32, slot: impl FnOnce() -> u32) -> bool {
-        newer(self.changed[class], since)
-            && newer(self.stamps[slot() as usize].load(Ordering::Relaxed), since)
-    }
-
-    #[inline]
-    fn host_changed(&self, network: NetworkId, addr: IpAddr, since: u32) -> bool {
-        self.changed(HOSTS, since, || host_slot(network, addr))
-    }
-
-    #[inline]
-    fn prefixes_changed(&self, network: NetworkId, addr: IpAddr, since: u32) -> bool {
-        match addr {
-            IpAddr::V4(addr) => (PREFIXES4..).zip(LEVELS4).any(|(class, len)| {
-                self.changed(class, since, || prefix_slot(class, network, masked4(addr, len)))
-            }),
-            IpAddr::V6(addr) => (PREFIXES6..).zip(LEVELS6).any(|(class, len)| {
-                self.changed(class, since, || prefix_slot(class, network, masked6(addr, len)))
-            }),
-        }
+    fn newer(&self, slot: u32, since: u32) -> bool {
+        newer(self.stamps[slot as usize % STAMPS].load(Ordering::Relaxed), since)
     }
 }
 
@@ -236,20 +282,18 @@ impl Tables {
     /// Whether a decision made at `since` would still be made: nothing that it rests on has changed. May say no without need.
     #[inline]
     #[must_use]
-    pub fn unchanged(&self, since: u32, rests: &Rests) -> bool {
+    pub fn unchanged<A: Address>(&self, since: u32, rests: &Rests<A>) -> bool {
         let stamps = &self.stamps;
         if !newer(stamps.newest, since) {
             return true;
         }
-        let &Rests { network, src, dst, to, dst_port: port, protocol } = rests;
-        let key = FrontendKey { network, addr: dst, port, protocol };
-        !(newer(stamps.changed[EVERYTHING], since)
-            || stamps.host_changed(network, src, since)
-            || stamps.host_changed(network, to, since)
-            || to != dst && stamps.host_changed(network, dst, since)
-            || stamps.changed(FRONTENDS, since, || frontend_slot(&key))
-            || stamps.prefixes_changed(network, src, since)
-            || stamps.prefixes_changed(network, to, since))
+        let &Rests { network, src, dst, to, dst_port, protocol } = rests;
+        let class = |class: usize| newer(stamps.changed[class], since);
+        let host = |addr| stamps.newer(slot(HOSTS, network, addr), since);
+        !(class(EVERYTHING)
+            || class(HOSTS) && (host(src) || host(to) || to != dst && host(dst))
+            || class(FRONTENDS) && stamps.newer(frontend_slot(network, dst, dst_port, protocol), since)
+            || A::prefixes_changed([src, to], stamps, network, since))
     }
 
     /// Notes that a place is no longer what it was.

@@ -43,10 +43,7 @@ impl Plain for V4 {
             _ => return None,
         };
         let ports = u64::from((word(b, L4) as u32).swap_bytes());
-        Some((
-            [word(b, 26).swap_bytes(), ports << 32 | link.tail | u64::from(protocol) << 8],
-            signal,
-        ))
+        Some(([word(b, 26).swap_bytes(), ports << 32 | link.tail | u64::from(protocol) << 8], signal))
     }
 
     #[inline]

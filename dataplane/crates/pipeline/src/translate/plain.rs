@@ -3,6 +3,8 @@
 //! For the loop over a burst of known flows: no branch but by protocol, no bounds check but one, nothing read that is not
 //! changed. Old and new tuples come from the flow's keys, as words in the order of their bytes.
 
+use std::net::Ipv4Addr;
+
 use flow::{Key4, Key6};
 use wire::{ETHERNET_HEADER, IPV4_HEADER, IPV6_HEADER, TCP_HEADER, UDP_HEADER, protocol};
 
@@ -45,6 +47,16 @@ impl From<&Key6> for PlainV6 {
 }
 
 impl PlainV4 {
+    /// Of source and destination.
+    #[inline]
+    #[must_use]
+    pub const fn new([src, dst]: [Ipv4Addr; 2], [src_port, dst_port]: [u16; 2]) -> Self {
+        Self {
+            addrs: [(src.to_bits() as u64) << 32 | dst.to_bits() as u64],
+            ports: (src_port as u32) << 16 | dst_port as u32,
+        }
+    }
+
     /// Those of the packet that answers.
     #[inline]
     #[must_use]
