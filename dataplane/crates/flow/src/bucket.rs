@@ -20,9 +20,12 @@ const TRIES: usize = 16;
 const LOW: u64 = 0x0001_0001_0001_0001;
 const HIGH: u64 = 0x8000_8000_8000_8000;
 
+/// A cache line of words.
+pub(crate) type Line = [AtomicU64; BUCKET];
+
 /// A view of one bucket's words.
 #[derive(Clone, Copy)]
-pub(crate) struct Bucket<'t>(&'t [AtomicU64]);
+pub(crate) struct Bucket<'t>(pub(crate) &'t Line);
 
 /// The lanes whose signature is the one wanted, and perhaps some behind one that is.
 #[derive(Clone, Copy)]
@@ -47,13 +50,7 @@ impl Lanes {
     }
 }
 
-impl<'t> Bucket<'t> {
-    /// The bucket of this number.
-    #[inline]
-    pub(crate) fn of(words: &'t [AtomicU64], number: usize) -> Self {
-        Self(&words[number * BUCKET..][..BUCKET])
-    }
-
+impl Bucket<'_> {
     #[inline]
     pub(crate) fn prefetch(self) {
         hint::prefetch_read(&self.0[0]);
@@ -77,7 +74,7 @@ impl<'t> Bucket<'t> {
     pub(crate) fn number(self, lane: usize) -> u32 {
         // Acquire: the signature seen may be an older one's; the key of the record that is here now was written before its number.
         // Partner: `link`.
-        (self.0[2 + lane / 2].load(Ordering::Acquire) >> (32 * (lane % 2))) as u32
+        (self.0[2 + lane / 2 % 4].load(Ordering::Acquire) >> (32 * (lane % 2))) as u32
     }
 
     /// Puts a number into a free lane. False if there is none.
@@ -148,8 +145,8 @@ mod tests {
 
     #[test]
     fn lanes_fill_are_found_and_empty() {
-        let words: Vec<AtomicU64> = (0..BUCKET).map(|_| AtomicU64::new(0)).collect();
-        let bucket = Bucket::of(&words, 0);
+        let words = std::array::from_fn(|_| AtomicU64::new(0));
+        let bucket = Bucket(&words);
         for number in 1..=8 {
             // Pairs share a signature.
             assert!(bucket.link(u16::try_from(1 + number / 2).unwrap(), number));

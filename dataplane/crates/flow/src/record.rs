@@ -12,6 +12,18 @@ use crate::table::{Handle, Table};
 /// Tries at a record's life that others are changing too.
 const TRIES: usize = 4;
 
+/// Where in a record a direction's key begins.
+#[inline]
+pub(crate) const fn key_at<F: Family>(direction: Direction) -> usize {
+    direction as usize * F::KEY_STEP
+}
+
+/// Where in a record a direction's action is.
+#[inline]
+pub(crate) const fn action_at<F: Family>(direction: Direction) -> usize {
+    F::ACTION + direction as usize * F::ACTION_STEP
+}
+
 /// A view of the part of a record that is read for every packet. Good as long as the [`Handle`] is that it was found by.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'t, F: Family> {
@@ -26,7 +38,7 @@ impl<F: Family> Table<F> {
     #[inline]
     #[must_use]
     pub fn record(&self, handle: Handle) -> Option<Record<'_, F>> {
-        let words = self.hot.get(handle.record() as usize * F::HOT..)?.get(..F::HOT)?;
+        let words = self.hot.get(handle.record() as usize)?.as_ref();
         Some(Record { words, direction: handle.direction(), family: PhantomData })
     }
 }
@@ -51,21 +63,21 @@ impl<F: Family> Record<'_, F> {
     #[inline]
     #[must_use]
     pub fn is(&self, key: &F::Key) -> bool {
-        F::is(self.words, F::KEYS[self.direction as usize], key)
+        F::is(self.words, key_at::<F>(self.direction), key)
     }
 
     /// The key by which packets of its own direction are found.
     #[inline]
     #[must_use]
     pub fn key(&self) -> F::Key {
-        F::read(self.words, F::KEYS[self.direction as usize])
+        F::read(self.words, key_at::<F>(self.direction))
     }
 
     /// The key by which packets of the other direction are found.
     #[inline]
     #[must_use]
     pub fn other_key(&self) -> F::Key {
-        F::read(self.words, F::KEYS[self.direction.other() as usize])
+        F::read(self.words, key_at::<F>(self.direction.other()))
     }
 
     /// What is decided for packets of this direction.
@@ -73,13 +85,13 @@ impl<F: Family> Record<'_, F> {
     #[must_use]
     pub fn action(&self) -> Action {
         // Acquire: the adjacency that it names was filled in before. Partner: `decide`.
-        Action(self.words[F::ACTIONS[self.direction as usize]].load(Ordering::Acquire))
+        Action(self.words[action_at::<F>(self.direction)].load(Ordering::Acquire))
     }
 
     /// Stores a decision, if `old` is still what is there: whoever loses has decided for one packet.
     #[inline]
     pub fn decide(&self, old: Action, new: Action) {
-        let word = &self.words[F::ACTIONS[self.direction as usize]];
+        let word = &self.words[action_at::<F>(self.direction)];
         // Release: partner `action`. A lost race is no error.
         let _lost = word.compare_exchange(old.0, new.0, Ordering::Release, Ordering::Relaxed);
     }
@@ -89,19 +101,19 @@ impl<F: Family> Record<'_, F> {
     #[inline]
     pub fn confirm(&self, action: Action) {
         // Release: partner `action`.
-        self.words[F::ACTIONS[self.direction as usize]].store(action.0, Ordering::Release);
+        self.words[action_at::<F>(self.direction)].store(action.0, Ordering::Release);
     }
 
     /// A packet has been seen. Writes only when that changes the state, or the second.
     #[inline]
-    pub fn touch(&self, life: Life, signal: Signal, now: Seconds) {
+    pub fn touch(self, life: Life, signal: Signal, now: Seconds) {
         if life.seen() != now || life.changes(self.direction, signal) {
             self.note(signal, now);
         }
     }
 
     #[cold]
-    fn note(&self, signal: Signal, now: Seconds) {
+    fn note(self, signal: Signal, now: Seconds) {
         let word = &self.words[F::LIFE];
         for _ in 0..TRIES {
             let life = Life(word.load(Ordering::Relaxed));

@@ -10,12 +10,13 @@
 use std::num::NonZeroU32;
 
 use crate::action::Action;
-use crate::bucket::Bucket;
+use crate::bucket::{Bucket, Line};
 use crate::epoch::Epochs;
 use crate::family::{Family, Tuple};
-use crate::layout::{BUCKET, COLD, Parts};
+use crate::layout::{COLD, LINE, Parts};
 use crate::life::{Binding, Life, Phase, Seconds};
 use crate::local::Shelf;
+use crate::record::{action_at, key_at};
 use crate::state::{Direction, Signal, State};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, Words, fence, in_one_order};
 
@@ -113,8 +114,8 @@ pub struct Row<A> {
 
 /// The flows of one family.
 pub struct Table<F: Family> {
-    buckets: Words,
-    pub(crate) hot: Words,
+    buckets: &'static [Line],
+    pub(crate) hot: &'static [F::Hot],
     pub(crate) cold: Words,
     /// Buckets less one: their number is a power of two.
     mask: u64,
@@ -137,11 +138,13 @@ impl<F: Family> Table<F> {
     /// Takes the storage as it is: records that are live stay, others are free, and the buckets are made anew.
     pub(crate) fn adopt(parts: Parts, records: u32, seeds: [u64; 3]) -> Self {
         let Parts { buckets, hot, cold } = parts;
+        buckets.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        let (buckets, _) = buckets.as_chunks();
         let table = Self {
             buckets,
-            hot,
+            hot: F::records(hot),
             cold,
-            mask: (buckets.len() / BUCKET - 1) as u64,
+            mask: (buckets.len() - 1) as u64,
             seeds,
             records,
             free: AtomicU64::new(0),
@@ -151,7 +154,6 @@ impl<F: Family> Table<F> {
             sample: AtomicU32::new(0),
             family: std::marker::PhantomData,
         };
-        buckets.iter().for_each(|word| word.store(0, Ordering::Relaxed));
         for record in (0..records).rev() {
             if !table.readopt(record) {
                 table.life(record).store(Life::FREE.0, Ordering::Relaxed);
@@ -222,14 +224,9 @@ impl<F: Family> Table<F> {
     /// Asks for the record.
     #[inline]
     pub fn prefetch_record(&self, handle: Handle) {
-        let at = handle.record() as usize * F::HOT;
-        if let Some(word) = self.hot.get(at + F::KEYS[handle.direction() as usize] / 8 * 8) {
-            hint::prefetch_read(word);
-        }
-        if F::HOT > 8
-            && let Some(word) = self.hot.get(at)
-        {
-            hint::prefetch_read(word);
+        let Some(record) = self.hot.get(handle.record() as usize) else { return };
+        for line in record.as_ref().chunks_exact(LINE) {
+            hint::prefetch_read(&line[0]);
         }
     }
 
@@ -359,14 +356,14 @@ impl<F: Family> Table<F> {
     /// Writes all of a claimed record but the reply's key.
     #[inline]
     fn fill(&self, record: u32, new: &NewFlow<F>, claimed: Life) {
-        let words = &self.hot[record as usize * F::HOT..][..F::HOT];
+        let words = self.hot[record as usize].as_ref();
         let fill = |at: usize, word: u64| words[at].store(word, Ordering::Relaxed);
         fill(F::LIFE, claimed.0);
         fill(F::META, new.binding.word());
-        for (at, action) in F::ACTIONS.into_iter().zip(new.actions) {
-            fill(at, action.0);
+        for direction in [Direction::Forward, Direction::Reply] {
+            fill(action_at::<F>(direction), new.actions[direction as usize].0);
         }
-        for (at, &word) in (F::KEYS[Direction::Forward as usize]..).zip(new.key.as_ref()) {
+        for (at, &word) in (key_at::<F>(Direction::Forward)..).zip(new.key.as_ref()) {
             fill(at, word);
         }
         self.rules(record).store(rules_word(new.rules), Ordering::Relaxed);
@@ -516,22 +513,22 @@ impl<F: Family> Table<F> {
     #[inline]
     fn home(&self, hash: u64) -> Bucket<'static> {
         #[expect(clippy::cast_possible_truncation, reason = "below the number of buckets")]
-        Bucket::of(self.buckets, (hash & self.mask) as usize)
+        Bucket(&self.buckets[(hash & self.mask) as usize])
     }
 
     fn other(&self, hash: u64) -> Bucket<'static> {
         let step = u64::from(signature(hash)).wrapping_mul(0x9e37_79b9) | 1;
         #[expect(clippy::cast_possible_truncation, reason = "below the number of buckets")]
-        Bucket::of(self.buckets, ((hash ^ step) & self.mask) as usize)
+        Bucket(&self.buckets[((hash ^ step) & self.mask) as usize])
     }
 
     #[inline]
     pub(crate) fn life(&self, record: u32) -> &'static AtomicU64 {
-        &self.hot[record as usize * F::HOT + F::LIFE]
+        &self.hot[record as usize].as_ref()[F::LIFE]
     }
 
     fn meta(&self, record: u32) -> &'static AtomicU64 {
-        &self.hot[record as usize * F::HOT + F::META]
+        &self.hot[record as usize].as_ref()[F::META]
     }
 
     fn rules(&self, record: u32) -> &'static AtomicU64 {
@@ -540,7 +537,7 @@ impl<F: Family> Table<F> {
 
     #[inline]
     fn action(&self, handle: Handle) -> &'static AtomicU64 {
-        &self.hot[handle.record() as usize * F::HOT + F::ACTIONS[handle.direction() as usize]]
+        &self.hot[handle.record() as usize].as_ref()[action_at::<F>(handle.direction())]
     }
 
     #[inline]
@@ -550,13 +547,12 @@ impl<F: Family> Table<F> {
 
     #[inline]
     pub(crate) fn key_of(&self, record: u32, direction: Direction) -> F::Key {
-        let words = &self.hot[record as usize * F::HOT..][..F::HOT];
-        F::read(words, F::KEYS[direction as usize])
+        F::read(self.hot[record as usize].as_ref(), key_at::<F>(direction))
     }
 
     fn set_key(&self, record: u32, direction: Direction, key: &F::Key) {
-        let at = record as usize * F::HOT + F::KEYS[direction as usize];
-        for (stored, word) in self.hot[at..].iter().zip(key.as_ref()) {
+        let words = &self.hot[record as usize].as_ref()[key_at::<F>(direction)..];
+        for (stored, word) in words.iter().zip(key.as_ref()) {
             stored.store(*word, Ordering::Relaxed);
         }
     }

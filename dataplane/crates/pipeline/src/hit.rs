@@ -5,7 +5,7 @@
 //! which judge it: so nothing here refuses a packet, and no rule stands here alone. In rounds with prefetches between, as `lookup`.
 
 use arrayvec::ArrayVec;
-use flow::{Family, Flows, Handle, Signal, Table, V4, V6};
+use flow::{Action, Family, Flows, Handle, Record, Signal, Table, V4, V6};
 use tables::{PortId, Tables};
 use wire::{ETHERNET_HEADER, MacAddr, TCP_HEADER, protocol};
 
@@ -35,13 +35,20 @@ trait Plain: Family<Addr: tables::Address> {
     fn translate(head: &mut [u8], from: &Self::Key, reply: &Self::Key);
 }
 
-/// A packet that looks plain.
-struct Candidate<K> {
+/// A finished packet.
+struct Frame<'p> {
+    head: &'p mut [u8],
+    len: usize,
+    at: u8,
+}
+
+/// One that looks plain.
+struct Candidate<'f, 'p, K> {
+    frame: &'f mut Frame<'p>,
     key: K,
     hash: u64,
     handle: Option<Handle>,
     signal: Signal,
-    at: u8,
 }
 
 /// What all packets by one port have in common.
@@ -106,43 +113,42 @@ pub(crate) fn burst<T>(
     outputs: &mut Outputs,
     counts: &mut FlowCounts,
 ) -> u32 {
-    for packet in packets.iter_mut() {
-        if let Some((head, _)) = view(packet, port) {
+    let Some(link) = Link::of(desk.tables, port) else { return 0 };
+    let mut frames = ArrayVec::<Frame<'_>, BURST>::new();
+    for (packet, at) in packets.iter_mut().zip(0..) {
+        if let Some((head, len)) = view(packet, port) {
             hint::prefetch_slice(head);
+            frames.push(Frame { head, len, at });
         }
     }
-    let Some(link) = Link::of(desk.tables, port) else { return 0 };
-    let mut done = pass::<V4, T>(desk, tracker, &link, packets, &view, 0, outputs, counts);
-    if done.count_ones() as usize != packets.len() {
-        done |= pass::<V6, T>(desk, tracker, &link, packets, &view, done, outputs, counts);
+    let mut done = pass::<V4>(desk, tracker, &link, &mut frames, 0, outputs, counts);
+    if done.count_ones() as usize != frames.len() {
+        done |= pass::<V6>(desk, tracker, &link, &mut frames, done, outputs, counts);
     }
     counts.replayed += u64::from(done.count_ones());
     done
 }
 
 /// One family's packets, but those that are `done`.
-#[expect(clippy::too_many_arguments, reason = "one loop, in two families")]
 #[inline]
-fn pass<F: Plain, T>(
+fn pass<F: Plain>(
     desk: &Desk<'_, '_>,
     tracker: &Tracker,
     link: &Link,
-    packets: &mut [T],
-    view: impl Fn(&mut T, PortId) -> Option<(&mut [u8], usize)>,
+    frames: &mut [Frame<'_>],
     done: u32,
     outputs: &mut Outputs,
     counts: &mut FlowCounts,
 ) -> u32 {
     let table = F::table(&tracker.flows);
-    let mut candidates = ArrayVec::<Candidate<F::Key>, BURST>::new();
-    for (packet, at) in packets.iter_mut().zip(0_u8..) {
-        if done >> at & 1 == 0
-            && let Some((head, len)) = view(packet, link.port)
-            && let Some((key, signal)) = F::plain(link, head, len)
+    let mut candidates = ArrayVec::<Candidate<'_, '_, F::Key>, BURST>::new();
+    for frame in frames {
+        if done >> frame.at & 1 == 0
+            && let Some((key, signal)) = F::plain(link, frame.head, frame.len)
         {
             let hash = table.hash(&key);
             table.prefetch(hash);
-            candidates.push(Candidate { key, hash, handle: None, signal, at });
+            candidates.push(Candidate { frame, key, hash, handle: None, signal });
         }
     }
     for candidate in &mut candidates {
@@ -152,14 +158,11 @@ fn pass<F: Plain, T>(
         }
     }
     let mut done = 0_u32;
-    for candidate in &candidates {
-        let at = usize::from(candidate.at);
-        if let Some(packet) = packets.get_mut(at)
-            && let Some((head, len)) = view(packet, link.port)
-            && let Some(adjacency) = replay::<F>(desk, table, link, candidate, head, len, counts)
-        {
-            outputs[at % BURST] = adjacency.port();
-            done |= 1 << candidate.at;
+    for candidate in &mut candidates {
+        if let Some(adjacency) = replay::<F>(desk, table, link, candidate, counts) {
+            let at = candidate.frame.at;
+            outputs[usize::from(at) % BURST] = adjacency.port();
+            done |= 1 << at;
         }
     }
     done
@@ -171,13 +174,12 @@ fn replay<F: Plain>(
     desk: &Desk<'_, '_>,
     table: &Table<F>,
     link: &Link,
-    candidate: &Candidate<F::Key>,
-    head: &mut [u8],
-    len: usize,
+    candidate: &mut Candidate<'_, '_, F::Key>,
     counts: &mut FlowCounts,
 ) -> Option<Adjacency> {
-    let (key, signal) = (&candidate.key, candidate.signal);
-    let record = table.record(candidate.handle?)?;
+    let Candidate { frame: Frame { head, len, .. }, key, handle, signal, .. } = candidate;
+    let (key, signal) = (&*key, *signal);
+    let record = table.record((*handle)?)?;
     let life = record.life();
     let action = record.action();
     if !record.is(key) || !life.is_live() || !action.is_for(link.port.0) {
@@ -187,16 +189,11 @@ fn replay<F: Plain>(
         return None;
     }
     let adjacency = desk.adjacencies.get(action.adjacency())?;
-    if !adjacency.is_resolved() || len > usize::from(adjacency.mtu()) + ETHERNET_HEADER {
+    if !adjacency.is_resolved() || *len > usize::from(adjacency.mtu()) + ETHERNET_HEADER {
         return None;
     }
-    let stamp = desk.tables.stamp();
-    if action.generation() != stamp {
-        if !desk.tables.unchanged(action.generation(), &rests(&record)) {
-            return None;
-        }
-        counts.revalidated += 1;
-        record.confirm(action.at(stamp));
+    if action.generation() != desk.tables.stamp() && !still_holds(desk, record, action, counts) {
+        return None;
     }
     record.touch(life, signal, desk.now);
     if action.is_translated() {
@@ -206,6 +203,23 @@ fn replay<F: Plain>(
     }
     adjacency.set_macs(head);
     Some(adjacency)
+}
+
+/// Whether a decision of older tables would still be made; if so, it is brought up to date. Apart, so that what is replayed under the same tables
+/// has the registers.
+#[inline(never)]
+fn still_holds<F: Plain>(
+    desk: &Desk<'_, '_>,
+    record: Record<'_, F>,
+    action: Action,
+    counts: &mut FlowCounts,
+) -> bool {
+    let holds = desk.tables.unchanged(action.generation(), &rests(record));
+    if holds {
+        counts.revalidated += 1;
+        record.confirm(action.at(desk.tables.stamp()));
+    }
+    holds
 }
 
 /// What a TCP segment says of its connection: `at` is where its header begins, and `len` bytes are left for it.

@@ -176,7 +176,7 @@ impl Tracker {
     pub(crate) fn unchanged(&self, known: Known, tables: &Tables, since: u32) -> bool {
         on!(self, known, table => table
             .record(known.handle)
-            .is_some_and(|record| tables.unchanged(since, &rests(&record))))
+            .is_some_and(|record| tables.unchanged(since, &rests(record))))
     }
 
     /// A decision was found to hold in the generation that it says now.
@@ -238,7 +238,7 @@ impl Tracker {
 
 /// What a flow's decisions rest on: its first packet as it came, and where that went.
 #[inline]
-pub(crate) fn rests<F: Family>(record: &Record<'_, F>) -> Rests<F::Addr> {
+pub(crate) fn rests<F: Family>(record: Record<'_, F>) -> Rests<F::Addr> {
     let (mine, other) = (F::tuple(&record.key()), F::tuple(&record.other_key()));
     let (first, reply) = match record.direction() {
         Direction::Forward => (mine, other),
