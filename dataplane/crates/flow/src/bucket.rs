@@ -17,9 +17,6 @@ const LANES: usize = 8;
 /// Tries at a word that others are changing too, before somebody else's turn is called contention.
 const TRIES: usize = 16;
 
-const LOW: u64 = 0x0001_0001_0001_0001;
-const HIGH: u64 = 0x8000_8000_8000_8000;
-
 /// A cache line of words.
 pub(crate) type Line = [AtomicU64; BUCKET];
 
@@ -27,9 +24,9 @@ pub(crate) type Line = [AtomicU64; BUCKET];
 #[derive(Clone, Copy)]
 pub(crate) struct Bucket<'t>(pub(crate) &'t Line);
 
-/// The lanes whose signature is the one wanted, and perhaps some behind one that is.
+/// The lanes whose signature is the one wanted, a bit each.
 #[derive(Clone, Copy)]
-pub(crate) struct Lanes(u64);
+pub(crate) struct Lanes(u32);
 
 impl Lanes {
     /// The first of them.
@@ -38,8 +35,7 @@ impl Lanes {
         if self.0 == 0 {
             return None;
         }
-        let at = self.0.trailing_zeros() as usize;
-        Some((at >> 4) + 4 * (at & 1))
+        Some(self.0.trailing_zeros() as usize)
     }
 
     #[inline]
@@ -56,16 +52,12 @@ impl Bucket<'_> {
         hint::prefetch_read(&self.0[0]);
     }
 
-    /// Four comparisons an instruction: a lane that is zero after the exclusive-or borrows from its highest bit.
+    /// The lanes that may have a key of this signature.
     #[inline]
     pub(crate) fn matching(self, signature: u16) -> Lanes {
-        let wanted = u64::from(signature) * LOW;
-        let zeros = |word: u64| word.wrapping_sub(LOW) & !word & HIGH;
         // Acquire: the number and the record's key were written before the signature. SeqCst, which costs a load nothing: for
         // `Table::rival`. Partner: `link`.
-        let low = zeros(self.0[0].load(Ordering::SeqCst) ^ wanted);
-        let high = zeros(self.0[1].load(Ordering::SeqCst) ^ wanted);
-        Lanes(low >> 15 | high >> 14)
+        Lanes(hint::equal_lanes([0, 1].map(|half| self.0[half].load(Ordering::SeqCst)), signature))
     }
 
     /// Where a lane leads.

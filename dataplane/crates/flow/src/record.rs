@@ -1,12 +1,10 @@
 //! One record, by the key that it was found by: what each packet of a known flow reads, behind one bounds check.
 
-use std::marker::PhantomData;
-
 use crate::action::Action;
 use crate::family::Family;
 use crate::life::{Life, Phase, Seconds};
 use crate::state::{Direction, Signal};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Ordering;
 use crate::table::{Handle, Table};
 
 /// Tries at a record's life that others are changing too.
@@ -25,21 +23,28 @@ pub(crate) const fn action_at<F: Family>(direction: Direction) -> usize {
 }
 
 /// A view of the part of a record that is read for every packet. Good as long as the [`Handle`] is that it was found by.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Record<'t, F: Family> {
-    /// `F::HOT` of them.
-    words: &'t [AtomicU64],
+    words: &'t F::Hot,
     direction: Direction,
-    family: PhantomData<F>,
 }
+
+impl<F: Family> Clone for Record<'_, F> {
+    #[inline]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F: Family> Copy for Record<'_, F> {}
 
 impl<F: Family> Table<F> {
     /// The record that a handle leads to. `None` for a handle of another table.
     #[inline]
     #[must_use]
     pub fn record(&self, handle: Handle) -> Option<Record<'_, F>> {
-        let words = self.hot.get(handle.record() as usize)?.as_ref();
-        Some(Record { words, direction: handle.direction(), family: PhantomData })
+        let words = self.hot.get(handle.record() as usize)?;
+        Some(Record { words, direction: handle.direction() })
     }
 }
 
@@ -56,28 +61,28 @@ impl<F: Family> Record<'_, F> {
     #[must_use]
     pub fn life(&self) -> Life {
         // Acquire: partner, the store of `Live` in `insert`.
-        Life(self.words[F::LIFE].load(Ordering::Acquire))
+        Life(self.words.as_ref()[F::LIFE].load(Ordering::Acquire))
     }
 
     /// Whether packets of the direction by which it was found have this key.
     #[inline]
     #[must_use]
     pub fn is(&self, key: &F::Key) -> bool {
-        F::is(self.words, key_at::<F>(self.direction), key)
+        F::is(self.words.as_ref(), key_at::<F>(self.direction), key)
     }
 
     /// The key by which packets of its own direction are found.
     #[inline]
     #[must_use]
     pub fn key(&self) -> F::Key {
-        F::read(self.words, key_at::<F>(self.direction))
+        F::read(self.words.as_ref(), key_at::<F>(self.direction))
     }
 
     /// The key by which packets of the other direction are found.
     #[inline]
     #[must_use]
     pub fn other_key(&self) -> F::Key {
-        F::read(self.words, key_at::<F>(self.direction.other()))
+        F::read(self.words.as_ref(), key_at::<F>(self.direction.other()))
     }
 
     /// What is decided for packets of this direction.
@@ -85,13 +90,13 @@ impl<F: Family> Record<'_, F> {
     #[must_use]
     pub fn action(&self) -> Action {
         // Acquire: the adjacency that it names was filled in before. Partner: `decide`.
-        Action(self.words[action_at::<F>(self.direction)].load(Ordering::Acquire))
+        Action(self.words.as_ref()[action_at::<F>(self.direction)].load(Ordering::Acquire))
     }
 
     /// Stores a decision, if `old` is still what is there: whoever loses has decided for one packet.
     #[inline]
     pub fn decide(&self, old: Action, new: Action) {
-        let word = &self.words[action_at::<F>(self.direction)];
+        let word = &self.words.as_ref()[action_at::<F>(self.direction)];
         // Release: partner `action`. A lost race is no error.
         let _lost = word.compare_exchange(old.0, new.0, Ordering::Release, Ordering::Relaxed);
     }
@@ -101,7 +106,7 @@ impl<F: Family> Record<'_, F> {
     #[inline]
     pub fn confirm(&self, action: Action) {
         // Release: partner `action`.
-        self.words[action_at::<F>(self.direction)].store(action.0, Ordering::Release);
+        self.words.as_ref()[action_at::<F>(self.direction)].store(action.0, Ordering::Release);
     }
 
     /// A packet has been seen. Writes only when that changes the state, or the second.
@@ -114,7 +119,7 @@ impl<F: Family> Record<'_, F> {
 
     #[cold]
     fn note(self, signal: Signal, now: Seconds) {
-        let word = &self.words[F::LIFE];
+        let word = &self.words.as_ref()[F::LIFE];
         for _ in 0..TRIES {
             let life = Life(word.load(Ordering::Relaxed));
             if !life.is_live() {

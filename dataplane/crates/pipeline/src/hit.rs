@@ -25,8 +25,12 @@ pub type Outputs = [PortId; BURST];
 trait Plain: Family<Addr: tables::Address> {
     fn table(flows: &Flows) -> &Table<Self>;
 
-    /// The key of a plain packet of `len` bytes, and what it says of its connection.
-    fn plain(link: &Link, head: &[u8], len: usize) -> Option<(Self::Key, Signal)>;
+    /// What is in the second word of a plain packet behind the source's MAC, and in the third, with the bits that must be so.
+    const PATTERN: [[u64; 2]; 2];
+
+    /// The key of a plain packet of `len` bytes, and what it says of its connection. `tail` is of the key's last word what does not depend
+    /// on the packet.
+    fn plain(pattern: &Pattern, tail: u64, head: &[u8], len: usize) -> Option<(Self::Key, Signal)>;
 
     /// One hop less.
     fn forward(head: &mut [u8]);
@@ -51,13 +55,14 @@ struct Candidate<'f, 'p, K> {
     signal: Signal,
 }
 
-/// What all packets by one port have in common.
+/// What all packets by one port have in common. Words are little endian, as all that are compared with bytes here.
 struct Link {
     port: PortId,
-    /// The first eight bytes, which are the destination's MAC and the beginning of the source's, and the four behind: what they are, and
-    /// which bits of them are known. Little endian, as all words that are compared with bytes here.
+    /// The destination's MAC and the source's, and which bits of those are known, in words as [`Words`].
     macs: [u64; 2],
     mask: [u64; 2],
+    /// Whether any station may have sent it.
+    shared: bool,
     /// The last word of their keys, but for ports and protocol.
     tail: u64,
 }
@@ -66,9 +71,9 @@ impl Link {
     fn of(tables: &Tables, port: PortId) -> Option<Self> {
         let ingress = Ingress::of(tables, port)?;
         // Whoever is on an uplink has a source address of one station: its group bit is 0.
-        let (from, mask) = match ingress.side {
-            Side::Endpoint(endpoint) => (endpoint.mac, MacAddr([0xff; 6])),
-            Side::Uplink(_) => (MacAddr::default(), MacAddr([1, 0, 0, 0, 0, 0])),
+        let (from, mask, shared) = match ingress.side {
+            Side::Endpoint(endpoint) => (endpoint.mac, MacAddr([0xff; 6]), false),
+            Side::Uplink(_) => (MacAddr::default(), MacAddr([1, 0, 0, 0, 0, 0]), true),
         };
         let words = |to: MacAddr, from: MacAddr| {
             let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (to.0, from.0);
@@ -78,18 +83,39 @@ impl Link {
             port,
             macs: words(ingress.port.mac, from),
             mask: words(MacAddr([0xff; 6]), mask),
+            shared,
             tail: u64::from(ingress.network.0) << 16 | 1,
         })
     }
 
-    /// Whether the first sixteen bytes are as on this link: a station's MACs, and behind them `kind` under `mask`, which is of the
-    /// second word's upper half alone.
+    /// What a family's plain packets by this link begin with.
+    #[inline]
+    const fn pattern(&self, [second, third]: [[u64; 2]; 2]) -> Pattern {
+        Pattern {
+            bits: [self.macs[0], self.macs[1] | second[0], third[0]],
+            mask: [self.mask[0], self.mask[1] | second[1], third[1]],
+            shared: self.shared,
+        }
+    }
+}
+
+/// The first 24 bytes of a frame.
+type Words = [u64; 3];
+
+/// What packets begin with.
+struct Pattern {
+    bits: Words,
+    mask: Words,
+    shared: bool,
+}
+
+impl Pattern {
+    /// Whether these bytes are so.
     #[inline(always)]
-    const fn is(&self, [first, second]: [u64; 2], kind: u64, mask: u64) -> bool {
-        let differ =
-            (first ^ self.macs[0]) & self.mask[0] | (second ^ (self.macs[1] | kind)) & (self.mask[1] | mask);
+    fn fits(&self, words: Words) -> bool {
+        let differ = |at: usize| (words[at] ^ self.bits[at]) & self.mask[at];
         // No station has an address of zeros.
-        differ == 0 && first >> 48 | second << 32 != 0
+        differ(0) | differ(1) | differ(2) == 0 && (!self.shared || words[0] >> 48 | words[1] << 32 != 0)
     }
 }
 
@@ -141,10 +167,11 @@ fn pass<F: Plain>(
     counts: &mut FlowCounts,
 ) -> u32 {
     let table = F::table(&tracker.flows);
+    let pattern = link.pattern(F::PATTERN);
     let mut candidates = ArrayVec::<Candidate<'_, '_, F::Key>, BURST>::new();
     for frame in frames {
         if done >> frame.at & 1 == 0
-            && let Some((key, signal)) = F::plain(link, frame.head, frame.len)
+            && let Some((key, signal)) = F::plain(&pattern, link.tail, frame.head, frame.len)
         {
             let hash = table.hash(&key);
             table.prefetch(hash);
@@ -182,10 +209,11 @@ fn replay<F: Plain>(
     let record = table.record((*handle)?)?;
     let life = record.life();
     let action = record.action();
-    if !record.is(key) || !life.is_live() || !action.is_for(link.port.0) {
+    if !record.is(key) || !action.is_for(link.port.0) {
         return None;
     }
-    if signal == Signal::Open && life.state().is_over() {
+    let settled = signal == Signal::Data && life.is_settled(record.direction(), desk.now);
+    if !settled && (!life.is_live() || signal == Signal::Open && life.state().is_over()) {
         return None;
     }
     let adjacency = desk.adjacencies.get(action.adjacency())?;
@@ -195,7 +223,9 @@ fn replay<F: Plain>(
     if action.generation() != desk.tables.stamp() && !still_holds(desk, record, action, counts) {
         return None;
     }
-    record.touch(life, signal, desk.now);
+    if !settled {
+        record.touch(life, signal, desk.now);
+    }
     if action.is_translated() {
         F::translate(head, key, &record.other_key());
     } else {

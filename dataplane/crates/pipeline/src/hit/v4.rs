@@ -3,20 +3,23 @@
 use flow::{Flows, Key4, Signal, Table, V4};
 use wire::{ETHERNET_HEADER, IPV4_HEADER, TCP_HEADER, UDP_HEADER, protocol};
 
-use super::{Link, Plain, is_tcp, tcp, word};
+use super::{Pattern, Plain, is_tcp, tcp, word};
 use crate::translate::{PlainV4, end_around, fold_32, fold_64, hop_less_v4, translate_plain_v4};
 
 const L4: usize = ETHERNET_HEADER + IPV4_HEADER;
 /// With a UDP header.
 const LEAST: usize = L4 + UDP_HEADER;
 
-/// EtherType, version and header length, behind the MACs' four bytes.
-const KIND: u64 = u64::from_le_bytes([0, 0, 0, 0, 0x08, 0x00, 0x45, 0]);
-const KIND_MASK: u64 = u64::from_le_bytes([0, 0, 0, 0, 0xff, 0xff, 0xff, 0]);
-/// More fragments, and where this one begins, in the word from the total length to the protocol.
-const FRAGMENT: u64 = u64::from_le_bytes([0, 0, 0, 0, 0x3f, 0xff, 0, 0]);
-
 impl Plain for V4 {
+    /// EtherType, version and header length; neither more fragments nor any before it.
+    const PATTERN: [[u64; 2]; 2] = [
+        [
+            u64::from_le_bytes([0, 0, 0, 0, 0x08, 0x00, 0x45, 0]),
+            u64::from_le_bytes([0, 0, 0, 0, 0xff, 0xff, 0xff, 0]),
+        ],
+        [0, u64::from_le_bytes([0, 0, 0, 0, 0x3f, 0xff, 0, 0])],
+    ];
+
     #[inline]
     fn table(flows: &Flows) -> &Table<Self> {
         &flows.v4
@@ -24,13 +27,12 @@ impl Plain for V4 {
 
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of words")]
-    fn plain(link: &Link, head: &[u8], len: usize) -> Option<(Key4, Signal)> {
+    fn plain(pattern: &Pattern, tail: u64, head: &[u8], len: usize) -> Option<(Key4, Signal)> {
         let b = head.first_chunk::<LEAST>()?;
         let third = word(b, 16);
         let ip_len = usize::from((third as u16).swap_bytes());
         let (ttl, protocol) = ((third >> 48) as u8, (third >> 56) as u8);
-        let fits = link.is([word(b, 0), word(b, 8)], KIND, KIND_MASK)
-            && third & FRAGMENT == 0
+        let fits = pattern.fits([word(b, 0), word(b, 8), third])
             && ttl > 1
             && ETHERNET_HEADER + ip_len == len
             && header_is_right(b);
@@ -43,7 +45,7 @@ impl Plain for V4 {
             _ => return None,
         };
         let ports = u64::from((word(b, L4) as u32).swap_bytes());
-        Some(([word(b, 26).swap_bytes(), ports << 32 | link.tail | u64::from(protocol) << 8], signal))
+        Some(([word(b, 26).swap_bytes(), ports << 32 | tail | u64::from(protocol) << 8], signal))
     }
 
     #[inline]
