@@ -71,9 +71,8 @@ impl Life {
     #[inline]
     #[must_use]
     pub const fn is_settled(self, direction: Direction, now: Seconds) -> bool {
-        let calm = 1 << (CALM_AT + direction as u32);
-        let wanted = Phase::Live as u64 | calm | (now.0 as u64) << 32;
-        (self.0 ^ wanted) & (0xff | calm | 0xffff_ffff << 32) == 0
+        let wanted = Phase::Live as u64 | (now.0 as u64) << 32;
+        (self.0 ^ wanted) & (0xff | 0xffff_ffff << 32) == 0 && self.0 >> CALM_AT >> direction as u32 & 1 != 0
     }
 
     /// How far the connection has come.

@@ -5,7 +5,7 @@
 //! which judge it: so nothing here refuses a packet, and no rule stands here alone. In rounds with prefetches between, as `lookup`.
 
 use arrayvec::ArrayVec;
-use flow::{Action, Family, Flows, Handle, Record, Signal, Table, V4, V6};
+use flow::{Action, Family, Flows, Handle, Life, Record, Signal, Table, V4, V6};
 use tables::{PortId, Tables};
 use wire::{ETHERNET_HEADER, MacAddr, TCP_HEADER, protocol};
 
@@ -205,26 +205,20 @@ fn replay<F: Plain>(
     counts: &mut FlowCounts,
 ) -> Option<Adjacency> {
     let Candidate { frame: Frame { head, len, .. }, key, handle, signal, .. } = candidate;
-    let (key, signal) = (&*key, *signal);
     let record = table.record((*handle)?)?;
-    let life = record.life();
-    let action = record.action();
-    if !record.is(key) || !action.is_for(link.port.0) {
-        return None;
-    }
-    let settled = signal == Signal::Data && life.is_settled(record.direction(), desk.now);
-    if !settled && (!life.is_live() || signal == Signal::Open && life.state().is_over()) {
+    let (life, action) = (record.life(), record.action());
+    if !record.is(key) {
         return None;
     }
     let adjacency = desk.adjacencies.get(action.adjacency())?;
     if !adjacency.is_resolved() || *len > usize::from(adjacency.mtu()) + ETHERNET_HEADER {
         return None;
     }
-    if action.generation() != desk.tables.stamp() && !still_holds(desk, record, action, counts) {
+    let settled = action.is_current(desk.tables.stamp(), link.port.0)
+        && life.is_settled(record.direction(), desk.now)
+        && *signal == Signal::Data;
+    if !settled && !admits(desk, link.port, record, (life, action), *signal, counts) {
         return None;
-    }
-    if !settled {
-        record.touch(life, signal, desk.now);
     }
     if action.is_translated() {
         F::translate(head, key, &record.other_key());
@@ -235,21 +229,30 @@ fn replay<F: Plain>(
     Some(adjacency)
 }
 
-/// Whether a decision of older tables would still be made; if so, it is brought up to date. Apart, so that what is replayed under the same tables
-/// has the registers.
+/// Whether a packet does as the last one of its direction, though there is more to see to than to forward it: the tables are newer, and the
+/// decision is brought up to date if it holds; or it changes the record. Apart, so that the others have the registers.
 #[inline(never)]
-fn still_holds<F: Plain>(
+fn admits<F: Plain>(
     desk: &Desk<'_, '_>,
+    in_port: PortId,
     record: Record<'_, F>,
-    action: Action,
+    (life, action): (Life, Action),
+    signal: Signal,
     counts: &mut FlowCounts,
 ) -> bool {
-    let holds = desk.tables.unchanged(action.generation(), &rests(record));
-    if holds {
-        counts.revalidated += 1;
-        record.confirm(action.at(desk.tables.stamp()));
+    if !life.is_live() || !action.is_for(in_port.0) || signal == Signal::Open && life.state().is_over() {
+        return false;
     }
-    holds
+    let stamp = desk.tables.stamp();
+    if action.generation() != stamp {
+        if !desk.tables.unchanged(action.generation(), &rests(record)) {
+            return false;
+        }
+        counts.revalidated += 1;
+        record.confirm(action.at(stamp));
+    }
+    record.touch(life, signal, desk.now);
+    true
 }
 
 /// What a TCP segment says of its connection: `at` is where its header begins, and `len` bytes are left for it.

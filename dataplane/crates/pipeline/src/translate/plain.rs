@@ -77,7 +77,7 @@ impl PlainV6 {
 
 /// Makes a packet that has the ends `from` one that has the ends `to`, with a TTL one less. `head` begins with its Ethernet header, is
 /// IPv4 without options, and holds its TCP or UDP header; one that is shorter is left alone.
-#[inline]
+#[inline(always)]
 pub fn translate_plain_v4(head: &mut [u8], protocol: u8, from: PlainV4, to: PlainV4) {
     if protocol == protocol::TCP {
         if let Some(head) = head.first_chunk_mut::<{ L4_V4 + TCP_HEADER }>() {
