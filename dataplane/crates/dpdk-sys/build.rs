@@ -75,7 +75,8 @@ const VARS: &[&str] = &[
 ];
 
 /// Seen only through pointers.
-const OPAQUE: &[&str] = &["rte_mempool", "rte_device", "rte_eth_dev", "rte_eth_rxseg.*", "rte_flow.*", "rte_lpm", "rte_lpm6"];
+const OPAQUE: &[&str] =
+    &["rte_mempool", "rte_device", "rte_eth_dev", "rte_eth_rxseg.*", "rte_flow.*", "rte_lpm", "rte_lpm6"];
 
 fn main() {
     println!("cargo:rerun-if-changed=shim.c");

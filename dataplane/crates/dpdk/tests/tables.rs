@@ -1,5 +1,7 @@
 //! DPDK's lookup tables: what is added is found, what is not is not, and their memory comes back.
 
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by panicking, in its helpers too")]
+
 use dpdk::*;
 
 const HERE: u32 = 0x0a01_0203;
