@@ -2,6 +2,8 @@
 //!
 //! This file composes: arguments, EAL, one case after the other, the report. What is done in a case is in `contest.rs`.
 
+#![forbid(unsafe_code)]
+
 mod cli;
 mod contest;
 mod flows;

@@ -26,7 +26,7 @@ struct Estimate {
 }
 
 /// Runs the benches and shows what this run, not an older one, has measured.
-pub(crate) fn run(filter: Option<&str>) -> Result<()> {
+pub(crate) fn run(filter: Option<&str>, _large: bool) -> Result<()> {
     let start = SystemTime::now();
     show(cargo().args(["bench", "--package", "benches"]).args(filter))?;
     let mut results = Vec::new();
