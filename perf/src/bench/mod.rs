@@ -97,7 +97,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
     let Arguments { bench, filter, rounds, seconds, core, source, hugepages, large, json } = arguments;
     if *bench == Bench::Micro {
-        return micro::run(filter.as_deref(), *large);
+        return micro::run(filter.as_deref(), *large, *json);
     }
     if *large && *bench != Bench::Peers {
         bail!("--large is for the micro benches and for peers");
