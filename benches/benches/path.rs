@@ -12,7 +12,7 @@ use benches::path::{Bench, Burst, Kind};
 use benches::world::{Failure, Rules};
 use criterion::{Criterion, criterion_group, criterion_main};
 use measured::Group;
-use pipeline::Buffer;
+use pipeline::{Buffer, FlowCounts};
 
 mod measured;
 
@@ -23,14 +23,46 @@ const SOME: u32 = 16_384;
 /// Bursts of new flows before all are forgotten.
 const FRESH: u32 = 2_048;
 
-/// Times what becomes of bursts.
+/// The way that packets are to go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Known,
+    Revalidated,
+    DecidedAgain,
+    New,
+}
+
+impl Way {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Known => "known",
+            Self::Revalidated => "revalidated",
+            Self::DecidedAgain => "decided again",
+            Self::New => "new",
+        }
+    }
+
+    /// Whether these are counts of packets that all went this way.
+    const fn is_of(self, counts: FlowCounts) -> bool {
+        let FlowCounts { replayed, revalidated, decided, made, .. } = counts;
+        match self {
+            Self::Known => decided == 0 && revalidated == 0,
+            Self::Revalidated => decided == 0 && revalidated == replayed,
+            Self::DecidedAgain => replayed == 0 && made == 0,
+            Self::New => replayed == 0 && made == decided,
+        }
+    }
+}
+
+/// Times what becomes of bursts, and makes sure that it is what their name says.
 fn bursts(
     group: &mut Group<'_>,
-    what: &str,
+    (way, kind): (Way, Kind),
     size: u32,
     bench: Bench,
     mut next: impl FnMut(&mut Bench, u32) -> Result<Burst, Failure>,
-) -> Bench {
+) -> Result<Bench, Failure> {
+    let before = bench.counts();
     let bench = RefCell::new(bench);
     let mut number = 0_u32;
     let mut verdicts = ArrayVec::new();
@@ -38,11 +70,26 @@ fn bursts(
         number = number.wrapping_add(1);
         next(&mut bench.borrow_mut(), number).unwrap_or_default()
     };
-    group.bench_with(what, size, input, |packets| {
+    let what = format!("{} {}", way.name(), kind.name());
+    group.bench_with(&what, size, input, |packets| {
         bench.borrow_mut().measured_burst(packets, &mut verdicts);
         black_box(&verdicts);
     });
-    bench.into_inner()
+    let bench = bench.into_inner();
+    let after = bench.counts();
+    // New ones are forgotten now and then, with their counts.
+    let counts = FlowCounts {
+        replayed: after.replayed.saturating_sub(before.replayed),
+        revalidated: after.revalidated.saturating_sub(before.revalidated),
+        decided: after.decided.saturating_sub(before.decided),
+        made: after.made.saturating_sub(before.made),
+        ..after
+    };
+    if way.is_of(counts) {
+        Ok(bench)
+    } else {
+        Err(format!("{what}: packets went another way: {counts:?}").into())
+    }
 }
 
 fn run(c: &mut Criterion) -> Result<(), Failure> {
@@ -53,7 +100,7 @@ fn run(c: &mut Criterion) -> Result<(), Failure> {
             bench.forget()?;
             bench.open(kind)?;
             let known = |bench: &mut Bench, number| Ok(bench.known(kind, number));
-            bench = bursts(&mut group, &format!("known {}", kind.name()), size, bench, known);
+            bench = bursts(&mut group, (Way::Known, kind), size, bench, known)?;
         }
     }
     let mut bench = Bench::new(Rules::FEW, SOME)?;
@@ -64,12 +111,12 @@ fn run(c: &mut Criterion) -> Result<(), Failure> {
             bench.advance()?;
             Ok(bench.known(kind, number))
         };
-        bench = bursts(&mut group, &format!("revalidated {}", kind.name()), SOME, bench, later);
+        bench = bursts(&mut group, (Way::Revalidated, kind), SOME, bench, later)?;
         let changed = |bench: &mut Bench, number| {
             bench.disturb()?;
             Ok(bench.known(kind, number))
         };
-        bench = bursts(&mut group, &format!("decided again {}", kind.name()), SOME, bench, changed);
+        bench = bursts(&mut group, (Way::DecidedAgain, kind), SOME, bench, changed)?;
     }
     // Two halves in turn: what of one has been made and not yet sent when all is forgotten is forgotten with the other.
     let mut bench = Bench::new(Rules::MANY, FRESH * 2 * 32)?;
@@ -81,7 +128,7 @@ fn run(c: &mut Criterion) -> Result<(), Failure> {
             }
             Ok(bench.fresh(kind, number % (FRESH * 2)))
         };
-        bench = bursts(&mut group, &format!("new {}", kind.name()), FRESH * 32, bench, fresh);
+        bench = bursts(&mut group, (Way::New, kind), FRESH * 32, bench, fresh)?;
     }
     for kind in Kind::ALL {
         let packets = bench.fresh(kind, 0);
