@@ -37,7 +37,7 @@ fn ipv4(eal: &Eal) {
     let room = RouteRoom { routes: 100, groups: 64 };
     let before = eal.used_bytes();
     let (mut lpm, mut fib) = (Lpm::new(eal, room).unwrap(), Fib::new(eal, room).unwrap());
-    assert!(eal.used_bytes() - before > 2 * 4 << 24, "two tables for the first 24 bits");
+    assert!(eal.used_bytes() - before > (2 * 4) << 24, "two tables for the first 24 bits");
     for (len, value) in [(8, 1), (24, 2), (32, 70_000)] {
         lpm.add(HERE, len, value).unwrap();
         fib.add(HERE, len, value).unwrap();
