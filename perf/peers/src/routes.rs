@@ -87,7 +87,7 @@ pub(crate) fn v4(
 ) -> Result<Contest<u32, Route<u32>>, Failure> {
     let plan = Plan::<u32>::new(entries, rounds, keys);
     let room = plan.room();
-    let mut tables = vec![plan.ours()?];
+    let mut tables = vec![plan.ours()];
     if entries <= MOST_FOR_LPM {
         let table = || Ok(Lpm4 { lpm: Lpm::new(eal, room)?, fours: false, answers: [0; BURST], bytes: 0 });
         tables.push(plan.fill(eal, table, |table, bytes| table.bytes = bytes)?);
@@ -110,7 +110,7 @@ pub(crate) fn v6(
 ) -> Result<Contest<Addr6, Route<Addr6>>, Failure> {
     let plan = Plan::<Addr6>::new(entries, rounds, keys);
     let room = plan.room();
-    let mut tables = vec![plan.ours()?];
+    let mut tables = vec![plan.ours()];
     let table = || Ok(Lpm6Table { lpm: Lpm6::new(eal, room)?, answers: [0; BURST], bytes: 0 });
     tables.push(plan.fill(eal, table, |table, bytes| table.bytes = bytes)?);
     let room = plan.room_of_fib6();
@@ -186,10 +186,12 @@ impl<A: Family> Plan<A> {
         RouteRoom { routes: number(self.routes.len() + 64), groups: number(groups + groups / 8 + 256) }
     }
 
-    fn ours(&self) -> Result<Box<dyn Table<A, Route<A>>>, Failure> {
-        let mut ours = Ours { trie: Trie::new(), answers: [0; BURST] };
-        self.first().iter().try_for_each(|route| ours.add(route))?;
-        Ok(Box::new(ours))
+    fn ours(&self) -> Box<dyn Table<A, Route<A>>> {
+        let mut trie = Trie::new();
+        for route in self.first() {
+            trie.insert(route.addr.key(), route.len, route.value);
+        }
+        Box::new(Ours { trie, answers: [0; BURST] })
     }
 
     /// A table of DPDK's with the routes in it, told how much memory it takes.
