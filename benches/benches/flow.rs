@@ -1,18 +1,21 @@
 //! The flow table: a burst looked up in the steps of the path of a packet, and a flow made and ended.
 //!
-//! `FLOW_BENCH_LARGE=1` adds 10 million flows, which take 1.5 GB for IPv4 and 2.3 GB for IPv6.
+//! Ten million flows take 1.5 GB for IPv4 and 2.3 GB for IPv6.
 
 #![expect(clippy::expect_used, reason = "a benchmark that cannot prepare its table says so and ends")]
 
 use std::hint::black_box;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use benches::Random;
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use benches::{Random, sizes};
+use criterion::{Criterion, criterion_group, criterion_main};
 use flow::{
     Action, Binding, Family, Flows, FlowsConfig, Inserted, Life, Local, NewFlow, Seat, Seconds, Shelf, State,
     Table, Timeouts, Tuple, V4, V6,
 };
+use measured::Group;
+
+mod measured;
 
 const BURST: usize = 32;
 const LEAST: u32 = 64;
@@ -28,7 +31,7 @@ trait Side: Family {
 }
 
 impl Side for V4 {
-    const NAME: &'static str = "IPv4";
+    const NAME: &'static str = "ipv4";
     fn sizes(records: u32) -> (u32, u32) {
         (records, LEAST)
     }
@@ -44,7 +47,7 @@ impl Side for V4 {
 }
 
 impl Side for V6 {
-    const NAME: &'static str = "IPv6";
+    const NAME: &'static str = "ipv6";
     fn sizes(records: u32) -> (u32, u32) {
         (LEAST, records)
     }
@@ -116,10 +119,12 @@ fn look_up<F: Side>(table: &Table<F>, keys: &[F::Key], found: &mut [Option<Life>
 }
 
 fn lookup<F: Side>(c: &mut Criterion) {
-    let large = std::env::var_os("FLOW_BENCH_LARGE").map(|_| 10_000_000);
-    let mut group = c.benchmark_group(format!("flow/{}/look up a burst of 32", F::NAME));
-    group.throughput(Throughput::Elements(BURST as u64));
-    for count in [1, 1_000, 16_000, 64_000, 1_000_000].into_iter().chain(large) {
+    let mut group = Group::new(c, format!("flow/{}", F::NAME), BURST as u64);
+    // 16,000 fill the second cache.
+    let mut counts = sizes();
+    counts.push(16_000);
+    counts.sort_unstable();
+    for count in counts {
         let (flows, _local) = filled::<F>(count);
         // In no order, so that no prefetcher guesses the next.
         let mut random = Random::new(3);
@@ -129,31 +134,26 @@ fn lookup<F: Side>(c: &mut Criterion) {
             .collect();
         let mut bursts = keys.chunks_exact(BURST).cycle();
         let mut found = [None; BURST];
-        group.bench_function(BenchmarkId::from_parameter(count), |b| {
-            b.iter(|| {
-                if let Some(keys) = bursts.next() {
-                    look_up(F::table(&flows), keys, &mut found);
-                }
-                black_box(&found);
-            });
+        group.bench("look up a burst", count, || {
+            if let Some(keys) = bursts.next() {
+                look_up(F::table(&flows), keys, &mut found);
+            }
+            black_box(&found);
         });
     }
-    group.finish();
 }
 
 fn change<F: Side>(c: &mut Criterion) {
-    let mut group = c.benchmark_group(format!("flow/{}/insert and end", F::NAME));
-    for count in [1_u32, 16_000, 1_000_000] {
+    let mut group = Group::new(c, format!("flow/{}", F::NAME), 1);
+    for count in sizes() {
         let (flows, mut local) = filled::<F>(count);
         let mut number = count;
-        group.bench_function(BenchmarkId::from_parameter(count), |b| {
-            b.iter(|| {
-                number = number % 0x00ff_ffff + 1;
-                if let Inserted::New(handle) = insert::<F>(&flows, &mut local, count + number) {
-                    F::table(&flows).end(F::shelf(&mut local), &flows.epochs, handle);
-                }
-                flows.epochs.quiesce(local.seat);
-            });
+        group.bench("insert and end", count, || {
+            number = number % 0x00ff_ffff + 1;
+            if let Inserted::New(handle) = insert::<F>(&flows, &mut local, count + number) {
+                F::table(&flows).end(F::shelf(&mut local), &flows.epochs, handle);
+            }
+            flows.epochs.quiesce(local.seat);
         });
     }
     // One goes for each that comes.
@@ -164,14 +164,11 @@ fn change<F: Side>(c: &mut Criterion) {
         black_box(insert::<F>(&flows, &mut local, number));
         flows.epochs.quiesce(local.seat);
     }
-    group.bench_function("insert into a full table of 1200000", |b| {
-        b.iter(|| {
-            number = (number + 1) & 0x00ff_ffff;
-            black_box(insert::<F>(&flows, &mut local, number));
-            flows.epochs.quiesce(local.seat);
-        });
+    group.bench("insert into a full table", 1_200_000, || {
+        number = (number + 1) & 0x00ff_ffff;
+        black_box(insert::<F>(&flows, &mut local, number));
+        flows.epochs.quiesce(local.seat);
     });
-    group.finish();
 }
 
 criterion_group!(benches, lookup::<V4>, lookup::<V6>, change::<V4>, change::<V6>);

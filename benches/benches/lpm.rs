@@ -1,4 +1,4 @@
-//! Longest-prefix match alone: a lookup in tables of 1 to 1 M routes, one change in the largest, and bytes a route.
+//! Longest-prefix match alone: a lookup in tables of 1 to 10 M routes, one change in a million, and bytes a route.
 //!
 //! `random` addresses each lie in some route; `batch` looks up 32 at a time, as a burst does, so that loads overlap;
 //! `dependent` makes each address wait for the answer before, which is the latency of one lookup.
@@ -7,10 +7,13 @@ use std::fmt::Debug;
 use std::hint::black_box;
 use std::net::IpAddr;
 
-use benches::{SIZES, hits, routes_v4, routes_v6};
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use benches::{hits, routes_v4, routes_v6, sizes};
+use criterion::{Criterion, criterion_group, criterion_main};
+use measured::Group;
 use tables::lpm::{Key, Lpm};
 use wire::IpPrefix;
+
+mod measured;
 
 const PROBES: usize = 1 << 16;
 
@@ -58,63 +61,43 @@ fn build<K: Family>(prefixes: &[IpPrefix]) -> Lpm<K> {
 }
 
 fn family<K: Family>(c: &mut Criterion) {
-    let prefixes = K::routes(1_000_000);
-    let mut group = c.benchmark_group(format!("lpm/{}", K::NAME));
-    for size in SIZES {
-        let trie = build::<K>(&prefixes[..size]);
+    let most = sizes().into_iter().max().unwrap_or(1);
+    let prefixes = K::routes(most as usize);
+    let mut group = Group::new(c, format!("lpm/{}", K::NAME), 32);
+    for size in sizes() {
+        let routes = &prefixes[..size as usize];
+        let trie = build::<K>(routes);
         let bytes = trie.heap_bytes();
-        eprintln!("lpm/{}: {size} routes, {bytes} bytes, {} a route", K::NAME, bytes / size);
-        let probes: Vec<K> = hits(&prefixes[..size], PROBES).into_iter().map(K::of).collect();
-        group.throughput(Throughput::Elements(32));
-        group.bench_function(BenchmarkId::new("batch", size), |b| {
-            let mut bursts = probes.chunks(32).cycle();
-            b.iter(|| {
-                bursts.next().map(|burst| burst.iter().fold(0, |sum: u32, &addr| sum ^ trie.lookup(addr)))
-            });
+        eprintln!("lpm/{}: {size} routes, {bytes} bytes, {} a route", K::NAME, bytes / routes.len());
+        let probes: Vec<K> = hits(routes, PROBES).into_iter().map(K::of).collect();
+        group.elements(32);
+        let mut bursts = probes.chunks(32).cycle();
+        group.bench("batch", size, || {
+            bursts.next().map(|burst| burst.iter().fold(0, |sum: u32, &addr| sum ^ trie.lookup(addr)))
         });
-        group.throughput(Throughput::Elements(1));
-        group.bench_function(BenchmarkId::new("dependent", size), |b| {
-            let mut addresses = probes.iter().cycle();
-            let mut last = 0;
-            b.iter(|| {
-                if let Some(&addr) = addresses.next() {
-                    last = trie.lookup(black_box(addr.after(last)));
-                }
-                last
-            });
+        group.elements(1);
+        let mut addresses = probes.iter().cycle();
+        let mut last = 0;
+        group.bench("dependent", size, || {
+            if let Some(&addr) = addresses.next() {
+                last = trie.lookup(black_box(addr.after(last)));
+            }
+            last
         });
     }
 
-    let trie = build::<K>(&prefixes[..999_000]);
-    let fresh: Vec<(K, u8)> =
-        prefixes[999_000..].iter().map(|prefix| (K::of(prefix.addr()), prefix.len())).collect();
+    let (old, fresh) = prefixes[..1_000_000].split_at(999_000);
+    let trie = build::<K>(old);
     let mut next = fresh.iter().cycle();
-    group.bench_function("one more among 1 M, old one kept", |b| {
-        b.iter_batched(
-            || (trie.clone(), next.next().copied()),
-            |(mut new, route)| {
-                if let Some((key, len)) = route {
-                    new.insert(key, len, 3);
-                }
-                new
-            },
-            BatchSize::SmallInput,
-        );
+    let input = || (trie.clone(), next.next());
+    group.bench_with("one more, old one kept", 1_000_000, input, |(trie, route)| {
+        route.map(|prefix| trie.insert(K::of(prefix.addr()), prefix.len(), 3))
     });
-    let mut next = prefixes[..999_000].iter().step_by(997).cycle();
-    group.bench_function("one less among 1 M, old one kept", |b| {
-        b.iter_batched(
-            || (trie.clone(), next.next().copied()),
-            |(mut new, route)| {
-                if let Some(prefix) = route {
-                    new.remove(K::of(prefix.addr()), prefix.len());
-                }
-                new
-            },
-            BatchSize::SmallInput,
-        );
+    let mut next = old.iter().step_by(997).cycle();
+    let input = || (trie.clone(), next.next());
+    group.bench_with("one less, old one kept", 1_000_000, input, |(trie, route)| {
+        route.map(|prefix| trie.remove(K::of(prefix.addr()), prefix.len()))
     });
-    group.finish();
 }
 
 fn lpm(c: &mut Criterion) {

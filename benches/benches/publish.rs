@@ -5,53 +5,49 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group, criterion_main};
+use measured::Group;
 use publish::Publisher;
 
+mod measured;
+
 fn publish(c: &mut Criterion) {
-    let mut group = c.benchmark_group("publish");
-    group.bench_function("refresh, nothing new", |b| {
-        let mut publisher = Publisher::new(Arc::new(0_u64), 0);
-        let mut reader = publisher.reader();
-        b.iter(|| black_box(&mut reader).refresh());
-    });
+    let mut group = Group::new(c, "publish", 1);
     for readers in [1, 4, 16] {
-        group.bench_function(BenchmarkId::new("publish, refresh, reclaim on one thread", readers), |b| {
-            let mut publisher = Publisher::new(Arc::new(0_u64), 0);
-            let mut readers: Vec<_> = (0..readers).map(|_| publisher.reader()).collect();
-            b.iter(|| {
-                let generation = publisher.generation() + 1;
-                let published = publisher.publish(Arc::new(generation), generation);
-                for reader in &mut readers {
-                    reader.refresh();
-                }
-                (published, publisher.committed(), publisher.reclaim())
-            });
+        let mut publisher = Publisher::new(Arc::new(0_u64), 0);
+        let mut readers_of: Vec<_> = (0..readers).map(|_| publisher.reader()).collect();
+        if let [reader] = readers_of.as_mut_slice() {
+            group.bench("refresh, nothing new", readers, || black_box(&mut *reader).refresh());
+        }
+        group.bench("publish, refresh, reclaim on one thread", readers, || {
+            let generation = publisher.generation() + 1;
+            let published = publisher.publish(Arc::new(generation), generation);
+            for reader in &mut readers_of {
+                reader.refresh();
+            }
+            (published, publisher.committed(), publisher.reclaim())
         });
     }
-    group.bench_function("publish until committed by a busy worker", |b| {
-        let mut publisher = Publisher::new(Arc::new(0_u64), 0);
-        let mut reader = publisher.reader();
-        let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    reader.refresh();
-                    std::hint::spin_loop();
-                }
-            });
-            b.iter(|| {
-                let generation = publisher.generation() + 1;
-                let published = publisher.publish(Arc::new(generation), generation);
-                while publisher.committed() < generation {
-                    std::hint::spin_loop();
-                }
-                published
-            });
-            stop.store(true, Ordering::Relaxed);
+    let mut publisher = Publisher::new(Arc::new(0_u64), 0);
+    let mut reader = publisher.reader();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                reader.refresh();
+                std::hint::spin_loop();
+            }
         });
+        group.bench("publish until committed by a busy worker", 1, || {
+            let generation = publisher.generation() + 1;
+            let published = publisher.publish(Arc::new(generation), generation);
+            while publisher.committed() < generation {
+                std::hint::spin_loop();
+            }
+            published
+        });
+        stop.store(true, Ordering::Relaxed);
     });
-    group.finish();
 }
 
 criterion_group!(benches, publish);

@@ -1,22 +1,25 @@
-//! What the service and policy steps ask of the tables, and what a change costs, from one frontend to 100,000 and one policy
-//! to 10,000; and whether a decision still holds.
+//! What the source, service and policy steps ask of the tables, and what a change costs, from one frontend to 100,000, one policy to
+//! 10,000 and one identity to ten million; and whether a decision still holds.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use benches::Random;
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use benches::{Random, sizes};
+use criterion::{Criterion, criterion_group, criterion_main};
+use measured::Group;
 use tables::{
     Backend, BackendState, Classifier, Endpoint, EndpointId, EndpointKind, Frontend, FrontendKey, Generation,
-    IdentityId, NetworkId, Peer, Policy, PortEntry, PortId, PortRole, Rests, Rule, RuleVerdict, TableError,
-    Tables,
+    IdentityId, Masquerade, NetworkId, Peer, Policy, PortEntry, PortId, PortRole, Rests, Rule, RuleVerdict,
+    TableError, Tables,
 };
 use wire::{IpPrefix, MacAddr};
 
+mod measured;
+
 const PODS: NetworkId = NetworkId(0);
 const TCP: u8 = 6;
-/// Frontends; a tenth as many policies, each of 20 rules; ten times as many identities.
-const SIZES: [u32; 4] = [1, 1_000, 10_000, 100_000];
+/// Frontends at most; a tenth as many policies, each of 20 rules. Identities are as many as there are entries.
+const FRONTENDS: u32 = 100_000;
 /// Endpoints, each with a policy; [`tables::MAX_PORTS`] is the most there can be.
 const ENDPOINTS: u16 = 1_000;
 
@@ -52,16 +55,21 @@ fn policy(n: u32) -> Policy {
 }
 
 fn load(size: u32) -> Result<Tables, TableError> {
+    let frontends = size.min(FRONTENDS);
     let mut tables = Tables::empty();
-    for n in 0..size {
+    for n in 0..frontends {
         tables.set_frontend(frontend(n, 8_080))?;
     }
-    for n in 0..size.saturating_mul(10).min(1_000_000) {
+    for n in 0..size {
         tables.set_identity(PODS, IpPrefix::host(pod(n)), IdentityId(n + 1))?;
     }
-    for n in 0..size.div_ceil(10) {
+    for n in 0..frontends.div_ceil(10) {
         tables.set_policy(&format!("pod-{n}"), policy(n))?;
     }
+    let elsewhere = (0..8).filter_map(|n| IpPrefix::containing(IpAddr::from([172, 16 + n, 0, 0]), 16));
+    let source4 = Some(Ipv4Addr::new(192, 0, 2, 1));
+    let masquerade = Masquerade { source4, exclude: elsewhere.collect(), ..Masquerade::default() };
+    tables.set_masquerade(PODS, Some(masquerade))?;
     let mac = MacAddr([2, 0, 0, 0, 0, 1]);
     for n in 0..ENDPOINTS.min(u16::try_from(size).unwrap_or(u16::MAX)) {
         tables.set_port(PortEntry {
@@ -86,59 +94,71 @@ fn load(size: u32) -> Result<Tables, TableError> {
 }
 
 fn run(c: &mut Criterion) -> Result<(), TableError> {
-    let mut group = c.benchmark_group("services");
-    for size in SIZES {
+    let mut group = Group::new(c, "services", 1);
+    for size in sizes() {
         let tables = load(size)?;
+        let frontends = size.min(FRONTENDS);
+        let endpoints = size.min(ENDPOINTS.into());
         let mut random = Random::new(7);
         let mut draw = |end: u32| u32::try_from(random.next_u64() % u64::from(end)).unwrap_or(0);
         // Client, Service, and the endpoint whose policy is asked.
         let flows: Vec<(IpAddr, FrontendKey, EndpointId)> = (0..1 << 16)
-            .map(|_| (pod(draw(size)), service(draw(size)), EndpointId(draw(size.min(ENDPOINTS.into())))))
+            .map(|_| (pod(draw(size)), service(draw(frontends)), EndpointId(draw(endpoints))))
             .collect();
         let mut next = flows.iter().cycle();
-        let name = |what| BenchmarkId::new(what, size);
-        group.throughput(Throughput::Elements(1));
-        group.bench_function(name("frontend"), |b| {
-            b.iter(|| next.next().and_then(|(_, key, _)| tables.frontend(key)));
+        group.bench("policy step: identity", size, || {
+            next.next().map(|&(client, ..)| tables.identity(PODS, client))
         });
-        group.bench_function(name("identity"), |b| {
-            b.iter(|| next.next().map(|&(client, ..)| tables.identity(PODS, client)));
+        group.bench("frontend, choice, identity, policy", size, || {
+            let &(client, key, endpoint) = next.next()?;
+            let backend = tables.frontend(&key)?.choose(u64::from(endpoint.0))?;
+            let identity = tables.identity(PODS, client);
+            let ingress = tables.policy(endpoint)?.ingress.as_ref()?;
+            Some(ingress.decide(identity, TCP, backend.port).verdict)
         });
-        group.bench_function(name("policy"), |b| {
-            b.iter(|| {
+        if size == endpoints {
+            group.bench("source step: endpoint and its address", size, || {
                 let &(.., endpoint) = next.next()?;
-                Some(tables.policy(endpoint)?.ingress.as_ref()?.decide(IdentityId(77), TCP, 8_019))
+                let row = tables.endpoint(endpoint)?;
+                Some((tables.port(row.port)?.mac == row.mac, row.addresses.contains(&pod(endpoint.0))))
             });
+            group.bench("masquerade with 8 exceptions", size, || {
+                next.next().and_then(|&(client, ..)| tables.masquerade(PODS)?.source_for(client))
+            });
+        }
+        if size > frontends {
+            continue;
+        }
+        group.bench("service step: frontend", size, || {
+            next.next().and_then(|(_, key, _)| tables.frontend(key))
         });
-        group.bench_function(name("frontend, choice, identity, policy"), |b| {
-            b.iter(|| {
-                let &(client, key, endpoint) = next.next()?;
-                let backend = tables.frontend(&key)?.choose(u64::from(endpoint.0))?;
-                let identity = tables.identity(PODS, client);
-                let ingress = tables.policy(endpoint)?.ingress.as_ref()?;
-                Some(ingress.decide(identity, TCP, backend.port).verdict)
-            });
+        group.bench("service step: frontend, choice", size, || {
+            next.next().and_then(|(_, key, _)| tables.frontend(key)?.choose(u64::from(key.port)))
+        });
+        group.bench("policy step: 20 rules", size.div_ceil(10), || {
+            let &(.., endpoint) = next.next()?;
+            Some(tables.policy(endpoint)?.ingress.as_ref()?.decide(IdentityId(77), TCP, 8_019))
         });
         let mut number = 0;
-        group.bench_function(name("one frontend changed and sealed, old generation kept"), |b| {
-            b.iter_batched(
-                || {
-                    number += 1;
-                    (tables.clone(), frontend(number % size, 9_090), Generation(u64::from(number) + 1))
-                },
-                |(mut tables, frontend, generation)| {
-                    let done = tables.set_frontend(frontend);
-                    tables.seal(generation);
-                    (tables, done)
-                },
-                BatchSize::SmallInput,
-            );
-        });
+        let input = || {
+            number += 1;
+            let frontend = frontend(number % size, 9_090);
+            (tables.clone(), Some(frontend), Generation(u64::from(number) + 1))
+        };
+        group.bench_with(
+            "one frontend changed and sealed, old generation kept",
+            size,
+            input,
+            |(tables, frontend, generation)| {
+                let done = frontend.take().map(|frontend| tables.set_frontend(frontend));
+                tables.seal(*generation);
+                done
+            },
+        );
     }
-    group.finish();
+    drop(group);
 
-    let mut group = c.benchmark_group("unchanged");
-    group.throughput(Throughput::Elements(1));
+    let mut group = Group::new(c, "unchanged", 1);
     type Change = fn(&mut Tables) -> Result<(), TableError>;
     let changes: [(&str, Change); 3] = [
         ("nothing changed", |_| Ok(())),
@@ -166,11 +186,8 @@ fn run(c: &mut Criterion) -> Result<(), TableError> {
             })
             .collect();
         let mut next = rests.iter().cycle();
-        group.bench_function(what, |b| {
-            b.iter(|| next.next().map(|rests| tables.unchanged(2, rests)));
-        });
+        group.bench(what, 10_000, || next.next().map(|rests| tables.unchanged(2, rests)));
     }
-    group.finish();
     Ok(())
 }
 

@@ -2,13 +2,16 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use benches::{SIZES, hits, routes_v4};
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use benches::{hits, routes_v4, sizes};
+use criterion::{Criterion, criterion_group, criterion_main};
+use measured::Group;
 use tables::{
     Endpoint, EndpointId, EndpointKind, NetworkId, PortEntry, PortId, PortRole, RouteTarget, TableError,
     Tables,
 };
 use wire::{IpPrefix, MacAddr};
+
+mod measured;
 
 const PODS: NetworkId = NetworkId(0);
 
@@ -43,61 +46,44 @@ fn pod() -> Endpoint {
 }
 
 fn run(c: &mut Criterion) -> Result<(), TableError> {
-    let prefixes = routes_v4(1_000_000);
-    let mut group = c.benchmark_group("tables");
-    for size in SIZES {
+    let most = sizes().into_iter().max().unwrap_or(1);
+    let prefixes = routes_v4(most as usize);
+    let mut group = Group::new(c, "tables", 32);
+    for size in sizes() {
+        let routes = &prefixes[..size as usize];
         let mut tables = empty()?;
-        load(&mut tables, &prefixes[..size])?;
+        load(&mut tables, routes)?;
         let to_v4 = |addr| if let IpAddr::V4(addr) = addr { addr } else { Ipv4Addr::UNSPECIFIED };
-        let probes: Vec<Ipv4Addr> = hits(&prefixes[..size], 1 << 16).into_iter().map(to_v4).collect();
-        group.throughput(Throughput::Elements(32));
-        group.bench_function(BenchmarkId::new("lookup_v4, 32", size), |b| {
-            let mut bursts = probes.chunks(32).cycle();
-            b.iter(|| {
-                bursts
-                    .next()
-                    .map(|burst| burst.iter().filter_map(|&addr| tables.lookup_v4(PODS, addr)).count())
-            });
+        let probes: Vec<Ipv4Addr> = hits(routes, 1 << 16).into_iter().map(to_v4).collect();
+        let mut bursts = probes.chunks(32).cycle();
+        group.bench("route step: lookup_v4", size, || {
+            bursts.next().map(|burst| burst.iter().filter_map(|&addr| tables.lookup_v4(PODS, addr)).count())
         });
     }
 
-    group.throughput(Throughput::Elements(100_000));
-    group.sample_size(10);
-    group.bench_function("load 100,000 routes", |b| {
-        b.iter(|| {
-            let mut tables = empty()?;
-            load(&mut tables, &prefixes[..100_000])?;
-            Ok::<_, TableError>(tables)
-        });
+    group.elements(100_000);
+    group.slow();
+    group.bench("load routes", 100_000, || {
+        let mut tables = empty()?;
+        load(&mut tables, &prefixes[..100_000])?;
+        Ok::<_, TableError>(tables)
     });
-    group.sample_size(100);
+    drop(group);
 
+    let mut group = Group::new(c, "tables", 1);
+    let (old, fresh) = prefixes[..1_000_000].split_at(999_000);
     let mut full = empty()?;
-    load(&mut full, &prefixes[..999_000])?;
-    eprintln!("tables: 999000 routes, {} bytes a route", full.route_bytes() / 999_000);
-    group.throughput(Throughput::Elements(1));
-    let mut next = prefixes[999_000..].iter().cycle();
-    group.bench_function("one more route among 1 M, old generation kept", |b| {
-        b.iter_batched(
-            || (full.clone(), next.next().copied()),
-            |(mut tables, prefix)| {
-                let done = load(&mut tables, prefix.as_slice());
-                (tables, done)
-            },
-            BatchSize::SmallInput,
-        );
+    load(&mut full, old)?;
+    eprintln!("tables: {} routes, {} bytes a route", old.len(), full.route_bytes() / old.len());
+    let mut next = fresh.chunks(1).cycle();
+    let input = || (full.clone(), next.next().unwrap_or_default());
+    group.bench_with("one more route, old generation kept", 1_000_000, input, |(tables, prefix)| {
+        load(tables, prefix)
     });
-    group.bench_function("one more pod among 1 M routes, old generation kept", |b| {
-        b.iter_batched(
-            || (full.clone(), pod()),
-            |(mut tables, pod)| {
-                let done = tables.set_endpoint(pod);
-                (tables, done)
-            },
-            BatchSize::SmallInput,
-        );
+    let input = || (full.clone(), Some(pod()));
+    group.bench_with("one more pod, old generation kept", 1_000_000, input, |(tables, pod)| {
+        pod.take().map(|pod| tables.set_endpoint(pod))
     });
-    group.finish();
     Ok(())
 }
 

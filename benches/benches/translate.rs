@@ -3,9 +3,12 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group, criterion_main};
+use measured::Group;
 use pipeline::{Ends, Offload, PlainV4, translate, translate_plain_v4};
 use wire::{Ipv4Packet, Parsed, checksum, protocol};
+
+mod measured;
 
 /// Two bursts, which stay in the first cache.
 const PACKETS: u32 = 64;
@@ -46,55 +49,47 @@ fn packet(number: u32, protocol: u8) -> Option<(Head, Parsed, Ends)> {
 fn plain(ends: &Ends) -> PlainV4 {
     let bits = |addr| if let IpAddr::V4(addr) = addr { u64::from(Ipv4Addr::to_bits(addr)) } else { 0 };
     PlainV4 {
-        addrs: bits(ends.src) << 32 | bits(ends.dst),
+        addrs: [bits(ends.src) << 32 | bits(ends.dst)],
         ports: u32::from(ends.src_port) << 16 | u32::from(ends.dst_port),
     }
 }
 
 fn run(c: &mut Criterion) {
-    let mut group = c.benchmark_group("translate");
-    group.throughput(Throughput::Elements(u64::from(PACKETS)));
+    let mut group = Group::new(c, "translate", u64::from(PACKETS));
     for (name, protocol) in [("tcp", protocol::TCP), ("udp", protocol::UDP)] {
         let mut burst: Vec<_> = (0..PACKETS).filter_map(|number| packet(number, protocol)).collect();
         let from = |to: &Ends| Ends { dst: IpAddr::from([10, 96, 0, 1]), dst_port: 80, ..*to };
         // As keys of flows have them, both ways.
         let keys: Vec<_> = burst.iter().map(|(_, _, to)| [plain(&from(to)), plain(to)]).collect();
         let mut way = 0;
-        group.bench_function(BenchmarkId::new("plain", name), |b| {
-            b.iter(|| {
-                way ^= 1;
-                for ((head, parsed, _), keys) in burst.iter_mut().zip(&keys) {
-                    translate_plain_v4(&mut head.0, parsed.protocol, keys[way ^ 1], keys[way]);
-                }
-                black_box(&mut burst);
-            });
+        group.bench("plain", name, || {
+            way ^= 1;
+            for ((head, parsed, _), keys) in burst.iter_mut().zip(&keys) {
+                translate_plain_v4(&mut head.0, parsed.protocol, keys[way ^ 1], keys[way]);
+            }
+            black_box(&mut burst);
         });
-        group.bench_function(BenchmarkId::new("any", name), |b| {
-            b.iter(|| {
-                way ^= 1;
-                let mut done = 0;
-                for (head, parsed, to) in &mut burst {
-                    let to = if way == 1 { *to } else { from(to) };
-                    done += usize::from(translate(&mut head.0, parsed, Offload::Done, &to).is_ok());
-                }
-                black_box(&mut burst);
-                done
-            });
+        group.bench("any", name, || {
+            way ^= 1;
+            let mut done = 0;
+            for (head, parsed, to) in &mut burst {
+                let to = if way == 1 { *to } else { from(to) };
+                done += usize::from(translate(&mut head.0, parsed, Offload::Done, &to).is_ok());
+            }
+            black_box(&mut burst);
+            done
         });
-        group.bench_function(BenchmarkId::new("one hop less alone", name), |b| {
-            b.iter(|| {
-                for (head, _, _) in &mut burst {
-                    if let Ok(mut packet) = Ipv4Packet::new_checked(&mut head.0[14..])
-                        && packet.decrement_ttl() == 0
-                    {
-                        packet.set_ttl(255);
-                    }
+        group.bench("one hop less alone", name, || {
+            for (head, _, _) in &mut burst {
+                if let Ok(mut packet) = Ipv4Packet::new_checked(&mut head.0[14..])
+                    && packet.decrement_ttl() == 0
+                {
+                    packet.set_ttl(255);
                 }
-                black_box(&mut burst);
-            });
+            }
+            black_box(&mut burst);
         });
     }
-    group.finish();
 }
 
 criterion_group!(all, run);

@@ -1,5 +1,5 @@
 //! What the benchmarks in `benches/` share: route tables like real ones, and addresses to look up in them; the path of a packet with
-//! all that it needs; an allocator that counts.
+//! all that it needs; an allocator that counts, and how its counts are kept.
 //!
 //! Everything is made from a fixed seed: two runs, and two versions of the code, measure the same tables. Without DPDK, without root.
 //! `cargo bench -p benches` runs all; `cargo bench -p benches --bench lpm -- ipv4` one part.
@@ -10,6 +10,7 @@
 pub mod counting;
 pub mod frame;
 pub mod path;
+pub mod tally;
 pub mod world;
 
 use std::collections::HashSet;
@@ -18,7 +19,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use wire::IpPrefix;
 
 /// The table sizes that benchmarks go through.
-pub const SIZES: [usize; 4] = [1, 1_000, 100_000, 1_000_000];
+const SIZES: [u32; 4] = [1, 1_000, 100_000, 1_000_000];
+/// Asks for [`MOST`] entries too.
+pub const LARGE: &str = "PODROUTER_BENCH_LARGE";
+/// The most entries that a table is filled with: some 2 GB.
+const MOST: u32 = 10_000_000;
+
+/// The table sizes that benchmarks go through, up to a million; to ten million where [`LARGE`] is in the environment.
+#[must_use]
+pub fn sizes() -> Vec<u32> {
+    SIZES.into_iter().chain(std::env::var_os(LARGE).map(|_| MOST)).collect()
+}
 
 /// A small generator of numbers, good enough to spread addresses (splitmix64, Steele et al., OOPSLA 2014).
 #[derive(Debug, Clone)]

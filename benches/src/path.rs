@@ -114,6 +114,7 @@ impl Bench {
     /// # Errors
     /// Never: the sizes have not changed.
     pub fn forget(&mut self) -> Result<(), Failure> {
+        self.backends.clear();
         self.storage.iter().for_each(|word| word.store(0, Ordering::Relaxed));
         self.router = router(self.storage, &self.config, &self.adjacencies)?;
         Ok(())

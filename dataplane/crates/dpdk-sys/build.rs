@@ -42,6 +42,23 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_stats_get",
     "rte_eth_xstats_get",
     "rte_eth_xstats_get_names",
+    "rte_get_tsc_hz",
+    "rte_malloc_get_socket_stats",
+    "rte_socket_count",
+    "rte_socket_id_by_idx",
+    "rte_lpm_create",
+    "rte_lpm_add",
+    "rte_lpm_free",
+    "rte_lpm6_create",
+    "rte_lpm6_free",
+    "rte_fib_add",
+    "rte_fib_lookup_bulk",
+    "rte_fib_free",
+    "rte_fib6_free",
+    "rte_hash_create",
+    "rte_hash_add_key_data",
+    "rte_hash_lookup_bulk_data",
+    "rte_hash_free",
 ];
 
 const VARS: &[&str] = &[
@@ -52,10 +69,14 @@ const VARS: &[&str] = &[
     "RTE_PKTMBUF_HEADROOM",
     "RTE_ETH_NAME_MAX_LEN",
     "RTE_MEMPOOL_CACHE_MAX_SIZE",
+    "RTE_HASH_LOOKUP_BULK_MAX",
+    "RTE_HASH_EXTRA_FLAGS_RW_CONCURRENCY_LF",
+    "SOCKET_ID_ANY",
 ];
 
 /// Seen only through pointers.
-const OPAQUE: &[&str] = &["rte_mempool", "rte_device", "rte_eth_dev", "rte_eth_rxseg.*", "rte_flow.*"];
+const OPAQUE: &[&str] =
+    &["rte_mempool", "rte_device", "rte_eth_dev", "rte_eth_rxseg.*", "rte_flow.*", "rte_lpm", "rte_lpm6"];
 
 fn main() {
     println!("cargo:rerun-if-changed=shim.c");

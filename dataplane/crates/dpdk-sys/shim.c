@@ -109,3 +109,82 @@ size_t dpdk_shim_log_tail(char *buffer, size_t room)
     memcpy(buffer, log_tail.text + log_tail.used - size, size);
     return size;
 }
+
+uint64_t dpdk_shim_cycles(void)
+{
+    return rte_rdtsc_precise();
+}
+
+void dpdk_shim_lpm_lookup(const struct rte_lpm *lpm, const uint32_t *addrs, uint32_t *answers, unsigned int count)
+{
+    /* It fails for null pointers alone. */
+    rte_lpm_lookup_bulk(lpm, addrs, answers, count);
+}
+
+void dpdk_shim_lpm_lookup_x4(const struct rte_lpm *lpm, const uint32_t *addrs, uint32_t *answers, unsigned int count)
+{
+    unsigned int at;
+    xmm_t four;
+
+    for (at = 0; at < count; at += 4) {
+        memcpy(&four, addrs + at, sizeof(four));
+        rte_lpm_lookupx4(lpm, four, answers + at, 0);
+    }
+}
+
+/* `void *` becomes whatever pointer this version's header asks for. */
+
+int dpdk_shim_lpm6_add(struct rte_lpm6 *lpm, const uint8_t *addr, uint8_t depth, uint32_t value)
+{
+    return rte_lpm6_add(lpm, (const void *)addr, depth, value);
+}
+
+int dpdk_shim_lpm6_lookup(const struct rte_lpm6 *lpm, const uint8_t *addrs, int32_t *answers, unsigned int count)
+{
+    return rte_lpm6_lookup_bulk_func(lpm, (void *)(uintptr_t)addrs, answers, count);
+}
+
+struct rte_fib *dpdk_shim_fib_create(const char *name, uint32_t routes, uint32_t groups)
+{
+    struct rte_fib_conf conf;
+
+    memset(&conf, 0, sizeof(conf));
+    conf.type = RTE_FIB_DIR24_8;
+    conf.max_routes = (int)routes;
+    conf.dir24_8.nh_sz = RTE_FIB_DIR24_8_4B;
+    conf.dir24_8.num_tbl8 = groups;
+    return rte_fib_create(name, SOCKET_ID_ANY, &conf);
+}
+
+int dpdk_shim_fib_select(struct rte_fib *fib, bool vector)
+{
+    return rte_fib_select_lookup(fib, vector ? RTE_FIB_LOOKUP_DIR24_8_VECTOR_AVX512
+                                             : RTE_FIB_LOOKUP_DIR24_8_SCALAR_MACRO);
+}
+
+struct rte_fib6 *dpdk_shim_fib6_create(const char *name, uint32_t routes, uint32_t groups)
+{
+    struct rte_fib6_conf conf;
+
+    memset(&conf, 0, sizeof(conf));
+    conf.type = RTE_FIB6_TRIE;
+    conf.max_routes = (int)routes;
+    conf.trie.nh_sz = RTE_FIB6_TRIE_4B;
+    conf.trie.num_tbl8 = groups;
+    return rte_fib6_create(name, SOCKET_ID_ANY, &conf);
+}
+
+int dpdk_shim_fib6_select(struct rte_fib6 *fib, bool vector)
+{
+    return rte_fib6_select_lookup(fib, vector ? RTE_FIB6_LOOKUP_TRIE_VECTOR_AVX512 : RTE_FIB6_LOOKUP_TRIE_SCALAR);
+}
+
+int dpdk_shim_fib6_add(struct rte_fib6 *fib, const uint8_t *addr, uint8_t depth, uint64_t value)
+{
+    return rte_fib6_add(fib, (const void *)addr, depth, value);
+}
+
+int dpdk_shim_fib6_lookup(struct rte_fib6 *fib, const uint8_t *addrs, uint64_t *answers, int count)
+{
+    return rte_fib6_lookup_bulk(fib, (void *)(uintptr_t)addrs, answers, count);
+}

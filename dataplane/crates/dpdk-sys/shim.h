@@ -6,11 +6,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <rte_cycles.h>
 #include <rte_dev.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_fib.h>
+#include <rte_fib6.h>
+#include <rte_hash.h>
 #include <rte_lcore.h>
+#include <rte_lpm.h>
+#include <rte_lpm6.h>
+#include <rte_malloc.h>
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
 #include <rte_version.h>
@@ -108,3 +115,40 @@ void dpdk_shim_log_mark(void);
 
 /* Copies the calling thread's lines since the mark to `buffer`; returns how many bytes. */
 size_t dpdk_shim_log_tail(char *buffer, size_t room);
+
+/* The time-stamp counter. */
+uint64_t dpdk_shim_cycles(void);
+
+/* Lookup tables. Addresses are in the host's byte order for IPv4 and the network's for IPv6. From 24.11 on the headers have a
+ * type of its own for the latter, and more fields in a FIB's configuration: hence functions for what is no inline one. */
+
+enum {
+    /* Set in an answer of dpdk_shim_lpm_lookup where there is one; below it is the value. */
+    DPDK_SHIM_LPM_FOUND = RTE_LPM_LOOKUP_SUCCESS,
+};
+
+/* `answers` has `count` words, each with DPDK_SHIM_LPM_FOUND or without meaning. */
+void dpdk_shim_lpm_lookup(const struct rte_lpm *lpm, const uint32_t *addrs, uint32_t *answers, unsigned int count);
+
+/* The same, four addresses at a time, and 0 where no route is: `count` is a multiple of four. */
+void dpdk_shim_lpm_lookup_x4(const struct rte_lpm *lpm, const uint32_t *addrs, uint32_t *answers, unsigned int count);
+
+int dpdk_shim_lpm6_add(struct rte_lpm6 *lpm, const uint8_t *addr, uint8_t depth, uint32_t value);
+
+/* An answer is negative where no route is. */
+int dpdk_shim_lpm6_lookup(const struct rte_lpm6 *lpm, const uint8_t *addrs, int32_t *answers, unsigned int count);
+
+/* DIR24_8 with four bytes a value. NULL if it cannot be: rte_errno says why. */
+struct rte_fib *dpdk_shim_fib_create(const char *name, uint32_t routes, uint32_t groups);
+
+/* Chooses how it looks up: by AVX-512, or an address at a time. 0 or a negative errno. */
+int dpdk_shim_fib_select(struct rte_fib *fib, bool vector);
+
+/* A trie with four bytes a value. As above. */
+struct rte_fib6 *dpdk_shim_fib6_create(const char *name, uint32_t routes, uint32_t groups);
+
+int dpdk_shim_fib6_select(struct rte_fib6 *fib, bool vector);
+
+int dpdk_shim_fib6_add(struct rte_fib6 *fib, const uint8_t *addr, uint8_t depth, uint64_t value);
+
+int dpdk_shim_fib6_lookup(struct rte_fib6 *fib, const uint8_t *addrs, uint64_t *answers, int count);

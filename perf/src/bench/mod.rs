@@ -8,6 +8,7 @@ mod flows;
 mod machine;
 mod micro;
 mod ovs;
+mod peers;
 mod report;
 mod rounds;
 mod router;
@@ -51,6 +52,9 @@ pub(crate) struct Arguments {
     /// Reserve so many MiB of hugepages for the run, and give them back. [default: those that are there]
     #[arg(long, default_value_t = 0, value_name = "MB")]
     hugepages: u64,
+    /// Also tables of 10 million entries, in the micro benches and in peers: some 10 GB, and minutes.
+    #[arg(long)]
+    large: bool,
     /// One JSON document instead of tables.
     #[arg(long)]
     json: bool,
@@ -73,6 +77,8 @@ enum Bench {
     UpdateStorm,
     /// Plain routing between pods, no policy and no Service, against testpmd.
     Routing,
+    /// Our tables against rte_lpm, rte_fib and rte_hash.
+    Peers,
 }
 
 /// How long things take.
@@ -89,12 +95,25 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 /// Runs one.
 pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
-    let Arguments { bench, filter, rounds, seconds, core, source, hugepages, json } = arguments;
+    let Arguments { bench, filter, rounds, seconds, core, source, hugepages, large, json } = arguments;
     if *bench == Bench::Micro {
-        return micro::run(filter.as_deref());
+        return micro::run(filter.as_deref(), *large, *json);
+    }
+    if *large && *bench != Bench::Peers {
+        bail!("--large is for the micro benches and for peers");
     }
     if filter.is_some() {
         bail!("--filter is for the micro benches: {bench:?} has no parts");
+    }
+    let pace = Pace { rounds: *rounds, turn: Duration::from_secs_f64(*seconds) };
+    if *bench == Bench::Peers {
+        packages::install(&[Set::Build], yes)?;
+        let run = Run::start()?;
+        let (core, _) = machine::cores(*core)?;
+        let pages = Hugepages::prepare(&run, *hugepages)?;
+        let _priority = Priority::raise();
+        let wanted = peers::Wanted { core, hugepages: pages.used, pace, large: *large };
+        return peers::run(&run, wanted, &Machine::read(), *json);
     }
     packages::install(&[Set::Build, Set::Run], yes)?;
     if *bench == Bench::KnownFlows {
@@ -105,12 +124,11 @@ pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
     let (core, other) = machine::cores(*core)?;
     let pages = Hugepages::prepare(&run, *hugepages)?;
     let _priority = Priority::raise();
-    let pace = Pace { rounds: *rounds, turn: Duration::from_secs_f64(*seconds) };
     let stage = Stage { run, artefacts, core, other, hugepages: pages.used, pace };
     let machine = Machine::read();
     let sources = source.map_or_else(|| vec![Source::Pcap, Source::Templates], |one| vec![one]);
     let report = match bench {
-        Bench::Micro => return Ok(()),
+        Bench::Micro | Bench::Peers => return Ok(()),
         Bench::Routing => flows::routing(&stage, &machine, &sources)?,
         Bench::KnownFlows => flows::known(&stage, &machine, &sources)?,
         Bench::NewFlows => flows::new_flows(&stage)?,

@@ -1,6 +1,7 @@
 //! What a bench has found: a table for people, JSON for programs, and raw data that stays.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -120,20 +121,15 @@ impl Report {
         hugepages: bool,
         as_json: bool,
     ) -> Result<()> {
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let document = json!({
-            "bench": bench,
-            "time": seconds,
-            "machine": machine.facts(hugepages),
-            "contestants": self.measured.iter().map(Measured::json).collect::<Vec<_>>(),
-            "figures": self.figures.iter().map(|figure| figure.json(self.partial)).collect::<Vec<_>>(),
-            "notes": self.notes,
-        });
-        let folder = target_directory()?.join("bench-results");
-        let file = folder.join(format!("{bench}-{seconds}.json"));
-        fs::create_dir_all(&folder)
-            .and_then(|()| fs::write(&file, format!("{document:#}\n")))
-            .with_context(|| format!("{} cannot be written", file.display()))?;
+        let (document, file) = keep(
+            bench,
+            &machine.facts(hugepages),
+            json!({
+                "contestants": self.measured.iter().map(Measured::json).collect::<Vec<_>>(),
+                "figures": self.figures.iter().map(|figure| figure.json(self.partial)).collect::<Vec<_>>(),
+                "notes": self.notes,
+            }),
+        )?;
         if as_json {
             return say(format_args!("{document:#}"));
         }
@@ -174,6 +170,20 @@ impl Report {
         }
         self.notes.iter().try_for_each(|note| say(format_args!("  {note}")))
     }
+}
+
+/// Keeps what a bench has found, with when and where: the whole document, and the file that it is in.
+pub(crate) fn keep(bench: &str, machine: &Value, mut found: Value) -> Result<(Value, PathBuf)> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    found["bench"] = json!(bench);
+    found["time"] = json!(seconds);
+    found["machine"] = machine.clone();
+    let folder = target_directory()?.join("bench-results");
+    let file = folder.join(format!("{bench}-{seconds}.json"));
+    fs::create_dir_all(&folder)
+        .and_then(|()| fs::write(&file, format!("{found:#}\n")))
+        .with_context(|| format!("{} cannot be written", file.display()))?;
+    Ok((found, file))
 }
 
 /// Three digits that matter.
