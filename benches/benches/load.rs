@@ -73,6 +73,8 @@ fn family(c: &mut Criterion, name: &str, prefixes: &[IpPrefix]) {
 
 fn load(c: &mut Criterion) {
     family(c, "ipv4", &(0..MILLION).map(prefix4).collect::<Vec<_>>());
+    // Of all lengths and in no order, so it is put in order first.
+    family(c, "ipv4 as in the Internet", &benches::routes_v4(1_000_000));
     family(c, "ipv6", &(0..MILLION).map(prefix6).collect::<Vec<_>>());
 }
 
