@@ -149,42 +149,34 @@ fn attend(stream: UnixStream, core: &Mutex<Option<Core>>) {
                 return;
             }
         };
-        let mut guard = lock(core);
-        // The data plane is ending.
-        let Some(core) = guard.as_mut() else { return };
-        let answered = match request {
-            // What takes a while, and changes nothing, is answered with the core unlocked.
-            Request::ShowFlows(query) => {
-                let view = core.view();
-                drop(guard);
-                view.flows(&query).map(|flows| (flows, None))
-            }
-            Request::Trace(question) => {
-                let view = core.view();
-                drop(guard);
-                view.trace(&question).map(|trace| (trace, None))
-            }
-            request => {
-                let answered = answer(core, request, fds);
-                drop(guard);
-                answered
-            }
-        };
-        let (response, tap) =
-            answered.unwrap_or_else(|error| (Response::Failed { reason: format!("{error:#}") }, None));
+        let guard = lock(core);
+        if guard.is_none() {
+            // The data plane is ending.
+            return;
+        }
+        let (response, tap) = answer(guard, &request, fds)
+            .unwrap_or_else(|error| (Response::Failed { reason: format!("{error:#}") }, None));
         let fds: Vec<BorrowedFd<'_>> = tap.iter().map(AsFd::as_fd).collect();
         if let Err(error) = connection.send(&response, &fds) {
             tracing::debug!(%error, "a client went away before its answer");
             return;
         }
+        // A request of a million rows is let go here, once its answer is out.
     }
 }
 
 type Answer = (Response, Option<std::os::fd::OwnedFd>);
 
-fn answer(core: &mut Core, request: Request, fds: Vec<std::os::fd::OwnedFd>) -> anyhow::Result<Answer> {
+/// What takes a while, and changes nothing, unlocks the core first.
+fn answer(
+    mut guard: MutexGuard<'_, Option<Core>>,
+    request: &Request,
+    fds: Vec<std::os::fd::OwnedFd>,
+) -> anyhow::Result<Answer> {
+    let core = guard.as_mut().context("the data plane is ending")?;
     let response = match request {
         Request::Hello { version, program } => {
+            let version = *version;
             if version.abs_diff(proto::VERSION) > 1 {
                 bail!(
                     "{program} speaks version {version} of the protocol and this data plane {}: they must be at most one apart",
@@ -198,19 +190,21 @@ fn answer(core: &mut Core, request: Request, fds: Vec<std::os::fd::OwnedFd>) -> 
                 generation: core.publisher.generation(),
             })
         }
-        Request::AddPort(spec) => Response::Port(core.add_port(spec, fds)?),
+        Request::AddPort(spec) => Response::Port(core.add_port(spec.clone(), fds)?),
         Request::RemovePort { name } => {
-            core.remove_port(&name)?;
+            core.remove_port(name)?;
             Response::Done
         }
         Request::DuplicateTap { name } => {
-            core.ports.id(&name)?;
-            match core.ports.get(&name).map(|record| &record.handle) {
-                Some(Handle::Tap(fd)) => return Ok((Response::Tap { name }, Some(fd.try_clone()?))),
+            core.ports.id(name)?;
+            match core.ports.get(name).map(|record| &record.handle) {
+                Some(Handle::Tap(fd)) => {
+                    return Ok((Response::Tap { name: name.clone() }, Some(fd.try_clone()?)));
+                }
                 _ => bail!("port `{name}` is no TAP"),
             }
         }
-        Request::Transaction(transaction) => core.transact(&transaction),
+        Request::Transaction(transaction) => core.transact(transaction),
         Request::Snapshot => Response::Snapshot(core.snapshot()),
         Request::ShowStatus => Response::Status(core.status()),
         Request::ShowPorts => Response::Ports { ports: core.show_ports() },
@@ -220,8 +214,16 @@ fn answer(core: &mut Core, request: Request, fds: Vec<std::os::fd::OwnedFd>) -> 
         Request::ShowNeighbours => Response::Neighbours { neighbours: core.show_neighbours()? },
         Request::ShowWorkers => Response::Workers { workers: core.show_workers() },
         Request::ShowDrops => Response::Drops { drops: core.show_drops() },
-        Request::ShowFlows(query) => core.view().flows(&query)?,
-        Request::Trace(question) => core.view().trace(&question)?,
+        Request::ShowFlows(query) => {
+            let view = core.view();
+            drop(guard);
+            view.flows(query)?
+        }
+        Request::Trace(question) => {
+            let view = core.view();
+            drop(guard);
+            view.trace(question)?
+        }
     };
     Ok((response, None))
 }

@@ -100,11 +100,8 @@ impl Core {
                 }
             }
             Op::SetRoutes { routes } => {
-                for route in routes {
-                    let RouteKey { network, prefix } = route.key;
-                    let set = self.target(&route.target);
-                    set.and_then(|target| Ok(tables.set_route(NetworkId(network), prefix, target)?))
-                        .with_context(|| format!("route {prefix} in network {network}"))?;
+                for of_one in routes.chunk_by(|a, b| a.key.network == b.key.network) {
+                    self.set_routes(tables, of_one)?;
                 }
             }
             Op::RemoveRoutes { routes } => {
@@ -159,6 +156,25 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// All of one network.
+    fn set_routes(&self, tables: &mut Tables, routes: &[rows::Route]) -> anyhow::Result<()> {
+        let Some(first) = routes.first() else { return Ok(()) };
+        // Of many routes, most lead where the one before leads.
+        let mut last: Option<(&rows::RouteTarget, RouteTarget)> = None;
+        let rows = routes.iter().map(|route| {
+            let RouteKey { network, prefix } = route.key;
+            let target = match last {
+                Some((row, target)) if *row == route.target => target,
+                _ => self
+                    .target(&route.target)
+                    .with_context(|| format!("route {prefix} in network {network}"))?,
+            };
+            last = Some((&route.target, target));
+            Ok::<_, anyhow::Error>((prefix, target))
+        });
+        tables.set_routes(NetworkId(first.key.network), rows)
     }
 
     fn interface(&self, row: &rows::Interface) -> anyhow::Result<Interface> {

@@ -12,6 +12,7 @@ use wire::{IpPrefix, MacAddr};
 use crate::text;
 
 mod flows;
+mod large;
 mod policies;
 mod services;
 
@@ -24,7 +25,7 @@ pub use services::{Backend, BackendState, Frontend, FrontendKey, Masquerade, Por
 
 /// Client to data plane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
+#[serde(remote = "Self", tag = "type", rename_all = "kebab-case")]
 pub enum Request {
     /// First message of a connection. Answer: [`Response::Hello`].
     Hello {
@@ -64,7 +65,7 @@ pub enum Request {
 
 /// Data plane to client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
+#[serde(remote = "Self", tag = "type", rename_all = "kebab-case")]
 pub enum Response {
     Hello(Hello),
     Port(PortInfo),
@@ -211,7 +212,7 @@ pub struct Transaction {
 
 /// One step of a transaction. Setting replaces by key; removing what is not there is an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "kebab-case")]
+#[serde(remote = "Self", tag = "op", rename_all = "kebab-case")]
 pub enum Op {
     SetRouter { router: Router },
     SetInterfaces { interfaces: Vec<Interface> },
@@ -291,6 +292,7 @@ pub struct RouteKey {
 
 /// A prefix and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "large::RouteFields")]
 pub struct Route {
     #[serde(flatten)]
     pub key: RouteKey,
@@ -299,7 +301,7 @@ pub struct Route {
 
 /// Where a prefix goes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(tag = "via", rename_all = "kebab-case")]
+#[serde(remote = "Self", tag = "via", rename_all = "kebab-case")]
 pub enum RouteTarget {
     /// To a neighbour on a port, resolved by ARP or ND.
     NextHop { port: String, address: IpAddr },

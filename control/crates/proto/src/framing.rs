@@ -17,6 +17,9 @@ use serde::{Serialize, de::DeserializeOwned};
 /// Longest frame that is read, in bytes: a million routes with room to spare.
 pub const MAX_FRAME: u32 = 256 << 20;
 
+/// A connection keeps a buffer up to this size for its next message; one that a million routes needed is let go.
+const KEPT: usize = 1 << 20;
+
 /// Most descriptors in one frame.
 const MAX_FDS: usize = 4;
 
@@ -103,6 +106,7 @@ impl Connection {
         };
         // The descriptors went with the first byte; the rest is plain bytes.
         self.stream.write_all(&self.buffer[sent..])?;
+        self.let_go();
         Ok(())
     }
 
@@ -134,7 +138,15 @@ impl Connection {
         if read < length as usize {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        Ok((serde_json::from_slice(&self.buffer)?, fds))
+        let message = serde_json::from_slice(&self.buffer);
+        self.let_go();
+        Ok((message?, fds))
+    }
+
+    fn let_go(&mut self) {
+        if self.buffer.capacity() > KEPT {
+            self.buffer = Vec::new();
+        }
     }
 
     /// Sends a request and reads the answer.

@@ -10,6 +10,7 @@
 pub mod control;
 pub mod dataplane;
 mod framing;
+mod tagged;
 mod text;
 
 pub use framing::{Connection, FrameError, MAX_FRAME};

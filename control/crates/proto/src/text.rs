@@ -1,9 +1,11 @@
 //! Serde through `Display` and `FromStr`: addresses and prefixes travel in the spelling people write.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
+use std::marker::PhantomData;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serializer, de::Error};
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer, Serializer};
 
 pub(crate) fn serialize<T: Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(value)
@@ -15,8 +17,26 @@ where
     T::Err: Display,
     D: Deserializer<'de>,
 {
-    let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
-    text.parse().map_err(D::Error::custom)
+    from.deserialize_str(Spelling(PhantomData))
+}
+
+/// Parses a text where it is: no copy is made.
+struct Spelling<T>(PhantomData<T>);
+
+impl<T> Visitor<'_> for Spelling<T>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
 }
 
 /// The same for `Option<T>`.

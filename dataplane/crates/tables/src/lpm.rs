@@ -12,6 +12,7 @@ use std::sync::Arc;
 use block::{Block, Local, Open};
 
 mod block;
+mod bulk;
 mod iter;
 mod key;
 
@@ -120,16 +121,18 @@ impl<K: Key> Lpm<K> {
     pub fn insert(&mut self, key: K, len: u8, value: u32) -> u32 {
         debug_assert!(value != 0 && len <= K::BITS, "0 stands for no value");
         let (key, depth, local) = place(key, len);
-        let place = Place { key, depth, local, value };
-        let old = match &mut self.root {
-            Some(node) => node.insert(&place),
-            None => {
-                self.root = Some(place.leaf());
-                0
-            }
-        };
+        let mut old = 0;
+        self.edit(&Place { key, depth }, &mut |open| old = open.set(local, value));
         self.len += usize::from(old == 0);
         old
+    }
+
+    /// Sets prefixes of one node, which is made if it is not there.
+    fn edit(&mut self, place: &Place<K>, set: &mut impl FnMut(&mut Open)) {
+        match &mut self.root {
+            Some(node) => node.edit(place, set),
+            None => self.root = Some(place.leaf(set)),
+        }
     }
 
     /// Takes a prefix out and returns its value; 0 if it was not here, and then nothing is copied.
@@ -139,7 +142,8 @@ impl<K: Key> Lpm<K> {
         }
         let (key, depth, local) = place(key, len);
         let Some(node) = &mut self.root else { return 0 };
-        let (old, empty) = node.remove(&Place { key, depth, local, value: 0 });
+        let mut old = 0;
+        let empty = node.remove(&Place { key, depth }, &mut |open| old = open.set(local, 0));
         if empty {
             self.root = None;
         }
@@ -186,35 +190,27 @@ fn place<K: Key>(key: K, len: u8) -> (K, u8, Local) {
     (key, depth, local)
 }
 
+/// A node, there or not. Bytes of the key past the depth do not matter.
 struct Place<K> {
     key: K,
     depth: u8,
-    local: Local,
-    value: u32,
 }
 
 impl<K: Key> Place<K> {
-    fn leaf(&self) -> Node<K> {
-        Node::Leaf(self.block())
+    /// The node with what is set as its only prefixes.
+    fn leaf(&self, set: &mut impl FnMut(&mut Open)) -> Node<K> {
+        Node::Leaf(self.block(&[], set))
     }
 
-    /// A block with this prefix alone.
-    fn block(&self) -> Block {
-        let mut open = Open::empty();
-        open.set(self.local, self.value);
-        open.pack(self.key.masked(self.depth * 8), self.depth)
-    }
-
-    /// The block with this prefix set, or taken out where the value is 0; and what the value was.
-    fn apply(&self, block: &[u32]) -> (Block, u32) {
-        let mut open = Open::new::<K>(block);
-        let old = open.set(self.local, self.value);
-        let block = if open.is_empty() {
+    /// A block with a change made.
+    fn block(&self, old: &[u32], change: &mut impl FnMut(&mut Open)) -> Block {
+        let mut open = Open::new::<K>(old);
+        change(&mut open);
+        if open.is_empty() {
             Block::default()
         } else {
             open.pack(self.key.masked(self.depth * 8), self.depth)
-        };
-        (block, old)
+        }
     }
 }
 
@@ -304,55 +300,50 @@ impl<K: Key> Node<K> {
         }
     }
 
-    fn insert(&mut self, place: &Place<K>) -> u32 {
+    fn edit(&mut self, place: &Place<K>, set: &mut impl FnMut(&mut Open)) {
         let depth = self.depth();
         let common = self.key().common_bytes(place.key).min(depth).min(place.depth);
         if common < depth {
             // The prefix ends above this node, or goes another way before it: a branch comes between.
             let ends_here = common == place.depth;
-            let block = if ends_here { place.block() } else { Block::default() };
+            let block = if ends_here { place.block(&[], set) } else { Block::default() };
             let mut branch = Branch::new(place.key, common, block);
             branch.add_child(self.key().byte(common), self.clone());
             if !ends_here {
-                branch.add_child(place.key.byte(common), place.leaf());
+                branch.add_child(place.key.byte(common), place.leaf(set));
             }
             *self = Self::Branch(Arc::new(branch));
-            return 0;
+            return;
         }
         if place.depth == depth {
-            let (block, old) = place.apply(self.block());
+            let block = place.block(self.block(), set);
             self.set_block(block);
-            return old;
+            return;
         }
         let byte = place.key.byte(depth);
         if let Self::Leaf(block) = self {
             let branch = Branch::new(place.key, depth, Arc::clone(block));
             *self = Self::Branch(Arc::new(branch));
         }
-        let Self::Branch(branch) = self else { return 0 };
+        let Self::Branch(branch) = self else { return };
         let branch = Arc::make_mut(branch);
         if let Some(child) = branch.child_mut(byte) {
-            return child.insert(place);
+            return child.edit(place, set);
         }
-        branch.add_child(byte, place.leaf());
-        0
+        branch.add_child(byte, place.leaf(set));
     }
 
-    /// Takes out a prefix that is here. Returns its value, and whether the node is empty now.
-    fn remove(&mut self, place: &Place<K>) -> (u32, bool) {
-        let old;
+    /// Takes out a prefix that is here. Returns whether the node is empty now.
+    fn remove(&mut self, place: &Place<K>, take: &mut impl FnMut(&mut Open)) -> bool {
         if place.depth == self.depth() {
-            let (block, value) = place.apply(self.block());
-            old = value;
+            let block = place.block(self.block(), take);
             self.set_block(block);
         } else {
-            let Self::Branch(branch) = self else { return (0, false) };
+            let Self::Branch(branch) = self else { return false };
             let branch = Arc::make_mut(branch);
             let byte = place.key.byte(branch.depth);
-            let Some(child) = branch.child_mut(byte) else { return (0, false) };
-            let (value, empty) = child.remove(place);
-            old = value;
-            if empty {
+            let Some(child) = branch.child_mut(byte) else { return false };
+            if child.remove(place, take) {
                 branch.remove_child(byte);
             }
         }
@@ -364,7 +355,7 @@ impl<K: Key> Node<K> {
                 _ => {}
             }
         }
-        (old, matches!(self, Self::Leaf(block) if block.is_empty()))
+        matches!(self, Self::Leaf(block) if block.is_empty())
     }
 
     fn walk(&self, visit: &mut impl FnMut(usize, usize) -> bool) {

@@ -9,7 +9,7 @@ use wire::IpPrefix;
 
 use crate::by_network::Vacant;
 use crate::map::Map;
-use crate::prefixes::Prefixes;
+use crate::prefixes::{Prefixes, Rows};
 use crate::target::Packed;
 
 /// Why a route is there. At one prefix the lowest is in force; a longer prefix wins over a shorter one whatever the origins.
@@ -60,16 +60,7 @@ impl Network {
 
     /// The routes at exactly this prefix.
     fn origins(&self, prefix: IpPrefix, in_force: u32) -> Origins {
-        if !self.several.is_empty()
-            && let Some(origins) = self.several.get(&prefix)
-        {
-            return *origins;
-        }
-        let mut origins = [0; 4];
-        if in_force != 0 {
-            origins[Packed(in_force).origin() as usize] = in_force;
-        }
-        origins
+        origins(&self.several, prefix, in_force)
     }
 
     /// The route of this origin at exactly this prefix.
@@ -94,22 +85,28 @@ impl Network {
         self.change(prefix, origin, 0)
     }
 
+    /// Sets many routes at once, the later of two with one prefix and origin last. `replaced` sees each with the one before it.
+    pub(crate) fn set_all(
+        &mut self,
+        rows: &mut Rows,
+        mut replaced: impl FnMut(IpPrefix, Packed, Option<Packed>),
+    ) {
+        let Self { in_force, several } = self;
+        in_force.put_all(rows, |prefix, row, in_force| {
+            let route = Packed(row);
+            let (old, first) = change(several, prefix, in_force, route.origin(), row);
+            replaced(prefix, route, old);
+            first
+        });
+    }
+
     fn change(&mut self, prefix: IpPrefix, origin: Origin, value: u32) -> Option<Packed> {
-        let count = |origins: &Origins| origins.iter().filter(|&&value| value != 0).count();
         let in_force = self.in_force.get(prefix);
-        let mut origins = self.origins(prefix, in_force);
-        let before = count(&origins);
-        let old = std::mem::replace(&mut origins[origin as usize], value);
-        if count(&origins) > 1 {
-            self.several.insert(prefix, origins);
-        } else if before > 1 {
-            self.several.remove(&prefix);
-        }
-        let first = origins.into_iter().find(|&value| value != 0).unwrap_or(0);
+        let (old, first) = change(&mut self.several, prefix, in_force, origin, value);
         if first != in_force {
             self.in_force.put(prefix, first);
         }
-        (old != 0).then_some(Packed(old))
+        old
     }
 
     /// All routes, IPv4 first, in prefix order; of one prefix the one in force comes first.
@@ -123,6 +120,41 @@ impl Network {
     pub(crate) fn heap_bytes(&self) -> usize {
         self.in_force.heap_bytes()
     }
+}
+
+/// The routes at exactly this prefix.
+fn origins(several: &Map<IpPrefix, Origins>, prefix: IpPrefix, in_force: u32) -> Origins {
+    if !several.is_empty()
+        && let Some(origins) = several.get(&prefix)
+    {
+        return *origins;
+    }
+    let mut origins = [0; 4];
+    if in_force != 0 {
+        origins[Packed(in_force).origin() as usize] = in_force;
+    }
+    origins
+}
+
+/// Sets the route of one origin, or takes it out with 0. Returns the one it replaces, and the one in force then; 0 if none.
+fn change(
+    several: &mut Map<IpPrefix, Origins>,
+    prefix: IpPrefix,
+    in_force: u32,
+    origin: Origin,
+    value: u32,
+) -> (Option<Packed>, u32) {
+    let count = |origins: &Origins| origins.iter().filter(|&&value| value != 0).count();
+    let mut origins = origins(several, prefix, in_force);
+    let before = count(&origins);
+    let old = std::mem::replace(&mut origins[origin as usize], value);
+    if count(&origins) > 1 {
+        several.insert(prefix, origins);
+    } else if before > 1 {
+        several.remove(&prefix);
+    }
+    let first = origins.into_iter().find(|&value| value != 0).unwrap_or(0);
+    ((old != 0).then_some(Packed(old)), first)
 }
 
 impl Vacant for Network {

@@ -52,6 +52,13 @@ impl Prefixes {
         }
     }
 
+    /// Sets many at once, as [`Lpm::insert_all`] does: `value` makes the new value of each from the row and the old value.
+    pub(crate) fn put_all(&mut self, rows: &mut Rows, mut value: impl FnMut(IpPrefix, u32, u32) -> u32) {
+        let Rows { v4, v6 } = rows;
+        self.v4.insert_all(v4, |bits, len, row, old| value(prefix(Ipv4Addr::from_bits(bits), len), row, old));
+        self.v6.insert_all(v6, |bits, len, row, old| value(prefix(Ipv6Addr::from_bits(bits), len), row, old));
+    }
+
     /// All prefixes, IPv4 first, in prefix order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (IpPrefix, u32)> + '_ {
         let v4 = self.v4.iter().map(|(bits, len, value)| (Ipv4Addr::from_bits(bits).into(), len, value));
@@ -62,6 +69,28 @@ impl Prefixes {
     pub(crate) fn heap_bytes(&self) -> usize {
         self.v4.heap_bytes() + self.v6.heap_bytes()
     }
+}
+
+/// Prefixes of both families, and of each a number above 0, on their way into a trie: 12 bytes, or 32.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    v4: Vec<(u32, u8, u32)>,
+    v6: Vec<(u128, u8, u32)>,
+}
+
+impl Rows {
+    pub(crate) fn push(&mut self, prefix: IpPrefix, number: u32) {
+        match prefix.addr() {
+            IpAddr::V4(addr) => self.v4.push((addr.to_bits(), prefix.len(), number)),
+            IpAddr::V6(addr) => self.v6.push((addr.to_bits(), prefix.len(), number)),
+        }
+    }
+}
+
+/// One of a trie's own. A length that the family does not have cannot be in it.
+fn prefix(addr: impl Into<IpAddr>, len: u8) -> IpPrefix {
+    let addr = addr.into();
+    IpPrefix::containing(addr, len).unwrap_or(IpPrefix::host(addr))
 }
 
 impl Vacant for Prefixes {

@@ -161,6 +161,15 @@ impl Targets {
         packed(ROW, number)
     }
 
+    /// One more route leads to what was acquired before.
+    pub(crate) fn again(&mut self, packed: Packed) {
+        if packed.kind() == ROW
+            && let Some(row) = self.rows.get_mut(packed.number())
+        {
+            row.routes += 1;
+        }
+    }
+
     /// One route less leads there.
     pub(crate) fn release(&mut self, packed: Packed) {
         if packed.kind() != ROW {

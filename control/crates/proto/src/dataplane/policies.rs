@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use wire::IpPrefix;
 
+use super::large::IdentityFields;
 use super::services::{PortRange, Protocol};
 use crate::text;
 
@@ -19,6 +20,7 @@ pub struct IdentityKey {
 
 /// Who is behind a prefix; the longest one counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "IdentityFields")]
 pub struct Identity {
     #[serde(flatten)]
     pub key: IdentityKey,

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use wire::{IpPrefix, protocol};
 
+use super::large::FrontendFields;
 use crate::text;
 
 /// What a frontend is found by.
@@ -30,6 +31,7 @@ impl fmt::Display for FrontendKey {
 
 /// An address and port that stand for any of several backends.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "FrontendFields")]
 pub struct Frontend {
     #[serde(flatten)]
     pub key: FrontendKey,

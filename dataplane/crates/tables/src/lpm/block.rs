@@ -100,6 +100,11 @@ impl Open {
         self.count == 0
     }
 
+    /// A prefix's value; 0 is none.
+    pub(super) fn get(&self, local: Local) -> u32 {
+        self.values[local.heap()]
+    }
+
     /// Sets a prefix, or takes it out with 0. Returns what it was.
     pub(super) fn set(&mut self, local: Local, value: u32) -> u32 {
         let old = std::mem::replace(&mut self.values[local.heap()], value);

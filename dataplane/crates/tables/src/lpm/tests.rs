@@ -49,6 +49,7 @@ fn check_node<K: Key>(node: &Node<K>) {
 #[derive(Debug, Clone)]
 enum Op<K> {
     Insert(K, u8, u32),
+    InsertAll(Vec<(K, u8, u32)>),
     Remove(K, u8),
     /// Keep a clone of what is there now.
     Keep,
@@ -81,6 +82,7 @@ fn lengths<K: Key>() -> impl Strategy<Value = u8> {
 fn ops<K: Key>() -> impl Strategy<Value = Vec<Op<K>>> {
     let op = prop_oneof![
         6 => (addresses(), lengths::<K>(), 1_u32..9).prop_map(|(key, len, value)| Op::Insert(key, len, value)),
+        1 => prop::collection::vec((addresses(), lengths::<K>(), 1_u32..9), 0..60).prop_map(Op::InsertAll),
         4 => (addresses(), lengths::<K>()).prop_map(|(key, len)| Op::Remove(key, len)),
         1 => Just(Op::Keep),
     ];
@@ -98,6 +100,25 @@ fn run<K: Key>(ops: Vec<Op<K>>, mut probes: Vec<K>) {
                 let old = oracle.insert((key.masked(len), len), value).unwrap_or(0);
                 assert_eq!(trie.insert(key, len, value), old);
                 assert_eq!(trie.get(key, len), value);
+            }
+            Op::InsertAll(rows) => {
+                probes.extend(rows.iter().map(|&(key, ..)| key));
+                // One by one comes to the same trie.
+                let mut single = trie.clone();
+                for &(key, len, value) in &rows {
+                    single.insert(key, len, value);
+                }
+                let mut seen = 0;
+                trie.insert_all(&mut rows.clone(), |key, len, value, old| {
+                    let before = oracle.insert((key.masked(len), len), value).unwrap_or(0);
+                    assert_eq!(before, old);
+                    seen += 1;
+                    value
+                });
+                assert_eq!(seen, rows.len());
+                assert!(trie.iter().eq(single.iter()));
+                assert_eq!(trie.heap_bytes(), single.heap_bytes());
+                assert_eq!(trie.len(), single.len());
             }
             Op::Remove(key, len) => {
                 // Half of the removals aim at something that is there.

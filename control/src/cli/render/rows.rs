@@ -1,0 +1,240 @@
+//! Rows of the tables: ports, routes, services, policies and their rules, neighbours.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+
+use proto::dataplane::{
+    Frontend, NeighbourStatus, Policy, PolicyStatus, PortKind, PortStatus, RouteStatus, Rule,
+};
+
+use crate::table::{Cell, Style, Table};
+
+pub(crate) fn ports(ports: &[PortStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
+    let mut table = Table::new(&[
+        "PORT",
+        "KIND",
+        "STATE",
+        ">WORKER",
+        ">MTU",
+        "MAC",
+        ">RX-PACKETS",
+        ">RX-BYTES",
+        ">RX-DROPS",
+        ">TX-PACKETS",
+        ">TX-BYTES",
+        ">TX-DROPS",
+        "ROLE",
+        "DEVICE",
+    ]);
+    for port in ports {
+        let spec = &port.info.spec;
+        let (kind, device) = match &spec.kind {
+            PortKind::Tap => ("tap", String::new()),
+            PortKind::Vhost { path, server: true } => ("vhost-server", path.display().to_string()),
+            PortKind::Vhost { path, server: false } => ("vhost-client", path.display().to_string()),
+            PortKind::Ethdev { device, .. } => ("ethdev", device.clone()),
+            PortKind::Memory { rx_pcap, .. } => {
+                ("memory", rx_pcap.as_ref().map_or_else(String::new, |path| path.display().to_string()))
+            }
+        };
+        table.row([
+            spec.name.as_str().into(),
+            kind.into(),
+            Cell::from(if port.up { "up" } else { "down" }).alert_if(!port.up),
+            port.worker.to_string().into(),
+            spec.mtu.to_string().into(),
+            port.info.mac.to_string().into(),
+            style.count(port.rx_packets).into(),
+            style.bytes(port.rx_bytes).into(),
+            style.count(port.rx_drops).into(),
+            style.count(port.tx_packets).into(),
+            style.bytes(port.tx_bytes).into(),
+            style.count(port.tx_drops).into(),
+            port.role.as_str().into(),
+            device.into(),
+        ]);
+    }
+    table.print(style, out)
+}
+
+pub(crate) fn routes(routes: &[RouteStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
+    let mut table = Table::new(&["PREFIX", ">NETWORK", "ORIGIN", "TARGET"]);
+    for route in routes {
+        table.row([
+            route.prefix.to_string().into(),
+            route.network.to_string().into(),
+            route.origin.as_str().into(),
+            route.target.as_str().into(),
+        ]);
+    }
+    table.print(style, out)
+}
+
+/// A line each backend; a service without any has a line too, since it is why connections fail.
+pub(crate) fn services(services: &[Frontend], style: Style, out: &mut impl Write) -> io::Result<()> {
+    let mut table = Table::new(&["SERVICE", ">NETWORK", "FRONTEND", "BACKEND", "STATE"]);
+    for Frontend { key, name, backends } in services {
+        let socket = SocketAddr::new(key.address, key.port);
+        let mut line = |backend: Cell, state: Cell| {
+            let frontend = format!("{socket}/{}", key.protocol);
+            table.row([
+                name.as_str().into(),
+                key.network.to_string().into(),
+                frontend.into(),
+                backend,
+                state,
+            ]);
+        };
+        if backends.is_empty() {
+            line("".into(), Cell::from("no backend").alert_if(true));
+        }
+        for backend in backends {
+            let socket = SocketAddr::new(backend.address, backend.port).to_string();
+            line(socket.into(), backend.state.name().into());
+        }
+    }
+    table.print(style, out)
+}
+
+/// A line each endpoint and direction.
+pub(crate) fn policies(policies: &[PolicyStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
+    let mut table = Table::new(&["ENDPOINT", "STATE", "DIRECTION", ">RULES"]);
+    for row in policies {
+        for (direction, rules) in directions(&row.policy) {
+            table.row([
+                row.policy.endpoint.as_str().into(),
+                (if row.present { "present" } else { "awaited" }).into(),
+                direction.into(),
+                rules.map_or_else(|| "open".to_owned(), |rules| style.count(rules.len() as u64)).into(),
+            ]);
+        }
+    }
+    table.print(style, out)
+}
+
+/// A line each rule, in the order in which they are asked, and one for what none of them matches.
+pub(crate) fn rules(policies: &[PolicyStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
+    let mut table = Table::new(&["ENDPOINT", "DIRECTION", ">RULE", "SAYS"]);
+    for row in policies {
+        for (direction, rules) in directions(&row.policy) {
+            let mut line = |rule: Cell, says: Cell| {
+                table.row([row.policy.endpoint.as_str().into(), direction.into(), rule, says]);
+            };
+            for rule in rules.into_iter().flatten() {
+                line(rule.id.to_string().into(), rule.to_string().into());
+            }
+            let rest = if rules.is_some() { "deny what no rule matches" } else { "allow anything" };
+            line("".into(), rest.into());
+        }
+    }
+    table.print(style, out)
+}
+
+fn directions(policy: &Policy) -> [(&'static str, Option<&Vec<Rule>>); 2] {
+    [("ingress", policy.ingress.as_ref()), ("egress", policy.egress.as_ref())]
+}
+
+pub(crate) fn neighbours(list: &[NeighbourStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
+    let age = if style.people { ">AGE" } else { ">AGE-MS" };
+    let mut table = Table::new(&["PORT", "ADDRESS", "MAC", "STATE", age, ">HELD"]);
+    for neighbour in list {
+        table.row([
+            neighbour.port.as_str().into(),
+            neighbour.address.to_string().into(),
+            neighbour.mac.map_or_else(String::new, |mac| mac.to_string()).into(),
+            Cell::from(neighbour.state.as_str()).alert_if(neighbour.state == "failed"),
+            style.milliseconds(neighbour.age_ms).into(),
+            neighbour.held.to_string().into(),
+        ]);
+    }
+    table.print(style, out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::text;
+    use super::*;
+    use proto::dataplane::{PortInfo, PortSpec};
+    use wire::MacAddr;
+
+    const PEOPLE: Style = Style { people: true, colour: false };
+    const PROGRAMS: Style = Style { people: false, colour: false };
+
+    #[test]
+    fn a_port() {
+        let port = PortStatus {
+            info: PortInfo {
+                id: 1,
+                spec: PortSpec {
+                    name: "p0123456789ab".into(),
+                    kind: PortKind::Vhost { path: "/run/podrouter/vhost/p1.sock".into(), server: true },
+                    mac: None,
+                    mtu: 1500,
+                },
+                mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            },
+            worker: 0,
+            up: false,
+            role: "default/web-1".into(),
+            rx_packets: 12_345_678,
+            rx_bytes: 1_500,
+            rx_drops: 0,
+            tx_packets: 9,
+            tx_bytes: 999,
+            tx_drops: 1,
+        };
+        assert_eq!(
+            text(|out| ports(std::slice::from_ref(&port), PEOPLE, out)),
+            "\
+PORT           KIND          STATE  WORKER   MTU  MAC                RX-PACKETS  RX-BYTES  RX-DROPS  TX-PACKETS  TX-BYTES  TX-DROPS  ROLE           DEVICE
+p0123456789ab  vhost-server  down        0  1500  02:00:00:00:00:01       12.3M    1.50kB         0           9      999B         1  default/web-1  /run/podrouter/vhost/p1.sock
+"
+        );
+        let whole = text(|out| ports(&[port], PROGRAMS, out));
+        assert!(whole.contains(" 12345678 ") && whole.contains(" 1500 "), "{whole}");
+    }
+
+    #[test]
+    fn routes_and_neighbours() {
+        let route = |prefix: &str, origin: &str, target: &str| RouteStatus {
+            network: 0,
+            prefix: prefix.parse().unwrap(),
+            origin: origin.into(),
+            target: target.into(),
+        };
+        let rows = [
+            route("0.0.0.0/0", "configured", "via 192.168.77.1 dev uplink"),
+            route("10.244.1.5/32", "endpoint", "default/web-1 dev p1"),
+        ];
+        assert_eq!(
+            text(|out| routes(&rows, PEOPLE, out)),
+            "\
+PREFIX         NETWORK  ORIGIN      TARGET
+0.0.0.0/0            0  configured  via 192.168.77.1 dev uplink
+10.244.1.5/32        0  endpoint    default/web-1 dev p1
+"
+        );
+        let list = [NeighbourStatus {
+            port: "uplink".into(),
+            address: "fe80::9".parse().unwrap(),
+            mac: None,
+            state: "incomplete".into(),
+            age_ms: 3_450,
+            held: 2,
+        }];
+        assert_eq!(
+            text(|out| neighbours(&list, PEOPLE, out)),
+            "\
+PORT    ADDRESS  MAC  STATE        AGE  HELD
+uplink  fe80::9  -    incomplete  3.4s     2
+"
+        );
+        assert_eq!(
+            text(|out| neighbours(&list, PROGRAMS, out)),
+            "\
+PORT    ADDRESS  MAC  STATE       AGE-MS  HELD
+uplink  fe80::9  -    incomplete    3450     2
+"
+        );
+    }
+}
