@@ -249,6 +249,10 @@ impl<F: Family> Table<F> {
     #[inline]
     #[must_use]
     pub fn find(&self, hash: u64, key: &F::Key) -> Option<Found> {
+        let home = self.home(hash);
+        if home.matching(signature(hash)).is_empty() && !home.has_strays() {
+            return None;
+        }
         self.scan(hash, |handle| {
             let life = self.verify(handle, key)?;
             (life.phase() != Phase::Dead).then_some(Found { handle, life })
@@ -484,7 +488,7 @@ impl<F: Family> Table<F> {
     }
 
     /// Those that have the key, in its own bucket and where its strays are.
-    #[inline]
+    #[inline(never)]
     fn scan<T>(&self, hash: u64, wanted: impl Fn(Handle) -> Option<T>) -> Option<T> {
         let (home, signature) = (self.home(hash), signature(hash));
         let inside = |bucket: Bucket<'_>| {
@@ -506,6 +510,11 @@ impl<F: Family> Table<F> {
         // A Dekker handshake: both link first and look then, all by SeqCst accesses, which have one order (signatures, and the count
         // of strays, which rises before one is linked). Whoever comes later in it sees the other.
         in_one_order();
+        let home = self.home(hash);
+        if home.matching(signature(hash)).is_single() && !home.has_strays() {
+            // Ours.
+            return None;
+        }
         self.scan(hash, |handle| {
             if handle.record() == record {
                 return None;

@@ -139,7 +139,7 @@ impl<'t> Desk<'_, 't> {
         let Subject { ends, signal, ingress, .. } = subject;
         let translated = plan.is_translated(ends);
         let proposal = Proposal {
-            forward: **ends,
+            forward: ends,
             state: FlowState::first(has_states(ends.protocol), *signal),
             binding: Binding {
                 owner: ingress.port.id.0,
