@@ -349,6 +349,10 @@ impl<F: Family> Table<F> {
         now: Seconds,
     ) -> Inserted {
         let hash = self.hash(&new.key);
+        let mut replies = replies.into_iter().map(|key| (self.hash(&key), key)).peekable();
+        if let Some((hash, _)) = replies.peek() {
+            self.prefetch(*hash);
+        }
         if let Some(found) = self.find(hash, &new.key) {
             return Inserted::Exists(found);
         }
@@ -372,8 +376,8 @@ impl<F: Family> Table<F> {
             self.bury(record, shelf, epochs);
             return if rival.life.is_live() { Inserted::Exists(rival) } else { Inserted::Contended };
         }
-        for key in replies {
-            if key != new.key && self.reserve(record, &key) {
+        for (hash, key) in replies {
+            if key != new.key && self.reserve(record, hash, &key) {
                 // Before it can be ended, so that the count never falls below zero.
                 self.count(new.binding.owner, 1);
                 self.life(record).store(claimed.with_phase(Phase::Live).0, Ordering::Release);
@@ -403,8 +407,7 @@ impl<F: Family> Table<F> {
 
     /// Links the reply's key, unless another flow has it.
     #[inline]
-    fn reserve(&self, record: u32, key: &F::Key) -> bool {
-        let hash = self.hash(key);
+    fn reserve(&self, record: u32, hash: u64, key: &F::Key) -> bool {
         if self.find(hash, key).is_some() {
             return false;
         }

@@ -109,16 +109,15 @@ impl Tracker {
         }
     }
 
-    /// Asks for the record.
+    /// Asks for the record that is most likely the one. False if there is none.
     #[inline]
-    pub(crate) fn prefetch_record(&self, ends: &Ends, hash: u64) {
-        if ends.src.is_ipv4() {
-            if let Some(handle) = self.flows.v4.first(hash) {
-                self.flows.v4.prefetch_record(handle);
-            }
-        } else if let Some(handle) = self.flows.v6.first(hash) {
-            self.flows.v6.prefetch_record(handle);
+    pub(crate) fn prefetch_record(&self, ends: &Ends, hash: u64) -> bool {
+        fn prefetched<F: Family>(table: &Table<F>, hash: u64) -> bool {
+            let handle = table.first(hash);
+            handle.into_iter().for_each(|handle| table.prefetch_record(handle));
+            handle.is_some()
         }
+        if ends.src.is_ipv4() { prefetched(&self.flows.v4, hash) } else { prefetched(&self.flows.v6, hash) }
     }
 
     /// The flow of packets with these ends.
