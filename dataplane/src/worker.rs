@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
-use dpdk::Burst;
+use dpdk::{Burst, Mbuf};
 use pipeline::{
     Adjacencies, BURST, DropReason, Fate, NeighbourConfig, Neighbours, Output, Packet, Router, RouterConfig,
     Tick, Tracking, Verdict,
@@ -20,11 +20,10 @@ use pipeline::{
 use publish::Reader;
 use tables::{MAX_PORTS, PortId, PortRole, Tables};
 
-use self::exit::Lane;
 use crate::clock;
 use crate::frame::Frame;
 use crate::handover::{Batch, PortOwners, WorkerShared};
-use crate::io::{Device, Packets, Staged, Tools};
+use crate::io::{Device, Packets, Received, Staged, Tools};
 use crate::wait::Waiter;
 
 /// A port and what waits to leave by it.
@@ -49,6 +48,29 @@ const EXPIRE_BUSY: u32 = 64;
 const EXPIRE_IDLE: u32 = 65_536;
 /// A worker without traffic looks at flows this often, in milliseconds.
 const FLOWS_MS: u64 = 500;
+
+/// A burst's packets, and the bytes of all of them and of the longest.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    packets: usize,
+    bytes: usize,
+    longest: usize,
+}
+
+impl Size {
+    #[inline]
+    fn of(received: &Received) -> Self {
+        let (packets, bytes, longest) = received.measure();
+        Self { packets, bytes, longest }
+    }
+}
+
+/// How the router sees a frame that has nothing left to finish.
+#[inline]
+fn finished(mbuf: &mut Mbuf, _in_port: PortId) -> Option<(&mut [u8], usize)> {
+    let len = mbuf.total_len();
+    Some((mbuf.data_mut(), len))
+}
 
 /// The place of a port that this worker does not own.
 const NO_SLOT: u16 = u16::MAX;
@@ -117,7 +139,7 @@ impl Worker {
 
     /// The path of a packet, on one screen.
     pub(crate) fn run(mut self) {
-        let mut packets = Packets::new();
+        let mut received = Received::default();
         let mut worked = false;
         while !self.shared.stop.load(Ordering::Relaxed) {
             let now = clock::now();
@@ -128,7 +150,7 @@ impl Worker {
             worked |= self.take_handed(now);
             for at in 0..self.slots.len() {
                 if self.waiter.is_ready(at) {
-                    worked |= self.forward(at, now, &mut packets);
+                    worked |= self.forward(at, now, &mut received);
                 }
             }
             self.look_after_neighbours(now);
@@ -148,7 +170,7 @@ impl Worker {
     }
 
     /// Receive, decide, settle.
-    fn forward(&mut self, at: usize, now: Tick, packets: &mut Packets) -> bool {
+    fn forward(&mut self, at: usize, now: Tick, received: &mut Received) -> bool {
         let slot = &mut *self.slots[at];
         let (id, counters) = (slot.id, &self.shared.counters);
         if slot.device.waits_for_role()
@@ -156,48 +178,48 @@ impl Worker {
         {
             return false;
         }
-        slot.device.receive(id, &mut self.tools, packets, &mut |reason| {
+        slot.device.receive(id, &mut self.tools, received, &mut |reason| {
             counters.ledger.rx.add(1);
             counters.port(id).rx.packets.add(1);
             counters.drop_rx(id, reason);
         });
-        if packets.is_empty() {
+        let size = Size::of(received);
+        if size.packets == 0 {
             return false;
         }
-        let bytes: usize = packets.iter().map(|p| p.buffer.0.total_len()).sum();
-        counters.ledger.rx.add(packets.len() as u64);
-        counters.port(id).rx.packets.add(packets.len() as u64);
-        counters.port(id).rx.bytes.add(bytes as u64);
+        counters.ledger.rx.add(size.packets as u64);
+        counters.port(id).rx.packets.add(size.packets as u64);
+        counters.port(id).rx.bytes.add(size.bytes as u64);
 
-        let mut verdicts = ArrayVec::<Verdict, BURST>::new();
-        self.router.run(self.tables.get(), now, packets, &mut verdicts);
-        if !self.stage_all(packets, &verdicts) {
-            self.stage_each(packets, verdicts, now);
+        let mut outputs = [id; BURST];
+        let tables = self.tables.get();
+        let frames = received.frames.as_mut_slice();
+        let done = self.router.replay(tables, now, id, frames, finished, &mut outputs);
+        if done.count_ones() as usize == size.packets {
+            self.stage_frames(&mut received.frames, &outputs, size, now);
+        } else {
+            let mut verdicts = ArrayVec::<Verdict, BURST>::new();
+            if received.frames.is_empty() {
+                self.router.run(tables, now, &mut received.packets, &mut verdicts);
+            } else {
+                self.router.decide(tables, now, received.unfold(id), done, &outputs, &mut verdicts);
+            }
+            self.stage_each(&mut received.packets, verdicts, now);
+            self.shared.counters.icmp_suppressed.set(self.router.icmp_errors_suppressed());
+            self.learn(now);
         }
-        self.shared.counters.icmp_suppressed.set(self.router.icmp_errors_suppressed());
         self.follow_fragments(now);
-        self.learn(now);
         self.flush();
         true
     }
 
-    /// Packet by packet; what a run of them to one port has in common is looked up once.
     fn stage_each(&mut self, packets: &mut Packets, verdicts: ArrayVec<Verdict, BURST>, now: Tick) {
-        let mut lane: Option<Lane> = None;
+        let mut lane = None;
         for (packet, verdict) in packets.drain(..).zip(verdicts) {
-            let mut packet = packet;
-            if let Verdict::Forward(Output::Port(port)) = verdict {
-                if lane.is_none_or(|lane| lane.port != port) {
-                    lane = self.lane(port);
-                }
-                if let Some(lane) = &lane {
-                    match self.stage_plain(lane, packet) {
-                        None => continue,
-                        Some(back) => packet = back,
-                    }
-                }
+            match verdict {
+                Verdict::Forward(Output::Port(port)) => self.stage_by(&mut lane, port, packet, now),
+                _ => self.settle(packet, verdict, now),
             }
-            self.settle(packet, verdict, now);
         }
     }
 

@@ -157,8 +157,7 @@ fn changed(before: u64, now: u64) -> String {
 }
 
 impl Accepted {
-    const HEAD: &str =
-        "# Instructions a packet, by callgrind. Written by `cargo lab gauge --accept`; `cargo lab test` compares.\n";
+    const HEAD: &str = "# Instructions a packet, by callgrind. Written by `cargo lab gauge --accept`; `cargo lab test` compares.\n";
 
     fn read(file: &Path) -> Result<Self> {
         let text = match std::fs::read_to_string(file) {

@@ -1,30 +1,26 @@
 //! Any DPDK device: NIC, af_packet, ring, null, pcap, memif, virtio-user and the rest.
 
 use dpdk::{Burst, RxQueue, TxQueue};
-use pipeline::{DropReason, Offload, Packet};
-use tables::PortId;
+use pipeline::DropReason;
 
-use super::{Packets, Sent, Staged, Tools, finish};
+use super::{Received, Sent, Staged, Tools, finish};
 use crate::frame::Frame;
 
 /// One queue pair of a device.
 pub(crate) struct Ethdev {
     rx: RxQueue,
     tx: TxQueue,
-    received: Burst,
     leaving: Burst,
 }
 
 impl Ethdev {
     pub(crate) fn new(rx: RxQueue, tx: TxQueue) -> Self {
-        Self { rx, tx, received: Burst::new(), leaving: Burst::new() }
+        Self { rx, tx, leaving: Burst::new() }
     }
 
-    pub(crate) fn receive(&mut self, id: PortId, into: &mut Packets) {
-        self.rx.rx_at_most(&mut self.received, into.remaining_capacity());
-        for mbuf in self.received.drain() {
-            into.push(Packet { buffer: Frame(mbuf), in_port: id, offload: Offload::Done });
-        }
+    pub(crate) fn receive(&mut self, into: &mut Received) {
+        let room = into.room();
+        self.rx.rx_at_most(&mut into.frames, room);
     }
 
     pub(crate) fn send(&mut self, tools: &mut Tools, staged: &mut Staged, sent: &mut Sent) {

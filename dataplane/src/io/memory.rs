@@ -8,10 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use dpdk::Burst;
-use pipeline::{Offload, Packet};
-use tables::PortId;
 
-use super::{Packets, Sent, Staged, Tools, finish};
+use super::{Received, Sent, Staged, Tools, finish};
 use crate::frame::{Frame, LARGE_ROOM, SMALL_ROOM};
 
 /// Most bytes that are kept of what was sent; beyond, frames are counted and forgotten.
@@ -107,24 +105,27 @@ impl Memory {
         Ok(Self { source, sent: Vec::new(), tx_pcap, buffers: Burst::new() })
     }
 
-    pub(crate) fn receive(&mut self, id: PortId, tools: &mut Tools, into: &mut Packets) {
+    pub(crate) fn receive(&mut self, tools: &mut Tools, into: &mut Received) {
         match &mut self.source {
             Source::Once(frames) => {
-                while !into.is_full() {
+                while into.room() > 0 {
                     let Some(bytes) = frames.as_slice().first() else { return };
                     // No buffer free: the frame stays where it is.
                     let Some(buffer) = tools.pools.frame(bytes) else { return };
                     frames.next();
-                    into.push(Packet { buffer, in_port: id, offload: Offload::Done });
+                    // There is room: a frame that is given back would be freed by its own drop.
+                    drop(into.frames.push(buffer.0));
                 }
             }
             Source::Endless(templates) => {
-                tools.pools.small.alloc_burst(&mut self.buffers, into.remaining_capacity());
-                for mut mbuf in self.buffers.drain() {
+                let room = into.room();
+                tools.pools.small.alloc_burst(&mut into.frames, room);
+                for mbuf in &mut into.frames {
                     let bytes = templates.next();
-                    let Some(space) = mbuf.append(bytes.len()) else { continue };
-                    space.copy_from_slice(bytes);
-                    into.push(Packet { buffer: Frame(mbuf), in_port: id, offload: Offload::Done });
+                    // No template is longer than an empty buffer.
+                    if let Some(space) = mbuf.append(bytes.len()) {
+                        space.copy_from_slice(bytes);
+                    }
                 }
             }
         }

@@ -13,8 +13,8 @@ mod vhost;
 use std::os::fd::BorrowedFd;
 
 use arrayvec::ArrayVec;
-use dpdk::Mbuf;
-use pipeline::{BURST, DropReason, Packet};
+use dpdk::{Burst, Mbuf};
+use pipeline::{BURST, DropReason, Offload, Packet};
 use tables::PortId;
 
 pub(crate) use self::{ethdev::Ethdev, memory::Memory, staged::Staged, tap::TapPort, vhost::Vhost};
@@ -23,8 +23,38 @@ use crate::frame::{Frame, LARGE_ROOM, Pools};
 /// Buffers for one read of a TAP: 64 KiB of IP packet and the Ethernet header take five.
 const CHAIN: usize = 5;
 
-/// A burst on its way in.
+/// Packets of a burst.
 pub(crate) type Packets = ArrayVec<Packet<Frame>, BURST>;
+
+/// A burst on its way in, of at most [`BURST`]: frames with nothing left to finish, as DPDK gives them, or packets. One of the two
+/// is empty.
+#[derive(Default)]
+pub(crate) struct Received {
+    pub(crate) frames: Burst,
+    pub(crate) packets: Packets,
+}
+
+impl Received {
+    /// Frames that there is room for.
+    pub(crate) const fn room(&self) -> usize {
+        BURST.saturating_sub(self.frames.len())
+    }
+
+    /// How many there are, and the bytes of all and of the longest.
+    pub(crate) fn measure(&self) -> (usize, usize, usize) {
+        let lengths = self.packets.iter().map(|packet| packet.buffer.0.total_len());
+        let lengths = self.frames.iter().map(Mbuf::total_len).chain(lengths);
+        lengths.fold((0, 0, 0), |(n, bytes, longest), len| (n + 1, bytes + len, len.max(longest)))
+    }
+
+    /// Makes packets of the frames, which came by this port.
+    pub(crate) fn unfold(&mut self, in_port: PortId) -> &mut Packets {
+        for mbuf in self.frames.drain() {
+            self.packets.push(Packet { buffer: Frame(mbuf), in_port, offload: Offload::Done });
+        }
+        &mut self.packets
+    }
+}
 
 /// What a worker lends to its ports.
 pub(crate) struct Tools {
@@ -110,20 +140,20 @@ pub(crate) enum Device {
 }
 
 impl Device {
-    /// Takes what has arrived, up to the free room in `into`. `refused` is told of each frame that was received but is
+    /// Takes what has arrived, up to a burst; `into` is empty before. `refused` is told of each frame that was received but is
     /// no packet.
     pub(crate) fn receive(
         &mut self,
         id: PortId,
         tools: &mut Tools,
-        into: &mut Packets,
+        into: &mut Received,
         refused: &mut dyn FnMut(DropReason),
     ) {
         match self {
-            Self::Ethdev(port) => port.receive(id, into),
-            Self::Vhost(port) => port.receive(id, tools, into, refused),
-            Self::Tap(port) => port.receive(id, tools, into, refused),
-            Self::Memory(port) => port.receive(id, tools, into),
+            Self::Ethdev(port) => port.receive(into),
+            Self::Vhost(port) => port.receive(tools, into, refused),
+            Self::Tap(port) => port.receive(id, tools, &mut into.packets, refused),
+            Self::Memory(port) => port.receive(tools, into),
         }
     }
 

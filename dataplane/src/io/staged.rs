@@ -8,7 +8,6 @@ use dpdk::{Burst, Mbuf};
 use pipeline::{Offload, Packet};
 use tables::PortId;
 
-use super::Packets;
 use crate::frame::Frame;
 
 /// A burst on its way out: as many frames as a [`Burst`] holds.
@@ -43,13 +42,13 @@ impl Staged {
         }
     }
 
-    /// Puts finished frames of `bytes` in all at the end, if there is room for a whole burst of them and none waits that is not finished.
+    /// Puts finished frames of `bytes` in all at the end, if there is room for all of them and none waits that is not finished.
     #[inline]
-    pub(crate) fn extend(&mut self, packets: &mut Packets, bytes: usize) -> bool {
-        let fits = self.others.is_empty() && self.finished.len() + packets.len() <= Burst::CAPACITY;
+    pub(crate) fn append(&mut self, frames: &mut Burst, bytes: usize) -> bool {
+        let fits = self.others.is_empty() && self.finished.len() + frames.len() <= Burst::CAPACITY;
         if fits {
             self.bytes += bytes as u64;
-            self.finished.extend(packets.drain(..).map(|packet| packet.buffer.0));
+            self.finished.append(frames);
         }
         fits
     }

@@ -1,11 +1,10 @@
 //! vhost-user: VM and DPDK pods. Frames are copied between the guest's memory and our buffers.
 
 use arrayvec::ArrayVec;
-use pipeline::{DropReason, Offload, Packet};
-use podrouter_vhost::{Received, RxRefused, Sent as Outcome, TxRefused, VhostRx, VhostTx};
-use tables::PortId;
+use pipeline::DropReason;
+use podrouter_vhost::{Received as Taken, RxRefused, Sent as Outcome, TxRefused, VhostRx, VhostTx};
 
-use super::{Packets, Sent, Staged, Tools, finish};
+use super::{Received, Sent, Staged, Tools, finish};
 use crate::frame::Frame;
 
 /// Most pieces of one frame.
@@ -24,28 +23,25 @@ impl Vhost {
 
     pub(crate) fn receive(
         &mut self,
-        id: PortId,
         tools: &mut Tools,
-        into: &mut Packets,
+        into: &mut Received,
         refused: &mut dyn FnMut(DropReason),
     ) {
         let mut burst = self.rx.burst();
         // Bounded, so that a guest which sends nothing but rubbish holds the worker no longer than others.
-        for _ in 0..into.capacity() {
-            if into.is_full() {
-                break;
-            }
+        for _ in 0..into.room() {
             // No buffer free: the frame stays with the guest.
             let Some(mut mbuf) = tools.pools.small.alloc() else { break };
             let room = mbuf.tailroom();
             let Some(space) = mbuf.append(room) else { break };
             match burst.receive(space) {
-                Received::Frame(length) => {
+                Taken::Frame(length) => {
                     mbuf.truncate(length);
-                    into.push(Packet { buffer: Frame(mbuf), in_port: id, offload: Offload::Done });
+                    // There is room: a frame that is given back would be freed by its own drop.
+                    drop(into.frames.push(mbuf));
                 }
-                Received::Empty => break,
-                Received::Refused(reason) => refused(match reason {
+                Taken::Empty => break,
+                Taken::Refused(reason) => refused(match reason {
                     RxRefused::TooLong => DropReason::FrameTooLong,
                     RxRefused::TooShort => DropReason::FrameTooShort,
                     RxRefused::Malformed | RxRefused::RingBroken => DropReason::DescriptorInvalid,

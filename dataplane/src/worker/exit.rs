@@ -2,14 +2,15 @@
 //!
 //! What always holds: each packet that comes here is counted once, as sent, handed over, held, or dropped by name.
 
-use pipeline::{Buffer, DropReason, Offload, Output, Packet, Resolution, Tick, Verdict};
+use dpdk::Burst;
+use pipeline::{BURST, Buffer, DropReason, Offload, Output, Outputs, Packet, Resolution, Tick};
 use tables::PortId;
 use wire::{ETHERNET_HEADER, MacAddr};
 
-use super::Worker;
+use super::{Size, Worker};
 use crate::frame::Frame;
 use crate::handover::Handed;
-use crate::io::{Packets, finish};
+use crate::io::finish;
 
 /// Bursts of other workers that are taken in one round, so that own ports are served too.
 const BATCHES: usize = 8;
@@ -99,7 +100,7 @@ impl Worker {
     }
 
     /// Where frames to `port` that are finished may be staged without a further look, if this worker owns it.
-    pub(super) fn lane(&mut self, port: PortId) -> Option<Lane> {
+    fn lane(&self, port: PortId) -> Option<Lane> {
         if self.owners.get(port) != Some(self.shared.id) {
             return None;
         }
@@ -108,34 +109,57 @@ impl Worker {
         Some(Lane { port, at, longest })
     }
 
-    /// Stages a whole burst that goes one way and needs no further look, which most do. False, and nothing done, if this one does not.
+    /// Stages a burst of finished frames whose headers are complete: all at once where they go one way, which most bursts do.
     #[inline]
-    pub(super) fn stage_all(&mut self, packets: &mut Packets, verdicts: &[Verdict]) -> bool {
-        let Some(&Verdict::Forward(Output::Port(port))) = verdicts.first() else { return false };
-        let Some(lane) = self.lane(port) else { return false };
-        let mut bytes = 0;
-        let plain = packets.iter().zip(verdicts).all(|(packet, verdict)| {
-            let len = packet.buffer.frame_len();
-            bytes += len;
-            *verdict == Verdict::Forward(Output::Port(port))
-                && packet.offload == Offload::Done
-                && len <= lane.longest
-        });
-        if !plain {
-            return false;
+    pub(super) fn stage_frames(&mut self, frames: &mut Burst, outputs: &Outputs, size: Size, now: Tick) {
+        let outputs = &outputs[..frames.len().min(BURST)];
+        let Some(&port) = outputs.first() else { return };
+        let differ = outputs.iter().fold(0, |differ, output| differ | output.0 ^ port.0);
+        if differ == 0
+            && let Some(lane) = self.lane(port)
+            && size.longest <= lane.longest
+        {
+            self.note_staged(lane.at);
+            let staged = &mut self.slots[usize::from(lane.at)].staged;
+            let all = staged.append(frames, size.bytes);
+            if staged.is_full() {
+                self.flush_slots();
+            }
+            if all {
+                return;
+            }
         }
-        self.note_staged(lane.at);
-        let staged = &mut self.slots[usize::from(lane.at)].staged;
-        let all = staged.extend(packets, bytes);
-        if staged.is_full() {
-            self.flush_slots();
+        let mut lane = None;
+        for (mbuf, &port) in frames.drain().zip(outputs) {
+            let packet = Packet { buffer: Frame(mbuf), in_port: port, offload: Offload::Done };
+            self.stage_by(&mut lane, port, packet, now);
         }
-        all
+    }
+
+    /// Stages a packet whose header is complete. What a run of them to one port has in common is looked up once.
+    #[inline]
+    pub(super) fn stage_by(
+        &mut self,
+        lane: &mut Option<Lane>,
+        port: PortId,
+        packet: Packet<Frame>,
+        now: Tick,
+    ) {
+        if lane.is_none_or(|lane| lane.port != port) {
+            *lane = self.lane(port);
+        }
+        let back = match lane {
+            Some(lane) => self.stage_plain(lane, packet),
+            None => Some(packet),
+        };
+        if let Some(packet) = back {
+            self.output(packet, Output::Port(port), now);
+        }
     }
 
     /// Stages a packet, or gives it back where it needs a further look.
     #[inline]
-    pub(super) fn stage_plain(&mut self, lane: &Lane, packet: Packet<Frame>) -> Option<Packet<Frame>> {
+    fn stage_plain(&mut self, lane: &Lane, packet: Packet<Frame>) -> Option<Packet<Frame>> {
         let len = packet.buffer.frame_len();
         if packet.offload != Offload::Done || len > lane.longest {
             return Some(packet);

@@ -32,6 +32,22 @@ impl Action {
         )
     }
 
+    /// Whether it was decided by this generation of tables, for packets that come by this port.
+    #[inline]
+    #[must_use]
+    pub const fn is_current(self, generation: u32, in_port: u16) -> bool {
+        let wanted = (generation as u64) << 32 | ((in_port & 0x3ff) as u64) << PORT_AT | DECIDED;
+        (self.0 ^ wanted) & (0xffff_ffff << 32 | 0x3ff << PORT_AT | DECIDED) == 0
+    }
+
+    /// Whether it says what to do with packets that come by this port.
+    #[inline]
+    #[must_use]
+    pub const fn is_for(self, in_port: u16) -> bool {
+        let wanted = ((in_port & 0x3ff) as u64) << PORT_AT | DECIDED;
+        self.0 & (0x3ff << PORT_AT | DECIDED) == wanted
+    }
+
     /// Whether anything is decided.
     #[inline]
     #[must_use]
@@ -95,6 +111,9 @@ mod tests {
                 (action.generation(), action.adjacency(), action.in_port(), action.is_translated()),
                 (generation, adjacency, port, translated)
             );
+            assert!(action.is_for(port) && action.is_current(generation, port));
+            assert!(!action.is_for(port ^ 1) && !action.is_current(generation, port ^ 1));
+            assert!(!action.is_current(generation ^ 1, port));
             assert_eq!(action.at(9), Action::new(9, adjacency, port, translated));
         }
         assert!(!Action::NONE.is_some());

@@ -17,16 +17,16 @@ const LANES: usize = 8;
 /// Tries at a word that others are changing too, before somebody else's turn is called contention.
 const TRIES: usize = 16;
 
-const LOW: u64 = 0x0001_0001_0001_0001;
-const HIGH: u64 = 0x8000_8000_8000_8000;
+/// A cache line of words.
+pub(crate) type Line = [AtomicU64; BUCKET];
 
 /// A view of one bucket's words.
 #[derive(Clone, Copy)]
-pub(crate) struct Bucket<'t>(&'t [AtomicU64]);
+pub(crate) struct Bucket<'t>(pub(crate) &'t Line);
 
-/// The lanes whose signature is the one wanted, and perhaps some behind one that is.
+/// The lanes whose signature is the one wanted, a bit each.
 #[derive(Clone, Copy)]
-pub(crate) struct Lanes(u64);
+pub(crate) struct Lanes(u32);
 
 impl Lanes {
     /// The first of them.
@@ -35,8 +35,7 @@ impl Lanes {
         if self.0 == 0 {
             return None;
         }
-        let at = self.0.trailing_zeros() as usize;
-        Some((at >> 4) + 4 * (at & 1))
+        Some(self.0.trailing_zeros() as usize)
     }
 
     #[inline]
@@ -58,28 +57,18 @@ impl Lanes {
     }
 }
 
-impl<'t> Bucket<'t> {
-    /// The bucket of this number.
-    #[inline]
-    pub(crate) fn of(words: &'t [AtomicU64], number: usize) -> Self {
-        Self(&words[number * BUCKET..][..BUCKET])
-    }
-
+impl Bucket<'_> {
     #[inline]
     pub(crate) fn prefetch(self) {
         hint::prefetch_read(&self.0[0]);
     }
 
-    /// Four comparisons an instruction: a lane that is zero after the exclusive-or borrows from its highest bit.
+    /// The lanes that may have a key of this signature.
     #[inline]
     pub(crate) fn matching(self, signature: u16) -> Lanes {
-        let wanted = u64::from(signature) * LOW;
-        let zeros = |word: u64| word.wrapping_sub(LOW) & !word & HIGH;
         // Acquire: the number and the record's key were written before the signature. SeqCst, which costs a load nothing: for
         // `Table::rival`. Partner: `link`.
-        let low = zeros(self.0[0].load(Ordering::SeqCst) ^ wanted);
-        let high = zeros(self.0[1].load(Ordering::SeqCst) ^ wanted);
-        Lanes(low >> 15 | high >> 14)
+        Lanes(hint::equal_lanes([0, 1].map(|half| self.0[half].load(Ordering::SeqCst)), signature))
     }
 
     /// Where a lane leads.
@@ -88,7 +77,7 @@ impl<'t> Bucket<'t> {
     pub(crate) fn number(self, lane: usize) -> u32 {
         // Acquire: the signature seen may be an older one's; the key of the record that is here now was written before its number.
         // Partner: `link`.
-        (self.0[2 + lane / 2].load(Ordering::Acquire) >> (32 * (lane % 2))) as u32
+        (self.0[2 + lane / 2 % 4].load(Ordering::Acquire) >> (32 * (lane % 2))) as u32
     }
 
     /// Puts a number into a free lane. False if there is none.
@@ -159,8 +148,8 @@ mod tests {
 
     #[test]
     fn lanes_fill_are_found_and_empty() {
-        let words: Vec<AtomicU64> = (0..BUCKET).map(|_| AtomicU64::new(0)).collect();
-        let bucket = Bucket::of(&words, 0);
+        let words = std::array::from_fn(|_| AtomicU64::new(0));
+        let bucket = Bucket(&words);
         for number in 1..=8 {
             // Pairs share a signature.
             assert!(bucket.link(u16::try_from(1 + number / 2).unwrap(), number));

@@ -6,7 +6,7 @@
 use std::fmt::Debug;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, Words};
 
 /// Two words: addresses; ports, network and protocol.
 pub type Key4 = [u64; 2];
@@ -46,17 +46,23 @@ pub trait Family: Copy + Debug + Send + Sync + 'static {
     type Key: Copy + Eq + Debug + AsRef<[u64]> + Send;
     /// The address.
     type Addr: Copy + Eq + Debug + Into<IpAddr>;
-    /// Words of the part of a record that every packet reads: whole cache lines.
+    /// The part of a record that every packet reads: whole cache lines, the first key at the beginning.
+    type Hot: AsRef<[AtomicU64]> + Debug + Send + Sync + 'static;
+    /// Words of it.
     const HOT: usize;
-    /// Where the keys of both directions begin in it.
-    const KEYS: [usize; 2];
-    /// Where their actions are.
-    const ACTIONS: [usize; 2];
+    /// How far the reply's key is from the first one.
+    const KEY_STEP: usize;
+    /// Where the first action is.
+    const ACTION: usize;
+    /// How far the reply's action is from that.
+    const ACTION_STEP: usize;
     /// Where owner and binding are.
     const META: usize;
     /// Where phase, state and last use are.
     const LIFE: usize;
 
+    /// Records as they lie in words.
+    fn records(words: Words) -> &'static [Self::Hot];
     /// The key of a tuple.
     fn key(tuple: &Tuple<Self::Addr>) -> Self::Key;
     /// The tuple of a key.
@@ -120,11 +126,17 @@ fn fold(a: u64, b: u64) -> u64 {
 impl Family for V4 {
     type Key = Key4;
     type Addr = Ipv4Addr;
+    type Hot = [AtomicU64; 8];
     const HOT: usize = 8;
-    const KEYS: [usize; 2] = [0, 2];
-    const ACTIONS: [usize; 2] = [4, 5];
+    const KEY_STEP: usize = 2;
+    const ACTION: usize = 4;
+    const ACTION_STEP: usize = 1;
     const META: usize = 6;
     const LIFE: usize = 7;
+
+    fn records(words: Words) -> &'static [Self::Hot] {
+        words.as_chunks().0
+    }
 
     #[inline]
     fn key(tuple: &Tuple<Ipv4Addr>) -> Key4 {
@@ -164,11 +176,17 @@ impl Family for V4 {
 impl Family for V6 {
     type Key = Key6;
     type Addr = Ipv6Addr;
+    type Hot = [AtomicU64; 16];
     const HOT: usize = 16;
-    const KEYS: [usize; 2] = [0, 8];
-    const ACTIONS: [usize; 2] = [5, 13];
+    const KEY_STEP: usize = 8;
+    const ACTION: usize = 5;
+    const ACTION_STEP: usize = 8;
     const META: usize = 6;
     const LIFE: usize = 7;
+
+    fn records(words: Words) -> &'static [Self::Hot] {
+        words.as_chunks().0
+    }
 
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "each word is half the address")]

@@ -20,16 +20,27 @@ pub(crate) enum Phase {
     Dead = 3,
 }
 
-/// Phase (8 bits), state (8), spare (16), last use in seconds (32). Written by whoever sees a packet of the flow, by
-/// compare-and-swap.
+/// Phase (8 bits), state (8), calm (2, see [`Life::is_settled`]), spare (14), last use in seconds (32). Written by whoever sees a
+/// packet of the flow, by compare-and-swap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Life(pub(crate) u64);
+
+/// Where the calm bits begin, one a direction.
+const CALM_AT: u32 = 16;
+
+/// Which directions' data leave the state as it is.
+const fn calm(state: State) -> u64 {
+    let number = state as u8;
+    let forward = next_of(number, Direction::Forward, Signal::Data) == number;
+    let reply = next_of(number, Direction::Reply, Signal::Data) == number;
+    forward as u64 | (reply as u64) << 1
+}
 
 impl Life {
     pub(crate) const FREE: Self = Self(0);
 
     pub(crate) const fn new(phase: Phase, state: State, seen: Seconds) -> Self {
-        Self(phase as u64 | (state as u64) << 8 | (seen.0 as u64) << 32)
+        Self(phase as u64 | (state as u64) << 8 | calm(state) << CALM_AT | (seen.0 as u64) << 32)
     }
 
     #[inline]
@@ -53,6 +64,15 @@ impl Life {
     #[must_use]
     pub const fn is_live(self) -> bool {
         self.0 & 0xff == Phase::Live as u64
+    }
+
+    /// Whether a packet of this direction that only carries data finds all as it leaves it: live, of a state that does not change,
+    /// and seen in this second. One compare for what most packets are.
+    #[inline]
+    #[must_use]
+    pub const fn is_settled(self, direction: Direction, now: Seconds) -> bool {
+        let wanted = Phase::Live as u64 | (now.0 as u64) << 32;
+        (self.0 ^ wanted) & (0xff | 0xffff_ffff << 32) == 0 && self.0 >> CALM_AT >> direction as u32 & 1 != 0
     }
 
     /// How far the connection has come.
@@ -122,5 +142,27 @@ impl Binding {
     #[must_use]
     pub const fn is_translated(self) -> bool {
         self.service || self.masqueraded
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_settled_record_is_one_that_data_does_not_change() {
+        let (now, other) = (Seconds(7), Seconds(8));
+        for (state, direction) in State::ALL
+            .into_iter()
+            .flat_map(|state| [Direction::Forward, Direction::Reply].map(|direction| (state, direction)))
+        {
+            let life = Life::live(state, now);
+            assert_eq!(life.is_settled(direction, now), state.next(direction, Signal::Data) == state);
+            assert!(!life.is_settled(direction, other));
+            for phase in [Phase::Free, Phase::Claimed, Phase::Dead] {
+                assert!(!life.with_phase(phase).is_settled(direction, now));
+            }
+        }
+        assert!(Life::live(State::Established, now).is_settled(Direction::Reply, now));
     }
 }

@@ -10,19 +10,18 @@
 use std::num::NonZeroU32;
 
 use crate::action::Action;
-use crate::bucket::Bucket;
+use crate::bucket::{Bucket, Line};
 use crate::epoch::Epochs;
 use crate::family::{Family, Tuple};
-use crate::layout::{BUCKET, COLD, Parts};
+use crate::layout::{COLD, LINE, Parts};
 use crate::life::{Binding, Life, Phase, Seconds};
 use crate::local::Shelf;
+use crate::record::{action_at, key_at};
 use crate::state::{Direction, Signal, State};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, Words, fence, in_one_order};
 
 /// Owners that are told apart: port ids.
 pub(crate) const OWNERS: usize = if cfg!(loom) { 4 } else { 1024 };
-/// Tries at a record's life that others are changing too.
-const TRIES: usize = 4;
 
 /// A record by one of its two keys: not zero, so that zero is a free lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -115,8 +114,8 @@ pub struct Row<A> {
 
 /// The flows of one family.
 pub struct Table<F: Family> {
-    buckets: Words,
-    hot: Words,
+    buckets: &'static [Line],
+    pub(crate) hot: &'static [F::Hot],
     pub(crate) cold: Words,
     /// Buckets less one: their number is a power of two.
     mask: u64,
@@ -139,11 +138,13 @@ impl<F: Family> Table<F> {
     /// Takes the storage as it is: records that are live stay, others are free, and the buckets are made anew.
     pub(crate) fn adopt(parts: Parts, records: u32, seeds: [u64; 3]) -> Self {
         let Parts { buckets, hot, cold } = parts;
+        buckets.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        let (buckets, _) = buckets.as_chunks();
         let table = Self {
             buckets,
-            hot,
+            hot: F::records(hot),
             cold,
-            mask: (buckets.len() / BUCKET - 1) as u64,
+            mask: (buckets.len() - 1) as u64,
             seeds,
             records,
             free: AtomicU64::new(0),
@@ -153,7 +154,6 @@ impl<F: Family> Table<F> {
             sample: AtomicU32::new(0),
             family: std::marker::PhantomData,
         };
-        buckets.iter().for_each(|word| word.store(0, Ordering::Relaxed));
         for record in (0..records).rev() {
             if !table.readopt(record) {
                 table.life(record).store(Life::FREE.0, Ordering::Relaxed);
@@ -224,14 +224,9 @@ impl<F: Family> Table<F> {
     /// Asks for the record.
     #[inline]
     pub fn prefetch_record(&self, handle: Handle) {
-        let at = handle.record() as usize * F::HOT;
-        if let Some(word) = self.hot.get(at + F::KEYS[handle.direction() as usize] / 8 * 8) {
-            hint::prefetch_read(word);
-        }
-        if F::HOT > 8
-            && let Some(word) = self.hot.get(at)
-        {
-            hint::prefetch_read(word);
+        let Some(record) = self.hot.get(handle.record() as usize) else { return };
+        for line in record.as_ref().chunks_exact(LINE) {
+            hint::prefetch_read(&line[0]);
         }
     }
 
@@ -239,10 +234,9 @@ impl<F: Family> Table<F> {
     #[inline]
     #[must_use]
     pub fn verify(&self, handle: Handle, key: &F::Key) -> Option<Life> {
-        let words = self.hot.get(handle.record() as usize * F::HOT..)?.get(..F::HOT)?;
-        // Acquire: what a live record says was written before. Partner: the store of `Live` in `insert`.
-        let life = Life(words[F::LIFE].load(Ordering::Acquire));
-        F::is(words, F::KEYS[handle.direction() as usize], key).then_some(life)
+        let record = self.record(handle)?;
+        let life = record.life();
+        record.is(key).then_some(life)
     }
 
     /// The record of a key, wherever it is.
@@ -263,23 +257,23 @@ impl<F: Family> Table<F> {
     #[inline]
     #[must_use]
     pub fn decided(&self, handle: Handle) -> Action {
-        // Acquire: the adjacency that it names was filled in before. Partner: `decide`.
-        Action(self.action(handle).load(Ordering::Acquire))
+        self.record(handle).map_or(Action::NONE, |record| record.action())
     }
 
-    /// Stores a decision, if `old` is still what is there: whoever loses has decided for one packet.
+    /// Stores a decision, as [`Record::decide`](crate::Record::decide).
     #[inline]
     pub fn decide(&self, handle: Handle, old: Action, new: Action) {
-        // Release: partner `decided`. A lost race is no error.
-        let _lost = self.action(handle).compare_exchange(old.0, new.0, Ordering::Release, Ordering::Relaxed);
+        if let Some(record) = self.record(handle) {
+            record.decide(old, new);
+        }
     }
 
-    /// Stores a decision that was found to hold, with its newer generation. Without comparing: what another worker has stored meanwhile
-    /// was made by the same tables and says the same, or by newer ones, and then this one is older and will not hold.
+    /// Stores a decision that was found to hold, as [`Record::confirm`](crate::Record::confirm).
     #[inline]
     pub fn confirm(&self, handle: Handle, action: Action) {
-        // Release: partner `decided`.
-        self.action(handle).store(action.0, Ordering::Release);
+        if let Some(record) = self.record(handle) {
+            record.confirm(action);
+        }
     }
 
     /// The key by which packets of this direction are found.
@@ -287,13 +281,6 @@ impl<F: Family> Table<F> {
     #[must_use]
     pub fn key(&self, handle: Handle) -> F::Key {
         self.key_of(handle.record(), handle.direction())
-    }
-
-    /// The key by which packets of the other direction are found.
-    #[inline]
-    #[must_use]
-    pub fn other_key(&self, handle: Handle) -> F::Key {
-        self.key_of(handle.record(), handle.direction().other())
     }
 
     /// What a packet of this direction becomes: the other direction's tuple turned round.
@@ -315,26 +302,11 @@ impl<F: Family> Table<F> {
         self.rules(handle.record()).store(rules_word(rules), Ordering::Relaxed);
     }
 
-    /// A packet has been seen. Writes only when that changes the state, or the second.
+    /// A packet has been seen, as [`Record::touch`](crate::Record::touch).
     #[inline]
     pub fn touch(&self, handle: Handle, life: Life, signal: Signal, now: Seconds) {
-        if life.seen() != now || life.changes(handle.direction(), signal) {
-            self.note(handle, signal, now);
-        }
-    }
-
-    #[cold]
-    fn note(&self, handle: Handle, signal: Signal, now: Seconds) {
-        let word = self.life(handle.record());
-        for _ in 0..TRIES {
-            let life = Life(word.load(Ordering::Relaxed));
-            if !life.is_live() {
-                return;
-            }
-            let next = Life::new(Phase::Live, life.state().next(handle.direction(), signal), now);
-            if word.compare_exchange(life.0, next.0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                return;
-            }
+        if let Some(record) = self.record(handle) {
+            record.touch(life, signal, now);
         }
     }
 
@@ -392,14 +364,14 @@ impl<F: Family> Table<F> {
     /// Writes all of a claimed record but the reply's key.
     #[inline]
     fn fill(&self, record: u32, new: &NewFlow<F>, claimed: Life) {
-        let words = &self.hot[record as usize * F::HOT..][..F::HOT];
+        let words = self.hot[record as usize].as_ref();
         let fill = |at: usize, word: u64| words[at].store(word, Ordering::Relaxed);
         fill(F::LIFE, claimed.0);
         fill(F::META, new.binding.word());
-        for (at, action) in F::ACTIONS.into_iter().zip(new.actions) {
-            fill(at, action.0);
+        for direction in [Direction::Forward, Direction::Reply] {
+            fill(action_at::<F>(direction), new.actions[direction as usize].0);
         }
-        for (at, &word) in (F::KEYS[Direction::Forward as usize]..).zip(new.key.as_ref()) {
+        for (at, &word) in (key_at::<F>(Direction::Forward)..).zip(new.key.as_ref()) {
             fill(at, word);
         }
         self.rules(record).store(rules_word(new.rules), Ordering::Relaxed);
@@ -553,22 +525,22 @@ impl<F: Family> Table<F> {
     #[inline]
     fn home(&self, hash: u64) -> Bucket<'static> {
         #[expect(clippy::cast_possible_truncation, reason = "below the number of buckets")]
-        Bucket::of(self.buckets, (hash & self.mask) as usize)
+        Bucket(&self.buckets[(hash & self.mask) as usize])
     }
 
     fn other(&self, hash: u64) -> Bucket<'static> {
         let step = u64::from(signature(hash)).wrapping_mul(0x9e37_79b9) | 1;
         #[expect(clippy::cast_possible_truncation, reason = "below the number of buckets")]
-        Bucket::of(self.buckets, ((hash ^ step) & self.mask) as usize)
+        Bucket(&self.buckets[((hash ^ step) & self.mask) as usize])
     }
 
     #[inline]
     pub(crate) fn life(&self, record: u32) -> &'static AtomicU64 {
-        &self.hot[record as usize * F::HOT + F::LIFE]
+        &self.hot[record as usize].as_ref()[F::LIFE]
     }
 
     fn meta(&self, record: u32) -> &'static AtomicU64 {
-        &self.hot[record as usize * F::HOT + F::META]
+        &self.hot[record as usize].as_ref()[F::META]
     }
 
     fn rules(&self, record: u32) -> &'static AtomicU64 {
@@ -577,7 +549,7 @@ impl<F: Family> Table<F> {
 
     #[inline]
     fn action(&self, handle: Handle) -> &'static AtomicU64 {
-        &self.hot[handle.record() as usize * F::HOT + F::ACTIONS[handle.direction() as usize]]
+        &self.hot[handle.record() as usize].as_ref()[action_at::<F>(handle.direction())]
     }
 
     #[inline]
@@ -587,13 +559,12 @@ impl<F: Family> Table<F> {
 
     #[inline]
     pub(crate) fn key_of(&self, record: u32, direction: Direction) -> F::Key {
-        let words = &self.hot[record as usize * F::HOT..][..F::HOT];
-        F::read(words, F::KEYS[direction as usize])
+        F::read(self.hot[record as usize].as_ref(), key_at::<F>(direction))
     }
 
     fn set_key(&self, record: u32, direction: Direction, key: &F::Key) {
-        let at = record as usize * F::HOT + F::KEYS[direction as usize];
-        for (stored, word) in self.hot[at..].iter().zip(key.as_ref()) {
+        let words = &self.hot[record as usize].as_ref()[key_at::<F>(direction)..];
+        for (stored, word) in words.iter().zip(key.as_ref()) {
             stored.store(*word, Ordering::Relaxed);
         }
     }

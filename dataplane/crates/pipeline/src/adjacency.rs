@@ -17,17 +17,23 @@ const NEIGHBOURS: usize = 16_384;
 /// Places looked at to find one.
 const PROBES: usize = 16;
 
-/// Word 1's low 16 bits: the port, and these.
+/// Word 1's high 16 bits: the port, and these.
+const FLAGS_AT: u32 = 48;
 const CLAIMED: u64 = 1 << 14;
 const READY: u64 = 1 << 15;
 const IS_V6: u64 = 1 << 13;
 const PORT: u64 = 0x3ff;
 
+/// Of word 0: the destination's MAC, and the beginning of the source's.
+const DST: u64 = u64::from_le_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
+
 /// Half a cache line.
 ///
-/// Word 0: destination MAC (48 bits, 0 is unknown) and MTU (16). Word 1: source MAC (48), flags and port (16). Words 2 and 3: the
-/// neighbour's address, fixed once `READY` is set. An endpoint's words are written by the table writer, before it publishes; a
-/// neighbour's by whoever decides first, and its destination MAC by the owner of its port.
+/// The first twelve bytes, little endian, are those of a frame's header: destination MAC (0 is unknown) and source MAC, of which word 0
+/// has two bytes and word 1 four. Word 1's other half is MTU (16 bits), flags and port (16). Words 2 and 3: the neighbour's
+/// address, fixed once `READY` is set. An endpoint's words are written by the table writer, before it publishes; a neighbour's by
+/// whoever decides first, and its destination MAC by the owner of its port. A port that gets another MAC while packets leave
+/// by it may send some with half of each.
 #[repr(align(32))]
 #[derive(Debug, Default)]
 struct Slot([AtomicU64; 4]);
@@ -48,40 +54,41 @@ pub(crate) struct Adjacency {
 impl Adjacency {
     #[inline]
     pub(crate) const fn port(self) -> PortId {
-        PortId((self.second & PORT) as u16)
+        PortId((self.second >> FLAGS_AT & PORT) as u16)
     }
 
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "the low half word is meant")]
+    #[expect(clippy::cast_possible_truncation, reason = "cut to 16 bits")]
     pub(crate) const fn mtu(self) -> u16 {
-        self.first as u16
+        (self.second >> 32) as u16
     }
 
     /// Whether the destination's MAC is known.
     #[inline]
     pub(crate) const fn is_resolved(self) -> bool {
-        self.first >> 16 != 0
+        self.first & DST != 0
     }
 
+    /// The MACs of a frame that leaves by it, as they stand there.
     #[inline]
-    pub(crate) const fn dst(self) -> MacAddr {
-        mac(self.first)
+    #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
+    pub(crate) fn set_macs(self, frame: &mut [u8]) {
+        if let Some(header) = frame.first_chunk_mut::<12>() {
+            header[..8].copy_from_slice(&self.first.to_le_bytes());
+            header[8..].copy_from_slice(&(self.second as u32).to_le_bytes());
+        }
     }
 
-    #[inline]
-    pub(crate) const fn src(self) -> MacAddr {
-        mac(self.second)
+    pub(crate) fn dst(self) -> MacAddr {
+        let [mac @ .., _, _] = self.first.to_le_bytes();
+        MacAddr(mac)
     }
 }
 
-const fn mac(word: u64) -> MacAddr {
-    let [a, b, c, d, e, f, _, _] = word.to_be_bytes();
-    MacAddr([a, b, c, d, e, f])
-}
-
-const fn word(mac: MacAddr, low: u64) -> u64 {
-    let [a, b, c, d, e, f] = mac.0;
-    u64::from_be_bytes([a, b, c, d, e, f, 0, 0]) | low
+/// The words of a header with these MACs; the second's upper half is empty.
+const fn words(dst: MacAddr, src: MacAddr) -> [u64; 2] {
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (dst.0, src.0);
+    [u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes([i, j, k, l, 0, 0, 0, 0])]
 }
 
 impl Default for Adjacencies {
@@ -99,8 +106,10 @@ impl Adjacencies {
             else {
                 continue;
             };
-            slot.0[0].store(word(endpoint.mac, port.mtu.into()), Ordering::Relaxed);
-            slot.0[1].store(word(port.mac, u64::from(port.id.0) | READY), Ordering::Release);
+            let [first, second] = words(endpoint.mac, port.mac);
+            let flags = u64::from(port.id.0) | READY;
+            slot.0[0].store(first, Ordering::Relaxed);
+            slot.0[1].store(second | u64::from(port.mtu) << 32 | flags << FLAGS_AT, Ordering::Release);
         }
     }
 
@@ -109,7 +118,8 @@ impl Adjacencies {
         let slot = self.slots.get(index as usize)?;
         // Acquire: word 0 was there before. Partners: the Release stores of word 1.
         let second = slot.0[1].load(Ordering::Acquire);
-        (second & READY != 0).then(|| Adjacency { first: slot.0[0].load(Ordering::Relaxed), second })
+        (second >> FLAGS_AT & READY != 0)
+            .then(|| Adjacency { first: slot.0[0].load(Ordering::Relaxed), second })
     }
 
     /// The address of a neighbour by index; `None` for an endpoint.
@@ -122,7 +132,7 @@ impl Adjacencies {
             let [high, low] = [2, 3].map(|at| u128::from(slot.0[at].load(Ordering::Relaxed)));
             high << 64 | low
         };
-        let flags = slot.0[1].load(Ordering::Acquire);
+        let flags = slot.0[1].load(Ordering::Acquire) >> FLAGS_AT;
         (flags & READY != 0).then(|| match u32::try_from(bits()) {
             Ok(bits) if flags & IS_V6 == 0 => IpAddr::V4(Ipv4Addr::from_bits(bits)),
             _ => IpAddr::V6(Ipv6Addr::from_bits(bits())),
@@ -143,7 +153,7 @@ impl Adjacencies {
     pub(crate) fn mac_of(&self, port: PortId, addr: IpAddr) -> Option<MacAddr> {
         let key = Key::of(port, addr);
         let place = key.places().find(|&index| {
-            let flags = self.slots[index].0[1].load(Ordering::Acquire);
+            let flags = self.slots[index].0[1].load(Ordering::Acquire) >> FLAGS_AT;
             flags & READY != 0 && key.is(&self.slots[index], flags)
         })?;
         let adjacency = self.get(u32::try_from(place).ok()?)?;
@@ -159,45 +169,40 @@ impl Adjacencies {
     /// Of a neighbour on a port that has this MAC and MTU. `None` if there is no room, or another worker is just filling it in.
     pub(crate) fn neighbour(&self, port: PortId, src: MacAddr, mtu: u16, addr: IpAddr) -> Option<u32> {
         let key = Key::of(port, addr);
+        let [first, second] = words(MacAddr::default(), src);
+        let second = second | u64::from(mtu) << 32 | key.flags << FLAGS_AT;
         for index in key.places() {
             let slot = &self.slots[index];
-            let mut flags = slot.0[1].load(Ordering::Acquire);
-            if flags == 0 {
+            let mut now = slot.0[1].load(Ordering::Acquire);
+            if now == 0 {
                 // Acquire and Release: one worker has it from here on.
-                match slot.0[1].compare_exchange(0, CLAIMED, Ordering::AcqRel, Ordering::Acquire) {
+                let claimed = CLAIMED << FLAGS_AT;
+                match slot.0[1].compare_exchange(0, claimed, Ordering::AcqRel, Ordering::Acquire) {
                     Ok(_) => {
-                        slot.0[0].store(u64::from(mtu), Ordering::Relaxed);
+                        slot.0[0].store(first, Ordering::Relaxed);
                         slot.0[2].store(key.high, Ordering::Relaxed);
                         slot.0[3].store(key.low, Ordering::Relaxed);
-                        flags = word(src, key.flags);
+                        now = second;
                         // Release: partner `get`.
-                        slot.0[1].store(flags, Ordering::Release);
+                        slot.0[1].store(now, Ordering::Release);
                     }
-                    Err(now) => flags = now,
+                    Err(other) => now = other,
                 }
             }
+            let flags = now >> FLAGS_AT;
             if flags == CLAIMED {
                 return None;
             }
             if key.is(slot, flags) {
-                self.refresh(slot, flags, word(src, key.flags), mtu);
+                if now != second {
+                    // The port's own MAC or MTU may have changed since.
+                    slot.0[1].store(second, Ordering::Release);
+                    set(&slot.0[0], !DST, first);
+                }
                 return u32::try_from(index).ok();
             }
         }
         None
-    }
-
-    /// A port's own MAC or MTU may have changed since.
-    fn refresh(&self, slot: &Slot, flags: u64, wanted: u64, mtu: u16) {
-        if flags != wanted {
-            slot.0[1].store(wanted, Ordering::Release);
-        }
-        let first = slot.0[0].load(Ordering::Relaxed);
-        if first & 0xffff != u64::from(mtu) {
-            let new = first & !0xffff | u64::from(mtu);
-            // If its owner has just learned the MAC, that matters more; the next decision sees to the MTU.
-            let _lost = slot.0[0].compare_exchange(first, new, Ordering::Relaxed, Ordering::Relaxed);
-        }
     }
 
     /// The MAC by which a neighbour can be reached without asking, or none. To be called by the owner of its port alone.
@@ -205,24 +210,26 @@ impl Adjacencies {
         let key = Key::of(port, addr);
         for index in key.places() {
             let slot = &self.slots[index];
-            let flags = slot.0[1].load(Ordering::Acquire);
+            let flags = slot.0[1].load(Ordering::Acquire) >> FLAGS_AT;
             if flags == 0 {
                 return;
             }
             if flags & READY != 0 && key.is(slot, flags) {
-                let mut first = slot.0[0].load(Ordering::Relaxed);
-                // Against a new MTU alone, which is rare.
-                while let Err(now) = slot.0[0].compare_exchange(
-                    first,
-                    word(mac.unwrap_or_default(), first & 0xffff),
-                    Ordering::Relaxed,
-                    Ordering::Relaxed,
-                ) {
-                    first = now;
-                }
-                return;
+                let [first, _] = words(mac.unwrap_or_default(), MacAddr::default());
+                return set(&slot.0[0], DST, first);
             }
         }
+    }
+}
+
+/// Makes the bits under `mask` those of `to`.
+fn set(word: &AtomicU64, mask: u64, to: u64) {
+    let mut old = word.load(Ordering::Relaxed);
+    // Against a change of the other bits alone, which is rare.
+    while let Err(now) =
+        word.compare_exchange(old, old & !mask | to & mask, Ordering::Relaxed, Ordering::Relaxed)
+    {
+        old = now;
     }
 }
 
@@ -251,7 +258,7 @@ impl Key {
     }
 
     fn is(&self, slot: &Slot, flags: u64) -> bool {
-        flags & 0xffff == self.flags & 0xffff
+        flags == self.flags
             && slot.0[2].load(Ordering::Relaxed) == self.high
             && slot.0[3].load(Ordering::Relaxed) == self.low
     }
@@ -276,9 +283,13 @@ mod tests {
         assert!(!all.get(index).unwrap().is_resolved());
         all.resolve(PortId(3), addr(7), Some(mac));
         let found = all.get(index).unwrap();
-        assert_eq!((found.dst(), found.src(), found.mtu(), found.port()), (mac, src, 1500, PortId(3)));
+        assert_eq!((found.dst(), found.mtu(), found.port()), (mac, 1500, PortId(3)));
+        let mut header = [0; 14];
+        found.set_macs(&mut header);
+        assert_eq!((&header[..6], &header[6..12]), (&mac.0[..], &src.0[..]));
         assert_eq!(all.neighbour(PortId(3), src, 9000, addr(7)), Some(index));
-        assert_eq!(all.get(index).unwrap().mtu(), 9000);
+        let longer = all.get(index).unwrap();
+        assert_eq!((longer.mtu(), longer.dst()), (9000, mac));
         assert_eq!(all.next_hop(index), Some(addr(7)));
         all.resolve(PortId(3), addr(7), None);
         assert!(!all.get(index).unwrap().is_resolved());

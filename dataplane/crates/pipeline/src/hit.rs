@@ -1,88 +1,181 @@
-//! The short way: plain IPv4 packets of known flows, decided and rewritten in one pass over the burst.
+//! The short way: plain packets of known flows, decided and rewritten in one pass over the burst.
 //!
-//! Plain is TCP or UDP, whole, without options, with nothing left to offload; known is a flow whose decision holds. Whatever is
-//! otherwise in any way is left, untouched, to the other steps, which judge it: so nothing here refuses a packet, and no rule stands
-//! here alone. In rounds with prefetches between, as `lookup`.
+//! Plain is TCP or UDP over IP without options or extension headers, whole, with nothing left to offload; known is a flow whose
+//! decision holds and whose next station's MAC is known. Whatever is otherwise in any way is left, untouched, to the other steps,
+//! which judge it: so nothing here refuses a packet, and no rule stands here alone. In rounds with prefetches between, as `lookup`.
 
 use arrayvec::ArrayVec;
-use flow::{Handle, Key4, Signal};
+use flow::{Action, Family, Flows, Handle, Life, Record, Signal, Table, V4, V6};
 use tables::{PortId, Tables};
-use wire::{ETHERNET_HEADER, IPV4_HEADER, MacAddr, TCP_HEADER, UDP_HEADER, protocol};
+use wire::{ETHERNET_HEADER, MacAddr, TCP_HEADER, protocol};
 
 use crate::adjacency::Adjacency;
 use crate::burst::{Ingress, Side};
 use crate::decide::Desk;
 use crate::tracker::{Tracker, rests};
-use crate::translate::{PlainV4, translate_plain_v4};
-use crate::{BURST, Buffer, FlowCounts, Offload, Output, Packet, Verdict};
+use crate::{BURST, FlowCounts};
 
-const L4: usize = ETHERNET_HEADER + IPV4_HEADER;
-const LEAST: usize = L4 + UDP_HEADER;
+mod v4;
+mod v6;
 
-/// A packet that looks plain.
-struct Candidate {
-    key: Key4,
-    hash: u64,
-    handle: Option<Handle>,
-    signal: Signal,
+/// By which port each packet leaves that went the short way.
+pub type Outputs = [PortId; BURST];
+
+/// What plain packets of a family look like, and how they go on.
+trait Plain: Family<Addr: tables::Address> {
+    fn table(flows: &Flows) -> &Table<Self>;
+
+    /// What is in the second word of a plain packet behind the source's MAC, and in the third, with the bits that must be so.
+    const PATTERN: [[u64; 2]; 2];
+
+    /// The key of a plain packet of `len` bytes, and what it says of its connection. `tail` is of the key's last word what does not depend
+    /// on the packet.
+    fn plain(pattern: &Pattern, tail: u64, head: &[u8], len: usize) -> Option<(Self::Key, Signal)>;
+
+    /// One hop less.
+    fn forward(head: &mut [u8]);
+
+    /// The same, and the ends of the key `from` become what packets to the key `reply` answer.
+    fn translate(head: &mut [u8], from: &Self::Key, reply: &Self::Key);
+}
+
+/// A finished packet.
+struct Frame<'p> {
+    head: &'p mut [u8],
+    len: usize,
     at: u8,
 }
 
-/// What all packets by one port have in common.
+/// One that looks plain.
+struct Candidate<'f, 'p, K> {
+    frame: &'f mut Frame<'p>,
+    key: K,
+    hash: u64,
+    handle: Option<Handle>,
+    signal: Signal,
+}
+
+/// What all packets by one port have in common. Words are little endian, as all that are compared with bytes here.
 struct Link {
     port: PortId,
-    /// The first eight bytes, which are the destination's MAC and the beginning of the source's, and the four behind: what they are, and
-    /// which bits of them are known.
-    macs: (u64, u32),
-    mask: (u64, u32),
+    /// The destination's MAC and the source's, and which bits of those are known, in words as [`Words`].
+    macs: [u64; 2],
+    mask: [u64; 2],
+    /// Whether any station may have sent it.
+    shared: bool,
     /// The last word of their keys, but for ports and protocol.
-    network: u64,
+    tail: u64,
 }
 
 impl Link {
     fn of(tables: &Tables, port: PortId) -> Option<Self> {
         let ingress = Ingress::of(tables, port)?;
         // Whoever is on an uplink has a source address of one station: its group bit is 0.
-        let (from, mask) = match ingress.side {
-            Side::Endpoint(endpoint) => (endpoint.mac.0, [0xff; 6]),
-            Side::Uplink(_) => ([0; 6], [1, 0, 0, 0, 0, 0]),
+        let (from, mask, shared) = match ingress.side {
+            Side::Endpoint(endpoint) => (endpoint.mac, MacAddr([0xff; 6]), false),
+            Side::Uplink(_) => (MacAddr::default(), MacAddr([1, 0, 0, 0, 0, 0]), true),
         };
-        let words = |to: [u8; 6], from: [u8; 6]| {
-            let ([a, b, c, d, e, f], [g, h, rest @ ..]) = (to, from);
-            (u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u32::from_ne_bytes(rest))
+        let words = |to: MacAddr, from: MacAddr| {
+            let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (to.0, from.0);
+            [u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes([i, j, k, l, 0, 0, 0, 0])]
         };
         Some(Self {
             port,
-            macs: words(ingress.port.mac.0, from),
-            mask: words([0xff; 6], mask),
-            network: u64::from(ingress.network.0) << 16 | 1,
+            macs: words(ingress.port.mac, from),
+            mask: words(MacAddr([0xff; 6]), mask),
+            shared,
+            tail: u64::from(ingress.network.0) << 16 | 1,
         })
+    }
+
+    /// What a family's plain packets by this link begin with.
+    #[inline]
+    const fn pattern(&self, [second, third]: [[u64; 2]; 2]) -> Pattern {
+        Pattern {
+            bits: [self.macs[0], self.macs[1] | second[0], third[0]],
+            mask: [self.mask[0], self.mask[1] | second[1], third[1]],
+            shared: self.shared,
+        }
     }
 }
 
-/// Gives each packet that can go the short way its verdict. The answer has a bit for each of them, by place.
-pub(crate) fn burst<B: Buffer>(
+/// The first 24 bytes of a frame.
+type Words = [u64; 3];
+
+/// What packets begin with.
+struct Pattern {
+    bits: Words,
+    mask: Words,
+    shared: bool,
+}
+
+impl Pattern {
+    /// Whether these bytes are so.
+    #[inline(always)]
+    fn fits(&self, words: Words) -> bool {
+        let differ = |at: usize| (words[at] ^ self.bits[at]) & self.mask[at];
+        // No station has an address of zeros.
+        differ(0) | differ(1) | differ(2) == 0 && (!self.shared || words[0] >> 48 | words[1] << 32 != 0)
+    }
+}
+
+/// The eight bytes at `at`, which with the array's length is known when this is compiled.
+#[inline(always)]
+fn word<const LEN: usize>(bytes: &[u8; LEN], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+/// Takes each packet that can go the short way as far as the port that it leaves by. The answer has a bit for each of them, by place.
+/// `view` has a packet's head and length, or `None` for one that is not finished or came by another port.
+#[inline]
+pub(crate) fn burst<T>(
     desk: &Desk<'_, '_>,
     tracker: &Tracker,
-    packets: &mut [Packet<B>],
-    verdicts: &mut ArrayVec<Verdict, BURST>,
+    port: PortId,
+    packets: &mut [T],
+    view: impl Fn(&mut T, PortId) -> Option<(&mut [u8], usize)>,
+    outputs: &mut Outputs,
     counts: &mut FlowCounts,
 ) -> u32 {
-    let mut done = 0_u32;
-    for packet in packets.iter() {
-        hint::prefetch_slice(packet.buffer.head());
+    let Some(link) = Link::of(desk.tables, port) else { return 0 };
+    let mut frames = ArrayVec::<Frame<'_>, BURST>::new();
+    for (packet, at) in packets.iter_mut().zip(0..) {
+        if let Some((head, len)) = view(packet, port) {
+            hint::prefetch_slice(head);
+            frames.push(Frame { head, len, at });
+        }
     }
-    // Bursts come from one queue.
-    let Some(link) = packets.first().and_then(|first| Link::of(desk.tables, first.in_port)) else {
-        return done;
-    };
-    let table = &tracker.flows.v4;
-    let mut candidates = ArrayVec::<Candidate, BURST>::new();
-    for (packet, at) in packets.iter().zip(0..) {
-        if let Some((key, signal)) = plain(&link, packet) {
+    let mut done = pass::<V4>(desk, tracker, &link, &mut frames, 0, outputs, counts);
+    if done.count_ones() as usize != frames.len() {
+        done |= pass::<V6>(desk, tracker, &link, &mut frames, done, outputs, counts);
+    }
+    counts.replayed += u64::from(done.count_ones());
+    done
+}
+
+/// One family's packets, but those that are `done`.
+#[inline]
+fn pass<F: Plain>(
+    desk: &Desk<'_, '_>,
+    tracker: &Tracker,
+    link: &Link,
+    frames: &mut [Frame<'_>],
+    done: u32,
+    outputs: &mut Outputs,
+    counts: &mut FlowCounts,
+) -> u32 {
+    let table = F::table(&tracker.flows);
+    let pattern = link.pattern(F::PATTERN);
+    let mut candidates = ArrayVec::<Candidate<'_, '_, F::Key>, BURST>::new();
+    for frame in frames {
+        if done >> frame.at & 1 == 0
+            && let Some((key, signal)) = F::plain(&pattern, link.tail, frame.head, frame.len)
+        {
             let hash = table.hash(&key);
             table.prefetch(hash);
-            candidates.push(Candidate { key, hash, handle: None, signal, at });
+            candidates.push(Candidate { frame, key, hash, handle: None, signal });
         }
     }
     for candidate in &mut candidates {
@@ -91,138 +184,87 @@ pub(crate) fn burst<B: Buffer>(
             table.prefetch_record(handle);
         }
     }
-    for candidate in &candidates {
-        let packet = &mut packets[usize::from(candidate.at)];
-        let Some((adjacency, index)) = replay(desk, tracker, &link, candidate, packet, counts) else {
-            continue;
-        };
-        done |= 1 << candidate.at;
-        let port = adjacency.port();
-        let output = if adjacency.is_resolved() {
-            Output::Port(port)
-        } else {
-            desk.adjacencies
-                .next_hop(index)
-                .map_or(Output::Port(port), |next_hop| Output::Neighbour { port, next_hop })
-        };
-        verdicts[usize::from(candidate.at)] = Verdict::Forward(output);
-    }
-    counts.replayed += u64::from(done.count_ones());
-    done
-}
-
-/// The key of a plain packet, and what it says of its connection.
-#[inline(always)]
-fn plain<B: Buffer>(link: &Link, packet: &Packet<B>) -> Option<(Key4, Signal)> {
-    let head = packet.buffer.head();
-    let b = head.first_chunk::<LEAST>()?;
-    let ne32 = |at: usize| u32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
-    let be32 = |at: usize| u64::from(u32::from_be(ne32(at)));
-    let first = u64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
-    let macs = (first ^ link.macs.0) & link.mask.0 | u64::from((ne32(8) ^ link.macs.1) & link.mask.1);
-    let ip_len = usize::from(u16::from_be_bytes([b[16], b[17]]));
-    // EtherType, version and header length; then flags and offset of fragments.
-    let others = (ne32(12) ^ u32::from_ne_bytes([0x08, 0x00, 0x45, 0]))
-        & u32::from_ne_bytes([0xff, 0xff, 0xff, 0])
-        | u32::from(b[20] & 0x3f | b[21]);
-    let fits = macs | u64::from(others) == 0
-        && b[22] > 1
-        && packet.in_port == link.port
-        && packet.offload == Offload::Done
-        && ETHERNET_HEADER + ip_len == packet.buffer.frame_len()
-        && header_is_right(b)
-        // No station has an address of zeros.
-        && [b[6], b[7], b[8], b[9], b[10], b[11]] != [0; 6];
-    if !fits {
-        return None;
-    }
-    let signal = match b[23] {
-        protocol::UDP if ip_len >= IPV4_HEADER + UDP_HEADER => Signal::Data,
-        protocol::TCP => {
-            let b = head.first_chunk::<{ L4 + TCP_HEADER }>()?;
-            let header = usize::from(b[46] >> 4) * 4;
-            if header < TCP_HEADER || ip_len < IPV4_HEADER + header {
-                return None;
-            }
-            Signal::of_tcp(b[47])
+    let mut done = 0_u32;
+    for candidate in &mut candidates {
+        if let Some(adjacency) = replay::<F>(desk, table, link, candidate, counts) {
+            let at = candidate.frame.at;
+            outputs[usize::from(at) % BURST] = adjacency.port();
+            done |= 1 << at;
         }
-        _ => return None,
-    };
-    let key = [be32(26) << 32 | be32(30), be32(34) << 32 | link.network | u64::from(b[23]) << 8];
-    Some((key, signal))
-}
-
-/// Whether the header's 20 bytes sum up to all ones (RFC 1071); in the processor's own byte order, which makes no difference to that.
-#[inline]
-fn header_is_right(b: &[u8; LEAST]) -> bool {
-    let word = |at: usize| u64::from(u32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]));
-    let sum = word(14) + word(18) + word(22) + word(26) + word(30);
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    (sum & 0xffff) + (sum >> 16) == 0xffff
+    }
+    done
 }
 
 /// Does as the last packet of the flow did.
 #[inline(always)]
-fn replay<B: Buffer>(
+fn replay<F: Plain>(
     desk: &Desk<'_, '_>,
-    tracker: &Tracker,
+    table: &Table<F>,
     link: &Link,
-    candidate: &Candidate,
-    packet: &mut Packet<B>,
+    candidate: &mut Candidate<'_, '_, F::Key>,
     counts: &mut FlowCounts,
-) -> Option<(Adjacency, u32)> {
-    let table = &tracker.flows.v4;
-    let (handle, key) = (candidate.handle?, &candidate.key);
-    let life = table.verify(handle, key)?;
-    let action = table.decided(handle);
-    let usable = life.is_live() && action.is_some() && action.in_port() == link.port.0;
-    if !usable || candidate.signal == Signal::Open && life.state().is_over() {
+) -> Option<Adjacency> {
+    let Candidate { frame: Frame { head, len, .. }, key, handle, signal, .. } = candidate;
+    let record = table.record((*handle)?)?;
+    let (life, action) = (record.life(), record.action());
+    if !record.is(key) {
         return None;
     }
     let adjacency = desk.adjacencies.get(action.adjacency())?;
-    if packet.buffer.frame_len() > usize::from(adjacency.mtu()) + ETHERNET_HEADER {
+    if !adjacency.is_resolved() || *len > usize::from(adjacency.mtu()) + ETHERNET_HEADER {
         return None;
+    }
+    let settled = action.is_current(desk.tables.stamp(), link.port.0)
+        && life.is_settled(record.direction(), desk.now)
+        && *signal == Signal::Data;
+    if !settled && !admits(desk, link.port, record, (life, action), *signal, counts) {
+        return None;
+    }
+    if action.is_translated() {
+        F::translate(head, key, &record.other_key());
+    } else {
+        F::forward(head);
+    }
+    adjacency.set_macs(head);
+    Some(adjacency)
+}
+
+/// Whether a packet does as the last one of its direction, though there is more to see to than to forward it: the tables are newer, and the
+/// decision is brought up to date if it holds; or it changes the record. Apart, so that the others have the registers.
+#[inline(never)]
+fn admits<F: Plain>(
+    desk: &Desk<'_, '_>,
+    in_port: PortId,
+    record: Record<'_, F>,
+    (life, action): (Life, Action),
+    signal: Signal,
+    counts: &mut FlowCounts,
+) -> bool {
+    if !life.is_live() || !action.is_for(in_port.0) || signal == Signal::Open && life.state().is_over() {
+        return false;
     }
     let stamp = desk.tables.stamp();
     if action.generation() != stamp {
-        if !desk.tables.unchanged(action.generation(), &rests(table, handle)) {
-            return None;
+        if !desk.tables.unchanged(action.generation(), &rests(record)) {
+            return false;
         }
         counts.revalidated += 1;
-        table.confirm(handle, action.at(stamp));
+        record.confirm(action.at(stamp));
     }
-    table.touch(handle, life, candidate.signal, desk.now);
-
-    let head = packet.buffer.head_mut();
-    if action.is_translated() {
-        let of = |key: &Key4| PlainV4 { addrs: key[0], ports: ports(key) };
-        let protocol = head.get(23).copied().unwrap_or(0);
-        translate_plain_v4(head, protocol, of(key), of(&table.other_key(handle)).reversed());
-    } else if let Some(b) = head.first_chunk_mut::<LEAST>() {
-        hop_less(b);
-    }
-    if let Some(macs) = head.first_chunk_mut::<12>() {
-        let MacAddr(dst) = adjacency.dst();
-        let MacAddr(src) = adjacency.src();
-        macs[..6].copy_from_slice(&dst);
-        macs[6..].copy_from_slice(&src);
-    }
-    Some((adjacency, action.adjacency()))
+    record.touch(life, signal, desk.now);
+    true
 }
 
-const fn ports(key: &Key4) -> u32 {
-    (key[1] >> 32) as u32
+/// What a TCP segment says of its connection: `at` is where its header begins, and `len` bytes are left for it.
+#[inline(always)]
+fn tcp<const LEN: usize>(head: &[u8], at: usize, len: usize) -> Option<Signal> {
+    let b = head.first_chunk::<LEN>()?;
+    let header = usize::from(b[at + 12] >> 4) * 4;
+    (header >= TCP_HEADER && len >= header).then(|| Signal::of_tcp(b[at + 13]))
 }
 
-/// TTL one less, and the header's checksum by that difference (RFC 1624, equation 3).
-#[inline]
-fn hop_less(b: &mut [u8; LEAST]) {
-    b[22] -= 1;
-    let old = u32::from(u16::from_be_bytes([b[24], b[25]]));
-    let sum = (!old & 0xffff) + 0xfeff;
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let [_, _, high, low] = (!sum).to_be_bytes();
-    [b[24], b[25]] = [high, low];
+/// Of a key's last word.
+#[expect(clippy::cast_possible_truncation, reason = "cut to 8 bits")]
+const fn is_tcp(tail: u64) -> bool {
+    (tail >> 8) as u8 == protocol::TCP
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use flow::{Flows, Local};
-use tables::Tables;
+use tables::{PortId, Tables};
 
 mod address;
 mod adjacency;
@@ -58,6 +58,7 @@ mod witness;
 pub use adjacency::Adjacencies;
 pub use drop::DropReason;
 pub use fragments::{FragmentConfig, FragmentLookup, FragmentTicket, Fragments, Transport};
+pub use hit::Outputs;
 pub use lookup::Anew;
 pub use neighbour::{
     Heard, Learned, NeighbourConfig, NeighbourEvent, NeighbourRow, NeighbourState, Neighbours, Resolution,
@@ -67,7 +68,7 @@ pub use packet::{Buffer, GsoKind, Offload, Packet, Tick, VecBuffer};
 pub use solicit::solicit_frame;
 pub use trace::{Ground, Question, trace, trace_packet};
 #[doc(hidden)]
-pub use translate::{Ends, PlainV4, translate, translate_plain_v4};
+pub use translate::{Ends, Plain, PlainV4, PlainV6, translate, translate_plain_v4, translate_plain_v6};
 pub use verdict::{ConsumeReason, Fate, Output, Verdict};
 pub use witness::{Outcome, Step, Stop, Way};
 
@@ -159,6 +160,13 @@ pub struct FlowCounts {
     pub expired: u64,
 }
 
+/// How [`Router::replay`] sees a packet: only one that is finished.
+fn finished<B: Buffer>(packet: &mut Packet<B>, in_port: PortId) -> Option<(&mut [u8], usize)> {
+    let Packet { buffer, in_port: port, offload } = packet;
+    let len = buffer.frame_len();
+    (*port == in_port && *offload == Offload::Done).then(|| (buffer.head_mut(), len))
+}
+
 /// What one worker's path keeps between bursts: rate limiters, what it has just learned, its part of the flow table. No I/O, no clock.
 #[derive(Debug)]
 pub struct Router<B> {
@@ -227,9 +235,53 @@ impl<B: Buffer> Router<B> {
         packets: &mut [Packet<B>],
         verdicts: &mut ArrayVec<Verdict, BURST>,
     ) {
+        let Some(in_port) = packets.first().map(|first| first.in_port) else { return verdicts.clear() };
+        let mut outputs = [in_port; BURST];
+        let done = self.replay(tables, now, in_port, packets, finished, &mut outputs);
+        self.decide(tables, now, packets, done, &outputs, verdicts);
+    }
+
+    /// The short way alone, for packets that came by one port, of whatever type: those of known flows that are as most are. Each of them has a
+    /// bit in the answer, by its place, and in `outputs` the port that it leaves by, with its header complete. The others are as they were, and
+    /// due to [`Router::decide`]. `view` has a packet's contiguous first bytes and its length in all, or `None` for one that has something left to
+    /// finish or came by another port.
+    #[inline]
+    pub fn replay<T>(
+        &mut self,
+        tables: &Tables,
+        now: Tick,
+        in_port: PortId,
+        packets: &mut [T],
+        view: impl Fn(&mut T, PortId) -> Option<(&mut [u8], usize)>,
+        outputs: &mut Outputs,
+    ) -> u32 {
         debug_assert!(packets.len() <= BURST);
         let burst = packets.len().min(BURST);
-        self.steps(tables, now, &mut packets[..burst], None, verdicts);
+        if burst == 0 {
+            return 0;
+        }
+        let Self { tracker, adjacencies, counts, fragment, .. } = self;
+        tracker.flows.epochs.quiesce(tracker.local.seat);
+        let desk = Desk { tables, adjacencies, now: now.seconds(), tick: now, fragment: *fragment };
+        hit::burst(&desk, tracker, in_port, &mut packets[..burst], view, outputs, counts)
+    }
+
+    /// The whole path, of those in a burst that have no bit in `done`; what the others got from [`Router::replay`] are their verdicts.
+    pub fn decide(
+        &mut self,
+        tables: &Tables,
+        now: Tick,
+        packets: &mut [Packet<B>],
+        done: u32,
+        outputs: &Outputs,
+        verdicts: &mut ArrayVec<Verdict, BURST>,
+    ) {
+        let burst = packets.len().min(BURST);
+        verdicts.clear();
+        verdicts.extend(outputs[..burst].iter().map(|&port| Verdict::Forward(Output::Port(port))));
+        if done.count_ones() as usize != burst {
+            self.steps(tables, now, &mut packets[..burst], done, None, verdicts);
+        }
     }
 
     /// Decides a fragment that has waited for the first of its packet.
@@ -241,7 +293,8 @@ impl<B: Buffer> Router<B> {
         transport: Transport,
     ) -> Verdict {
         let mut verdicts = ArrayVec::new();
-        self.steps(tables, now, std::slice::from_mut(packet), Some(transport), &mut verdicts);
+        verdicts.push(Verdict::Drop(DropReason::PortIdle));
+        self.steps(tables, now, std::slice::from_mut(packet), 0, Some(transport), &mut verdicts);
         verdicts[0]
     }
 
@@ -250,20 +303,15 @@ impl<B: Buffer> Router<B> {
         tables: &Tables,
         now: Tick,
         packets: &mut [Packet<B>],
+        done: u32,
         transport: Option<Transport>,
         verdicts: &mut ArrayVec<Verdict, BURST>,
     ) {
-        verdicts.clear();
-        verdicts.extend(packets.iter().map(|_| Verdict::Drop(DropReason::PortIdle)));
         self.learned.clear();
         let Self { tracker, fragments, adjacencies, counts, limiter, learned, fragment } = self;
         tracker.flows.epochs.quiesce(tracker.local.seat);
         let desk = Desk { tables, adjacencies, now: now.seconds(), tick: now, fragment: *fragment };
 
-        let done = hit::burst(&desk, tracker, packets, verdicts, counts);
-        if done.count_ones() as usize == packets.len() {
-            return;
-        }
         let mut works = Works::new();
         parse::burst(tables, packets, done, &mut works, |at, reason| verdicts[at] = Verdict::Drop(reason));
         lookup::burst(&desk, tracker, fragments, packets, transport, &mut works, counts);

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use wire::{Addrs, EthernetFrame, Fragment, Ipv4Packet, Ipv6Packet, PacketKind, Parsed, protocol};
+use wire::{Addrs, Fragment, Ipv4Packet, Ipv6Packet, PacketKind, Parsed, protocol};
 
 use crate::adjacency::Adjacencies;
 use crate::burst::{State, Turn, Works};
@@ -23,10 +23,7 @@ pub(crate) fn burst<B: Buffer>(adjacencies: &Adjacencies, packets: &mut [Packet<
             }
             State::Replay(replay) => {
                 let adjacency = replay.adjacency;
-                if let Ok(mut frame) = EthernetFrame::new_checked(packets[work.at].buffer.head_mut()) {
-                    frame.set_dst(adjacency.dst());
-                    frame.set_src(adjacency.src());
-                }
+                adjacency.set_macs(packets[work.at].buffer.head_mut());
                 let output = match adjacencies.next_hop(replay.index) {
                     Some(next_hop) if !adjacency.is_resolved() => {
                         Output::Neighbour { port: adjacency.port(), next_hop }

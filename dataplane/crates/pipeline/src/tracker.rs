@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flow::{
-    Action, Binding, Direction, Family, Flows, Handle, Inserted, Key4, Key6, Life, Local, NewFlow, Seconds,
-    Signal, State, Table, Tuple, V4, V6,
+    Action, Binding, Direction, Family, Flows, Handle, Inserted, Key4, Key6, Life, Local, NewFlow, Record,
+    Seconds, Signal, State, Table, Tuple, V4, V6,
 };
 use tables::{NetworkId, Rests, Tables};
 
@@ -164,7 +164,9 @@ impl Tracker {
 
     /// Whether nothing has changed since that a decision about this flow rests on.
     pub(crate) fn unchanged(&self, known: Known, tables: &Tables, since: u32) -> bool {
-        on!(self, known, table => tables.unchanged(since, &rests(table, known.handle)))
+        on!(self, known, table => table
+            .record(known.handle)
+            .is_some_and(|record| tables.unchanged(since, &rests(record))))
     }
 
     /// A decision was found to hold in the generation that it says now.
@@ -224,9 +226,9 @@ impl Tracker {
 
 /// What a flow's decisions rest on: its first packet as it came, and where that went.
 #[inline]
-pub(crate) fn rests<F: Family>(table: &Table<F>, handle: Handle) -> Rests<F::Addr> {
-    let (mine, other) = (F::tuple(&table.key(handle)), F::tuple(&table.other_key(handle)));
-    let (first, reply) = match handle.direction() {
+pub(crate) fn rests<F: Family>(record: Record<'_, F>) -> Rests<F::Addr> {
+    let (mine, other) = (F::tuple(&record.key()), F::tuple(&record.other_key()));
+    let (first, reply) = match record.direction() {
         Direction::Forward => (mine, other),
         Direction::Reply => (other, mine),
     };

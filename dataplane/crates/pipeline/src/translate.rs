@@ -17,7 +17,8 @@ mod plain;
 #[cfg(test)]
 mod tests;
 
-pub use plain::{PlainV4, translate_plain_v4};
+pub use plain::{Plain, PlainV4, PlainV6, translate_plain_v4, translate_plain_v6};
+pub(crate) use plain::{end_around, fold_32, fold_64, hop_less_v4, hop_less_v6};
 
 /// Addresses and ports as a packet's own header has them. An ICMP echo request has its identifier as source port, a reply
 /// as destination port, and 0 for the other; what has no ports has 0 for both.

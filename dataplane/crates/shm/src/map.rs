@@ -7,14 +7,20 @@ use std::sync::atomic::AtomicU64;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous};
 
+/// Of most machines, in bytes. Where large pages are of another size, words lie as well as anywhere.
+const LARGE_PAGE: usize = 2 << 20;
+
 /// Zeros, this process's own. Memory is taken as words are first written.
 ///
 /// # Errors
 /// There is not so much address space.
 pub fn anonymous(words: usize) -> io::Result<&'static [AtomicU64]> {
     let Some(bytes) = bytes(words)? else { return Ok(&[]) };
+    // A large page more than is needed, so that the words can begin with one: what is hot may be less than one.
+    let mapped = bytes.checked_add(LARGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
     // SAFETY: null lets the kernel choose a place that nothing else has, so no memory of Rust's is touched.
-    let start = unsafe { mmap_anonymous(ptr::null_mut(), bytes, readable(), MapFlags::PRIVATE) }?;
+    let start = unsafe { mmap_anonymous(ptr::null_mut(), mapped, readable(), MapFlags::PRIVATE) }?;
+    let start = start.map_addr(|address| address.next_multiple_of(LARGE_PAGE));
     // SAFETY: `start` begins `bytes` of a new mapping, readable, writable and zero, which nobody unmaps.
     Ok(unsafe { lend(start, words) })
 }

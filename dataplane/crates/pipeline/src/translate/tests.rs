@@ -1,12 +1,26 @@
 //! Translated packets against the same built afresh for the new addresses and ports.
 
 use proptest::prelude::*;
-use wire::{Fragment, Ipv4Packet, protocol};
+use wire::{Fragment, Ipv4Packet, Ipv6Packet, protocol};
 
 use super::*;
 use crate::specimen::{Finish, Kind, Part, Specimen, naive_sum, specimens};
 
-fn sides() -> impl Strategy<Value = ([u32; 2], [u128; 2], [u16; 2])> {
+type Side = ([u32; 2], [u128; 2], [u16; 2]);
+
+#[expect(clippy::cast_possible_truncation, reason = "two halves of an address")]
+fn plain_v6(&(_, [a, b], [c, d]): &Side) -> PlainV6 {
+    PlainV6 {
+        addrs: [(a >> 64) as u64, a as u64, (b >> 64) as u64, b as u64],
+        ports: u32::from(c) << 16 | u32::from(d),
+    }
+}
+
+fn plain_v4(&([a, b], _, [c, d]): &Side) -> PlainV4 {
+    PlainV4 { addrs: [u64::from(a) << 32 | u64::from(b)], ports: u32::from(c) << 16 | u32::from(d) }
+}
+
+fn sides() -> impl Strategy<Value = Side> {
     // Some values meet, so that differences of zero occur.
     let port = prop_oneof![Just(0u16), Just(0xffff), any::<u16>()];
     let v4 = prop_oneof![Just(0x0a00_0001u32), any::<u32>()];
@@ -77,23 +91,32 @@ proptest! {
 
     #[test]
     fn plain_is_the_same_and_one_hop_less(
-        mut specimen in specimens(), a in sides(), b in sides(), kind in prop::sample::select(vec![Kind::Tcp, Kind::Udp, Kind::UdpZero]),
+        mut specimen in specimens(), a in sides(), b in sides(), v6: bool,
+        kind in prop::sample::select(vec![Kind::Tcp, Kind::Udp, Kind::UdpZero]),
     ) {
-        (specimen.v6, specimen.kind, specimen.options) = (false, kind, 0);
-        (specimen.part, specimen.finish) = (Part::Whole, Finish::Done);
-        let plain = |side: &([u32; 2], [u128; 2], [u16; 2])| PlainV4 {
-            addrs: u64::from(side.0[0]) << 32 | u64::from(side.0[1]),
-            ports: u32::from(side.2[0]) << 16 | u32::from(side.2[1]),
-        };
+        (specimen.v6, specimen.kind, specimen.options) = (v6, kind, 0);
+        (specimen.part, specimen.finish, specimen.extensions) = (Part::Whole, Finish::Done, [false; 4]);
         let (from, to) = (specimen.fit(a.0, a.1, a.2), specimen.fit(b.0, b.1, b.2));
         let mut frame = specimen.frame(&from);
-        translate_plain_v4(&mut frame, specimen.protocol(), plain(&a), plain(&b));
         let mut expected = specimen.frame(&to);
-        Ipv4Packet::new_checked(&mut expected[14..]).unwrap().decrement_ttl();
-        prop_assert_eq!(frame, expected);
-        prop_assert_eq!(plain(&a).reversed().reversed(), plain(&a));
-        let (a, r) = (plain(&a), plain(&a).reversed());
-        prop_assert_eq!((r.addrs >> 32, r.ports >> 16), (a.addrs & 0xffff_ffff, a.ports & 0xffff));
+        if v6 {
+            translate_plain_v6(&mut frame, specimen.protocol(), plain_v6(&a), plain_v6(&b));
+            Ipv6Packet::new_checked(&mut expected[14..]).unwrap().decrement_hop_limit();
+        } else {
+            translate_plain_v4(&mut frame, specimen.protocol(), plain_v4(&a), plain_v4(&b));
+            Ipv4Packet::new_checked(&mut expected[14..]).unwrap().decrement_ttl();
+        }
+        prop_assert_eq!(&frame, &expected);
+        let mut back = specimen.frame(&to);
+        if v6 {
+            hop_less_v6(&mut back);
+        } else {
+            hop_less_v4(&mut back);
+        }
+        prop_assert_eq!(back, expected);
+        let turned = |([a, b], [c, d], [e, f]): Side| ([b, a], [d, c], [f, e]);
+        prop_assert_eq!(plain_v4(&a).reversed(), plain_v4(&turned(a)));
+        prop_assert_eq!(plain_v6(&a).reversed(), plain_v6(&turned(a)));
     }
 
     /// Whatever `parsed` says of whatever bytes: no panic, and nothing touched that is refused.
@@ -175,10 +198,17 @@ fn the_sum_of_an_encapsulated_packet_is_not_the_outer_ones() {
 
 #[test]
 fn a_short_head_is_left_alone() {
-    let from = PlainV4 { addrs: 1, ports: 2 };
+    let (v4, v6) = (PlainV4 { addrs: [1], ports: 2 }, PlainV6 { addrs: [1, 2, 3, 4], ports: 5 });
     for (protocol, len) in [(protocol::TCP, 53), (protocol::UDP, 41)] {
         let mut head = vec![7; len];
-        translate_plain_v4(&mut head, protocol, from, from.reversed());
+        translate_plain_v4(&mut head, protocol, v4, v4.reversed());
         assert_eq!(head, vec![7; len]);
+        let mut head = vec![7; len + 20];
+        translate_plain_v6(&mut head, protocol, v6, v6.reversed());
+        assert_eq!(head, vec![7; len + 20]);
     }
+    let mut head = [7; 33];
+    hop_less_v4(&mut head);
+    hop_less_v6(&mut head);
+    assert_eq!(head, [7; 33]);
 }
