@@ -39,6 +39,17 @@ impl Lanes {
     }
 
     #[inline]
+    pub(crate) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether it is just one.
+    #[inline]
+    pub(crate) const fn is_single(self) -> bool {
+        self.0.is_power_of_two()
+    }
+
+    #[inline]
     pub(crate) const fn next(&mut self) -> Option<usize> {
         let lane = self.first();
         self.0 &= self.0.wrapping_sub(1);

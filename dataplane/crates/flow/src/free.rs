@@ -38,6 +38,8 @@ impl<F: Family> Table<F> {
             match self.free.compare_exchange(head, new, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
                     self.spare.fetch_sub(u32::try_from(popped).unwrap_or(0), Ordering::Relaxed);
+                    // They are written to before long, in front of locked instructions, which wait for that.
+                    into[kept..].iter().for_each(|&record| hint::prefetch_read(self.life(record)));
                     return;
                 }
                 Err(now) => head = now,

@@ -243,6 +243,10 @@ impl<F: Family> Table<F> {
     #[inline]
     #[must_use]
     pub fn find(&self, hash: u64, key: &F::Key) -> Option<Found> {
+        let home = self.home(hash);
+        if home.matching(signature(hash)).is_empty() && !home.has_strays() {
+            return None;
+        }
         self.scan(hash, |handle| {
             let life = self.verify(handle, key)?;
             (life.phase() != Phase::Dead).then_some(Found { handle, life })
@@ -317,6 +321,10 @@ impl<F: Family> Table<F> {
         now: Seconds,
     ) -> Inserted {
         let hash = self.hash(&new.key);
+        let mut replies = replies.into_iter().map(|key| (self.hash(&key), key)).peekable();
+        if let Some((hash, _)) = replies.peek() {
+            self.prefetch(*hash);
+        }
         if let Some(found) = self.find(hash, &new.key) {
             return Inserted::Exists(found);
         }
@@ -340,8 +348,8 @@ impl<F: Family> Table<F> {
             self.bury(record, shelf, epochs);
             return if rival.life.is_live() { Inserted::Exists(rival) } else { Inserted::Contended };
         }
-        for key in replies {
-            if key != new.key && self.reserve(record, &key) {
+        for (hash, key) in replies {
+            if key != new.key && self.reserve(record, hash, &key) {
                 // Before it can be ended, so that the count never falls below zero.
                 self.count(new.binding.owner, 1);
                 self.life(record).store(claimed.with_phase(Phase::Live).0, Ordering::Release);
@@ -371,8 +379,7 @@ impl<F: Family> Table<F> {
 
     /// Links the reply's key, unless another flow has it.
     #[inline]
-    fn reserve(&self, record: u32, key: &F::Key) -> bool {
-        let hash = self.hash(key);
+    fn reserve(&self, record: u32, hash: u64, key: &F::Key) -> bool {
         if self.find(hash, key).is_some() {
             return false;
         }
@@ -456,7 +463,7 @@ impl<F: Family> Table<F> {
     }
 
     /// Those that have the key, in its own bucket and where its strays are.
-    #[inline]
+    #[inline(never)]
     fn scan<T>(&self, hash: u64, wanted: impl Fn(Handle) -> Option<T>) -> Option<T> {
         let (home, signature) = (self.home(hash), signature(hash));
         let inside = |bucket: Bucket<'_>| {
@@ -478,6 +485,11 @@ impl<F: Family> Table<F> {
         // A Dekker handshake: both link first and look then, all by SeqCst accesses, which have one order (signatures, and the count
         // of strays, which rises before one is linked). Whoever comes later in it sees the other.
         in_one_order();
+        let home = self.home(hash);
+        if home.matching(signature(hash)).is_single() && !home.has_strays() {
+            // Ours.
+            return None;
+        }
         self.scan(hash, |handle| {
             if handle.record() == record {
                 return None;

@@ -14,7 +14,18 @@ pub(crate) type Ends = Tuple<IpAddr>;
 
 /// Of a packet that can belong to a connection: not ARP, not a later fragment, not neighbour discovery or MLD, not an ICMP error
 /// (that belongs to the connection of the packet which it quotes).
+#[inline]
 pub(crate) fn ends(parsed: &Parsed, head: &[u8], network: NetworkId) -> Option<Ends> {
+    let &Parsed { src_port, dst_port, protocol, .. } = parsed;
+    if matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP)
+        && parsed.fragment != Fragment::Later
+    {
+        return following(parsed, &Transport { protocol, src_port, dst_port }, network);
+    }
+    other_ends(parsed, head, network)
+}
+
+fn other_ends(parsed: &Parsed, head: &[u8], network: NetworkId) -> Option<Ends> {
     let apart = match (parsed.kind, icmp_type(parsed, head)) {
         (PacketKind::Ipv4, Some(kind)) => matches!(kind, 3 | 4 | 5 | 11 | 12),
         (PacketKind::Ipv6, Some(kind)) => matches!(kind, 0..=127 | 130..=137 | 143),
@@ -26,7 +37,8 @@ pub(crate) fn ends(parsed: &Parsed, head: &[u8], network: NetworkId) -> Option<E
     Some(tracked(&translate::ends(head, parsed)?, parsed.protocol, network))
 }
 
-/// Of a later fragment: its first one had the ports.
+/// Of a packet whose ports are known; those of a later fragment the first one had.
+#[inline]
 pub(crate) fn following(parsed: &Parsed, transport: &Transport, network: NetworkId) -> Option<Ends> {
     let (src, dst) = match parsed.addrs {
         Addrs::V4 { src, dst } => (src.into(), dst.into()),

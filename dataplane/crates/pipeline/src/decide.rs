@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use flow::{Action, Binding, Direction, Seconds, Signal, State as FlowState};
-use tables::{EndpointKind, NetworkId, PortRole, Tables};
+use tables::{EndpointKind, Frontend, NetworkId, PortRole, Tables};
 use wire::Parsed;
 
 use crate::adjacency::Adjacencies;
@@ -39,6 +39,8 @@ pub(crate) struct Subject<'p, 't> {
     pub(crate) offload: Offload,
     pub(crate) head: &'p [u8],
     pub(crate) ends: &'p Ends,
+    /// The frontend that it is sent to, if that was looked for already.
+    pub(crate) frontend: Option<Option<&'t Frontend>>,
     pub(crate) signal: Signal,
 }
 
@@ -90,10 +92,10 @@ impl<'t> Desk<'_, 't> {
         subject: &Subject<'_, 't>,
         witness: &mut impl Witness,
     ) -> Result<Plan<'t>, Halt> {
-        let Subject { ingress, parsed, offload, head, ends, signal } = subject;
+        let Subject { ingress, parsed, offload, head, ends, frontend, signal } = subject;
         let tables = self.tables;
         let mut went = **ends;
-        match service::choose(tables, ends, witness) {
+        match service::choose(tables, ends, *frontend, witness) {
             Choice::Backend(addr, port) => (went.dst, went.dst_port) = (addr, port),
             Choice::NoBackend => {
                 return Err(Halt::Refused(DropReason::NoBackend, Complaint::PortUnreachable));
@@ -139,7 +141,7 @@ impl<'t> Desk<'_, 't> {
         let Subject { ends, signal, ingress, .. } = subject;
         let translated = plan.is_translated(ends);
         let proposal = Proposal {
-            forward: **ends,
+            forward: ends,
             state: FlowState::first(has_states(ends.protocol), *signal),
             binding: Binding {
                 owner: ingress.port.id.0,

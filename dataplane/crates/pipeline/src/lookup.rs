@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 use flow::{Action, Signal};
-use tables::Target;
+use tables::{Frontend, Target};
 use wire::{Addrs, Fragment};
 
 use crate::address::{is_host, is_link_local, macs};
@@ -21,7 +21,7 @@ use crate::route::largest;
 use crate::tracker::{Known, Tracker};
 use crate::{
     BURST, Buffer, DropReason, FlowCounts, FragmentLookup, Fragments, Offload, Packet, Transport, Verdict,
-    policy, route, source,
+    policy, route, service, source,
 };
 
 /// What a packet of a known flow does: leaves by this adjacency, with these ends if they change.
@@ -30,6 +30,14 @@ pub(crate) struct Replay {
     pub(crate) adjacency: Adjacency,
     pub(crate) index: u32,
     pub(crate) turn: Option<Ends>,
+}
+
+/// What is looked for on behalf of a packet.
+struct Sought<'t> {
+    ends: Ends,
+    hash: u64,
+    /// The frontend that it is sent to, if that was looked for already.
+    frontend: Option<Option<&'t Frontend>>,
 }
 
 /// Finds the flows of a burst, and decides the packets that have none. `transport` is of a later fragment that has waited, if the
@@ -43,7 +51,7 @@ pub(crate) fn burst<'t, B: Buffer>(
     works: &mut Works<'t>,
     counts: &mut FlowCounts,
 ) {
-    let mut found: ArrayVec<Option<(Ends, u64)>, BURST> = ArrayVec::new();
+    let mut found: ArrayVec<Option<Sought<'t>>, BURST> = ArrayVec::new();
     for work in works.iter_mut() {
         let head = packets[work.at].buffer.head();
         let ends = match transport {
@@ -51,15 +59,20 @@ pub(crate) fn burst<'t, B: Buffer>(
             None if work.parsed.fragment == Fragment::Whole => ends(&work.parsed, head, work.ingress.network),
             None => fragment(desk, fragments, work, head),
         };
-        found.push(ends.map(|ends| (ends, tracker.prefetch(&ends))));
+        found.push(ends.map(|ends| Sought { hash: tracker.prefetch(&ends), ends, frontend: None }));
     }
-    for (ends, hash) in found.iter().flatten() {
-        tracker.prefetch_record(ends, *hash);
+    for Sought { ends, hash, frontend } in found.iter_mut().flatten() {
+        if !tracker.prefetch_record(ends, *hash) {
+            // Most likely the first of its flow. The processor walks for several packets at a time, as long as nothing waits.
+            let walked = service::frontend(desk.tables, ends);
+            walked.into_iter().for_each(Frontend::prefetch);
+            *frontend = Some(walked);
+        }
     }
     for (work, found) in works.iter_mut().zip(&found) {
         let packet = &packets[work.at];
         let head = packet.buffer.head();
-        let Some((ends, hash)) = found else {
+        let Some(Sought { ends, hash, frontend }) = found else {
             if let Some(quote) = quoted(head, &work.parsed) {
                 about(desk, tracker, work, packet.offload, head, quote);
             }
@@ -71,6 +84,7 @@ pub(crate) fn burst<'t, B: Buffer>(
             offload: packet.offload,
             head,
             ends,
+            frontend: *frontend,
             signal: signal(&work.parsed, head),
         };
         let known = tracker.find_hashed(ends, *hash).filter(|known| known.life.is_live());

@@ -20,9 +20,14 @@ pub(crate) enum Choice {
 }
 
 /// Chooses by the client's and the frontend's address and port alone, so that every node, and every process after another, chooses the
-/// same.
-pub(crate) fn choose(tables: &Tables, ends: &Ends, witness: &mut impl Witness) -> Choice {
-    let Some(frontend) = frontend(tables, ends) else {
+/// same. The frontend may have been found already.
+pub(crate) fn choose(
+    tables: &Tables,
+    ends: &Ends,
+    found: Option<Option<&Frontend>>,
+    witness: &mut impl Witness,
+) -> Choice {
+    let Some(frontend) = found.unwrap_or_else(|| frontend(tables, ends)) else {
         witness.note("service", || Outcome::NoFrontend {
             address: tables.has_frontends(NetworkId(ends.network), ends.dst),
         });

@@ -161,6 +161,7 @@ fn consider<'t, B: Buffer>(
         offload: packet.offload,
         head,
         ends: &ends,
+        frontend: None,
         signal: signal(&work.parsed, head),
     };
     let known = tracker.find(&ends).filter(|known| known.life.is_live());

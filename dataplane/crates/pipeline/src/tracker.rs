@@ -32,31 +32,26 @@ impl Known {
     }
 }
 
-/// A key of either family.
-enum Key {
-    V4(Key4),
-    V6(Key6),
-}
-
-fn key(ends: &Ends) -> Option<Key> {
+/// The key of ends that are of IPv4.
+#[inline]
+fn key4(ends: &Ends) -> Option<Key4> {
     let &Tuple { src, dst, src_port, dst_port, network, protocol } = ends;
     match (src, dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => Some(Key::V4(<V4 as flow::Family>::key(&Tuple {
-            src,
-            dst,
-            src_port,
-            dst_port,
-            network,
-            protocol,
-        }))),
-        (IpAddr::V6(src), IpAddr::V6(dst)) => Some(Key::V6(<V6 as flow::Family>::key(&Tuple {
-            src,
-            dst,
-            src_port,
-            dst_port,
-            network,
-            protocol,
-        }))),
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            Some(V4::key(&Tuple { src, dst, src_port, dst_port, network, protocol }))
+        }
+        _ => None,
+    }
+}
+
+/// The key of ends that are of IPv6.
+#[inline]
+fn key6(ends: &Ends) -> Option<Key6> {
+    let &Tuple { src, dst, src_port, dst_port, network, protocol } = ends;
+    match (src, dst) {
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            Some(V6::key(&Tuple { src, dst, src_port, dst_port, network, protocol }))
+        }
         _ => None,
     }
 }
@@ -81,8 +76,8 @@ macro_rules! on {
 
 /// What is to be a flow.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Proposal {
-    pub(crate) forward: Ends,
+pub(crate) struct Proposal<'p> {
+    pub(crate) forward: &'p Ends,
     pub(crate) state: State,
     pub(crate) binding: Binding,
     pub(crate) action: Action,
@@ -103,31 +98,26 @@ impl Tracker {
     /// Hashes, and asks for the bucket.
     #[inline]
     pub(crate) fn prefetch(&self, ends: &Ends) -> u64 {
-        match key(ends) {
-            Some(Key::V4(key)) => {
-                let hash = self.flows.v4.hash(&key);
-                self.flows.v4.prefetch(hash);
-                hash
-            }
-            Some(Key::V6(key)) => {
-                let hash = self.flows.v6.hash(&key);
-                self.flows.v6.prefetch(hash);
-                hash
-            }
-            None => 0,
+        fn prefetched<F: Family>(table: &Table<F>, key: &F::Key) -> u64 {
+            let hash = table.hash(key);
+            table.prefetch(hash);
+            hash
+        }
+        match key4(ends) {
+            Some(key) => prefetched(&self.flows.v4, &key),
+            None => key6(ends).map_or(0, |key| prefetched(&self.flows.v6, &key)),
         }
     }
 
-    /// Asks for the record.
+    /// Asks for the record that is most likely the one. False if there is none.
     #[inline]
-    pub(crate) fn prefetch_record(&self, ends: &Ends, hash: u64) {
-        if ends.src.is_ipv4() {
-            if let Some(handle) = self.flows.v4.first(hash) {
-                self.flows.v4.prefetch_record(handle);
-            }
-        } else if let Some(handle) = self.flows.v6.first(hash) {
-            self.flows.v6.prefetch_record(handle);
+    pub(crate) fn prefetch_record(&self, ends: &Ends, hash: u64) -> bool {
+        fn prefetched<F: Family>(table: &Table<F>, hash: u64) -> bool {
+            let handle = table.first(hash);
+            handle.into_iter().for_each(|handle| table.prefetch_record(handle));
+            handle.is_some()
         }
+        if ends.src.is_ipv4() { prefetched(&self.flows.v4, hash) } else { prefetched(&self.flows.v6, hash) }
     }
 
     /// The flow of packets with these ends.
@@ -138,9 +128,9 @@ impl Tracker {
     /// The flow of a packet whose hash is known.
     #[inline]
     pub(crate) fn find_hashed(&self, ends: &Ends, hash: u64) -> Option<Known> {
-        let (v6, found) = match key(ends)? {
-            Key::V4(key) => (false, self.flows.v4.find(hash, &key)?),
-            Key::V6(key) => (true, self.flows.v6.find(hash, &key)?),
+        let (v6, found) = match key4(ends) {
+            Some(key) => (false, self.flows.v4.find(hash, &key)?),
+            None => (true, self.flows.v6.find(hash, &key6(ends)?)?),
         };
         Some(Known { v6, handle: found.handle, life: found.life })
     }
@@ -205,26 +195,24 @@ impl Tracker {
     /// Makes a flow whose answers have the ends `reply`, but for the first of `ports` that is free as their destination port.
     pub(crate) fn make(
         &mut self,
-        proposal: &Proposal,
+        proposal: &Proposal<'_>,
         reply: &Ends,
         ports: impl Iterator<Item = u16>,
         now: Seconds,
     ) -> Made {
         let Self { flows, local } = self;
-        let &Proposal { ref forward, state, binding, action, rules } = proposal;
+        let &Proposal { forward, state, binding, action, rules } = proposal;
         let actions = [action, Action::NONE];
-        let (v6, made) = match (key(forward), key(reply)) {
-            (Some(Key::V4(own)), Some(Key::V4(reply))) => {
-                let new = NewFlow { key: own, state, binding, actions, rules };
-                let replies = ports.map(|port| V4::to_port(&reply, port));
-                (false, flows.v4.insert(&mut local.v4, &flows.epochs, &new, replies, now))
-            }
-            (Some(Key::V6(own)), Some(Key::V6(reply))) => {
-                let new = NewFlow { key: own, state, binding, actions, rules };
-                let replies = ports.map(|port| V6::to_port(&reply, port));
-                (true, flows.v6.insert(&mut local.v6, &flows.epochs, &new, replies, now))
-            }
-            _ => return Made::Full,
+        let (v6, made) = if let (Some(key), Some(reply)) = (key4(forward), key4(reply)) {
+            let new = NewFlow { key, state, binding, actions, rules };
+            let replies = ports.map(|port| V4::to_port(&reply, port));
+            (false, flows.v4.insert(&mut local.v4, &flows.epochs, &new, replies, now))
+        } else if let (Some(key), Some(reply)) = (key6(forward), key6(reply)) {
+            let new = NewFlow { key, state, binding, actions, rules };
+            let replies = ports.map(|port| V6::to_port(&reply, port));
+            (true, flows.v6.insert(&mut local.v6, &flows.epochs, &new, replies, now))
+        } else {
+            return Made::Full;
         };
         match made {
             Inserted::New(handle) => Made::New(Known { v6, handle, life: Life::live(state, now) }),

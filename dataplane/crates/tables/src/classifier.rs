@@ -2,7 +2,7 @@
 //!
 //! Rules are sorted out by whom they speak of, into *lanes*: one of those that speak of anyone, and one for each identity that is named
 //! (identities which the same rules name share theirs). A lane is a step function of protocol and port: which of its rules is
-//! the first to match. So a question is one search by identity and two by port, and the earlier of two answers; no rule
+//! the first to match. So a question is one look-up of the identity and two searches by port, and the earlier of two answers; no rule
 //! is looked at but the one that decides.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -60,7 +60,8 @@ pub struct Classifier {
     /// The steps of all lanes, each lane's in one piece.
     steps: Box<[Step]>,
     anyone: Lane,
-    /// The lanes of the identities that are named, sorted.
+    /// The lanes of the identities that are named, each at the first place from its own on that was free ([`home`]). At least half
+    /// of the places are.
     peers: Box<[(IdentityId, Lane)]>,
 }
 
@@ -76,6 +77,23 @@ struct Step {
 /// Which steps are a lane's: from, and to before.
 #[derive(Debug, Clone, Copy)]
 struct Lane(u32, u32);
+
+impl Lane {
+    /// That of a free place: a lane has one step at least.
+    const NONE: Self = Self(0, 0);
+
+    #[inline]
+    const fn is_none(self) -> bool {
+        self.1 == 0
+    }
+}
+
+/// Where to look for an identity first, among so many places, a power of two.
+#[inline]
+fn home(identity: IdentityId, places: usize) -> usize {
+    let mixed = u64::from(identity.0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    usize::try_from(mixed).unwrap_or(0) & (places - 1)
+}
 
 /// No rule: later than any.
 const NONE: u32 = u32::MAX;
@@ -128,10 +146,15 @@ impl Classifier {
         };
         let anyone = lane(&anyone);
         let mut known: HashMap<&[u32], Lane> = HashMap::new();
-        let peers = named
-            .iter()
-            .map(|(&identity, rules)| (identity, *known.entry(rules).or_insert_with(|| lane(rules))))
-            .collect();
+        let places = (2 * named.len()).next_power_of_two();
+        let mut peers = vec![(IdentityId::WORLD, Lane::NONE); places].into_boxed_slice();
+        for (&identity, rules) in &named {
+            let mut place = home(identity, places);
+            while !peers[place].1.is_none() {
+                place = (place + 1) & (places - 1);
+            }
+            peers[place] = (identity, *known.entry(rules).or_insert_with(|| lane(rules)));
+        }
         Self { steps: steps.into(), anyone, peers, rules: rules.into() }
     }
 
@@ -145,23 +168,39 @@ impl Classifier {
     #[must_use]
     pub fn decide(&self, peer: IdentityId, protocol: u8, port: u16) -> Decision {
         let point = point(protocol, port);
-        let of_peer = match self.peers.binary_search_by_key(&peer, |&(identity, _)| identity) {
-            Ok(place) => self.first(self.peers[place].1, point),
-            Err(_) => NONE,
-        };
-        let first = of_peer.min(self.first(self.anyone, point));
+        let first = self.first(self.lane(peer), point).min(self.first(self.anyone, point));
         match self.rules.get(first as usize) {
             Some(rule) => Decision { verdict: rule.verdict, rule: Some(rule.id) },
             None => Decision { verdict: RuleVerdict::Deny, rule: None },
         }
     }
 
+    /// The lane of an identity; none if no rule names it.
+    #[inline]
+    fn lane(&self, peer: IdentityId) -> Lane {
+        let mut place = home(peer, self.peers.len());
+        while let Some(&(identity, lane)) = self.peers.get(place)
+            && !lane.is_none()
+        {
+            if identity == peer {
+                return lane;
+            }
+            place = (place + 1) & (self.peers.len() - 1);
+        }
+        Lane::NONE
+    }
+
     /// The first rule of a lane to match.
     #[inline]
     fn first(&self, Lane(from, to): Lane, point: u32) -> u32 {
-        let steps = self.steps.get(from as usize..to as usize).unwrap_or_default();
-        let step = steps.partition_point(|step| step.start <= point);
-        steps.get(step.wrapping_sub(1)).map_or(NONE, |step| step.first)
+        match self.steps.get(from as usize..to as usize).unwrap_or_default() {
+            [] => NONE,
+            [one] => one.first,
+            steps => {
+                let step = steps.partition_point(|step| step.start <= point);
+                steps.get(step.wrapping_sub(1)).map_or(NONE, |step| step.first)
+            }
+        }
     }
 }
 
@@ -312,7 +351,8 @@ mod tests {
             rule(2, some, Some(TCP), None, RuleVerdict::Allow),
         ];
         let classifier = Classifier::new(rules);
-        assert_eq!((classifier.peers.len(), classifier.steps.len()), (1_000, 1 + 3 + 5));
+        let peers = classifier.peers.iter().filter(|(_, lane)| !lane.is_none()).count();
+        assert_eq!((peers, classifier.steps.len()), (1_000, 1 + 3 + 5));
         assert_eq!(classifier.decide(IdentityId(7), TCP, 81).rule, Some(2));
         assert_eq!(classifier.decide(IdentityId(8), TCP, 81).rule, None);
     }

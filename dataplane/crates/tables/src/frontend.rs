@@ -103,6 +103,15 @@ impl Frontend {
         self.backends.get(heaviest.1)
     }
 
+    /// Asks for what [`Frontend::choose`] reads.
+    #[inline]
+    pub fn prefetch(&self) {
+        if let (Some(first), Some(last)) = (self.backends.first(), self.backends.last()) {
+            hint::prefetch_read(first);
+            hint::prefetch_read(last);
+        }
+    }
+
     /// The backend of this address and port, serving or not.
     #[must_use]
     pub fn backend(&self, addr: IpAddr, port: u16) -> Option<&Backend> {
