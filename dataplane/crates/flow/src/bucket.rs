@@ -80,6 +80,11 @@ impl Bucket<'_> {
         (self.0[2 + lane / 2 % 4].load(Ordering::Acquire) >> (32 * (lane % 2))) as u32
     }
 
+    /// Where all lanes lead.
+    pub(crate) fn numbers(self) -> impl Iterator<Item = u32> {
+        (0..LANES).map(move |lane| self.number(lane))
+    }
+
     /// Puts a number into a free lane. False if there is none.
     #[inline]
     pub(crate) fn link(self, signature: u16, number: u32) -> bool {
@@ -141,7 +146,7 @@ impl Bucket<'_> {
 mod tests {
     use super::*;
 
-    fn numbers(bucket: Bucket<'_>, signature: u16) -> impl Iterator<Item = u32> {
+    fn signed(bucket: Bucket<'_>, signature: u16) -> impl Iterator<Item = u32> {
         let mut lanes = bucket.matching(signature);
         std::iter::from_fn(move || lanes.next()).map(move |lane| bucket.number(lane)).filter(|&n| n != 0)
     }
@@ -155,11 +160,11 @@ mod tests {
             assert!(bucket.link(u16::try_from(1 + number / 2).unwrap(), number));
         }
         assert!(!bucket.link(9, 9));
-        assert_eq!(numbers(bucket, 2).filter(|n| matches!(n, 2 | 3)).count(), 2);
+        assert_eq!(signed(bucket, 2).filter(|n| matches!(n, 2 | 3)).count(), 2);
         assert!(bucket.unlink(3) && !bucket.unlink(3));
-        assert_eq!(numbers(bucket, 2).filter(|&n| n == 3).count(), 0);
+        assert_eq!(signed(bucket, 2).filter(|&n| n == 3).count(), 0);
         assert!(bucket.link(0xffff, 30));
-        assert!(numbers(bucket, 0xffff).any(|n| n == 30));
+        assert!(signed(bucket, 0xffff).any(|n| n == 30));
         for number in [1, 2, 4, 5, 6, 7, 8, 30] {
             assert!(bucket.unlink(number));
         }

@@ -2,7 +2,8 @@
 //!
 //! When few records are free, each new flow ends one of a sample of 32 from all over the table: one that has been closed, if
 //! there is any; else one of whoever has most flows, of those one that was never answered, and of those the one unused for
-//! longest. So who opens a million flows ends its own, and the few flows of others stay.
+//! longest. So who opens a million flows ends its own, and the few flows of others stay. The same rule ends one of those in both buckets
+//! of a key that has no lane free in either: few keys meet that, but for those few it would last.
 
 use crate::epoch::Epochs;
 use crate::family::Family;
@@ -63,8 +64,28 @@ impl<F: Family> Table<F> {
         let start = self.sample.fetch_add(SAMPLE, Ordering::Relaxed);
         let sample = (0..SAMPLE).map(|step| self.spread(start.wrapping_add(step)));
         sample.clone().for_each(|record| hint::prefetch_read(self.life(record)));
+        self.end_one(shelf, epochs, now, sample);
+    }
+
+    /// Ends one of the flows that have the lanes of a key's buckets. True if one is free now, and there is room for another record to wait
+    /// beside the one that has ended.
+    #[cold]
+    pub(crate) fn make_room(&self, hash: u64, shelf: &mut Shelf, epochs: &Epochs, now: Seconds) -> bool {
+        let lanes = self.home(hash).numbers().chain(self.other(hash).numbers());
+        let records = lanes.filter_map(Handle::of).map(Handle::record);
+        shelf.has_room_for(2, self, epochs) && self.end_one(shelf, epochs, now, records)
+    }
+
+    /// Ends the one of these that can best be spared.
+    fn end_one(
+        &self,
+        shelf: &mut Shelf,
+        epochs: &Epochs,
+        now: Seconds,
+        records: impl Iterator<Item = u32>,
+    ) -> bool {
         let mut worst = None;
-        for record in sample {
+        for record in records {
             // Acquire: whose it is. Partner: the store of `Live` in `insert`.
             let life = Life(self.life(record).load(Ordering::Acquire));
             if !life.is_live() {
@@ -78,8 +99,6 @@ impl<F: Family> Table<F> {
                 worst = Some((score, record));
             }
         }
-        if let Some((_, record)) = worst {
-            self.end(shelf, epochs, Handle::new(record, Direction::Forward));
-        }
+        worst.is_some_and(|(_, record)| self.end(shelf, epochs, Handle::new(record, Direction::Forward)))
     }
 }

@@ -65,10 +65,15 @@ impl Shelf {
 
     /// Whether another one may die: there is room to wait in.
     pub(crate) fn has_room<F: Family>(&mut self, table: &Table<F>, epochs: &Epochs) -> bool {
-        if self.limbo.len() == LIMBO {
+        self.has_room_for(1, table, epochs)
+    }
+
+    /// Whether as many may.
+    pub(crate) fn has_room_for<F: Family>(&mut self, dead: usize, table: &Table<F>, epochs: &Epochs) -> bool {
+        if self.limbo.len() + dead > LIMBO {
             self.reclaim(table, epochs);
         }
-        self.limbo.len() < LIMBO
+        self.limbo.len() + dead <= LIMBO
     }
 
     /// A record that has just been hidden.

@@ -339,8 +339,8 @@ impl<F: Family> Table<F> {
         let forward = Handle::new(record, Direction::Forward);
         let claimed = Life::new(Phase::Claimed, new.state, now);
         self.fill(record, new, claimed);
-        if !self.link(hash, forward) {
-            shelf.bury(record, epochs);
+        if !self.link_or_evict(hash, forward, shelf, epochs, now) {
+            self.bury(record, shelf, epochs);
             return Inserted::Full;
         }
         if let Some(rival) = self.rival(hash, &new.key, record) {
@@ -348,17 +348,29 @@ impl<F: Family> Table<F> {
             self.bury(record, shelf, epochs);
             return if rival.life.is_live() { Inserted::Exists(rival) } else { Inserted::Contended };
         }
-        for (hash, key) in replies {
-            if key != new.key && self.reserve(record, hash, &key) {
-                // Before it can be ended, so that the count never falls below zero.
-                self.count(new.binding.owner, 1);
-                self.life(record).store(claimed.with_phase(Phase::Live).0, Ordering::Release);
-                return Inserted::New(forward);
+        let mut result = Inserted::ReplyTaken;
+        for (hash, key) in replies.filter(|(_, key)| *key != new.key) {
+            if self.find(hash, &key).is_some() {
+                continue;
             }
+            let reply = Handle::new(record, Direction::Reply);
+            self.set_key(record, Direction::Reply, &key);
+            if !self.link_or_evict(hash, reply, shelf, epochs, now) {
+                result = Inserted::Full;
+                break;
+            }
+            if self.rival(hash, &key, record).is_some() {
+                self.unlink(hash, reply);
+                continue;
+            }
+            // Before it can be ended, so that the count never falls below zero.
+            self.count(new.binding.owner, 1);
+            self.life(record).store(claimed.with_phase(Phase::Live).0, Ordering::Release);
+            return Inserted::New(forward);
         }
         self.unlink(hash, forward);
         self.bury(record, shelf, epochs);
-        Inserted::ReplyTaken
+        result
     }
 
     /// Writes all of a claimed record but the reply's key.
@@ -377,22 +389,17 @@ impl<F: Family> Table<F> {
         self.rules(record).store(rules_word(new.rules), Ordering::Relaxed);
     }
 
-    /// Links the reply's key, unless another flow has it.
+    /// Links a record by a key; if neither of the key's buckets has a lane free, another flow has to go.
     #[inline]
-    fn reserve(&self, record: u32, hash: u64, key: &F::Key) -> bool {
-        if self.find(hash, key).is_some() {
-            return false;
-        }
-        let handle = Handle::new(record, Direction::Reply);
-        self.set_key(record, Direction::Reply, key);
-        if !self.link(hash, handle) {
-            return false;
-        }
-        if self.rival(hash, key, record).is_some() {
-            self.unlink(hash, handle);
-            return false;
-        }
-        true
+    fn link_or_evict(
+        &self,
+        hash: u64,
+        handle: Handle,
+        shelf: &mut Shelf,
+        epochs: &Epochs,
+        now: Seconds,
+    ) -> bool {
+        self.link(hash, handle) || self.make_room(hash, shelf, epochs, now) && self.link(hash, handle)
     }
 
     /// Ends a flow. False if it had ended already, or no room is left to wait in.
@@ -523,12 +530,12 @@ impl<F: Family> Table<F> {
     }
 
     #[inline]
-    fn home(&self, hash: u64) -> Bucket<'static> {
+    pub(crate) fn home(&self, hash: u64) -> Bucket<'static> {
         #[expect(clippy::cast_possible_truncation, reason = "below the number of buckets")]
         Bucket(&self.buckets[(hash & self.mask) as usize])
     }
 
-    fn other(&self, hash: u64) -> Bucket<'static> {
+    pub(crate) fn other(&self, hash: u64) -> Bucket<'static> {
         let step = u64::from(signature(hash)).wrapping_mul(0x9e37_79b9) | 1;
         #[expect(clippy::cast_possible_truncation, reason = "below the number of buckets")]
         Bucket(&self.buckets[((hash ^ step) & self.mask) as usize])
