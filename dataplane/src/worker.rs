@@ -49,22 +49,6 @@ const EXPIRE_IDLE: u32 = 65_536;
 /// A worker without traffic looks at flows this often, in milliseconds.
 const FLOWS_MS: u64 = 500;
 
-/// A burst's packets, and the bytes of all of them and of the longest.
-#[derive(Debug, Clone, Copy)]
-struct Size {
-    packets: usize,
-    bytes: usize,
-    longest: usize,
-}
-
-impl Size {
-    #[inline]
-    fn of(received: &Received) -> Self {
-        let (packets, bytes, longest) = received.measure();
-        Self { packets, bytes, longest }
-    }
-}
-
 /// How the router sees a frame that has nothing left to finish.
 #[inline]
 fn finished(mbuf: &mut Mbuf, _in_port: PortId) -> Option<(&mut [u8], usize)> {
@@ -183,26 +167,26 @@ impl Worker {
             counters.port(id).rx.packets.add(1);
             counters.drop_rx(id, reason);
         });
-        let size = Size::of(received);
-        if size.packets == 0 {
+        let n = received.frames.len() + received.packets.len();
+        if n == 0 {
             return false;
         }
-        counters.ledger.rx.add(size.packets as u64);
-        counters.port(id).rx.packets.add(size.packets as u64);
-        counters.port(id).rx.bytes.add(size.bytes as u64);
-
-        let mut outputs = [id; BURST];
         let tables = self.tables.get();
-        let frames = received.frames.as_mut_slice();
-        let done = self.router.replay(tables, now, id, frames, finished, &mut outputs);
-        if done.count_ones() as usize == size.packets {
-            self.stage_frames(&mut received.frames, &outputs, size, now);
+        let replayed = self.router.replay(tables, now, id, received.frames.as_mut_slice(), finished);
+        // Frames have been measured on the way.
+        let packets: usize = received.packets.iter().map(|packet| packet.buffer.0.total_len()).sum();
+        counters.ledger.rx.add(n as u64);
+        counters.port(id).rx.packets.add(n as u64);
+        counters.port(id).rx.bytes.add((replayed.bytes + packets) as u64);
+
+        if replayed.done.count_ones() as usize == n {
+            self.stage_frames(&mut received.frames, &replayed, now);
         } else {
             let mut verdicts = ArrayVec::<Verdict, BURST>::new();
             if received.frames.is_empty() {
                 self.router.run(tables, now, &mut received.packets, &mut verdicts);
             } else {
-                self.router.decide(tables, now, received.unfold(id), done, &outputs, &mut verdicts);
+                self.router.decide(tables, now, received.unfold(id), &replayed, &mut verdicts);
             }
             self.stage_each(&mut received.packets, verdicts, now);
             self.shared.counters.icmp_suppressed.set(self.router.icmp_errors_suppressed());

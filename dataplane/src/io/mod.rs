@@ -40,13 +40,6 @@ impl Received {
         BURST.saturating_sub(self.frames.len())
     }
 
-    /// How many there are, and the bytes of all and of the longest.
-    pub(crate) fn measure(&self) -> (usize, usize, usize) {
-        let lengths = self.packets.iter().map(|packet| packet.buffer.0.total_len());
-        let lengths = self.frames.iter().map(Mbuf::total_len).chain(lengths);
-        lengths.fold((0, 0, 0), |(n, bytes, longest), len| (n + 1, bytes + len, len.max(longest)))
-    }
-
     /// Makes packets of the frames, which came by this port.
     pub(crate) fn unfold(&mut self, in_port: PortId) -> &mut Packets {
         for mbuf in self.frames.drain() {
@@ -131,7 +124,6 @@ impl Sent {
 }
 
 /// The device behind a port, owned by one worker.
-#[expect(clippy::large_enum_variant, reason = "it lives in a port's boxed slot, one step away already")]
 pub(crate) enum Device {
     Ethdev(Ethdev),
     Vhost(Vhost),

@@ -3,11 +3,11 @@
 //! What always holds: each packet that comes here is counted once, as sent, handed over, held, or dropped by name.
 
 use dpdk::Burst;
-use pipeline::{BURST, Buffer, DropReason, Offload, Output, Outputs, Packet, Resolution, Tick};
+use pipeline::{BURST, Buffer, DropReason, Offload, Output, Packet, Replayed, Resolution, Tick};
 use tables::PortId;
 use wire::{ETHERNET_HEADER, MacAddr};
 
-use super::{Size, Worker};
+use super::Worker;
 use crate::frame::Frame;
 use crate::handover::Handed;
 use crate::io::finish;
@@ -111,17 +111,17 @@ impl Worker {
 
     /// Stages a burst of finished frames whose headers are complete: all at once where they go one way, which most bursts do.
     #[inline]
-    pub(super) fn stage_frames(&mut self, frames: &mut Burst, outputs: &Outputs, size: Size, now: Tick) {
-        let outputs = &outputs[..frames.len().min(BURST)];
+    pub(super) fn stage_frames(&mut self, frames: &mut Burst, replayed: &Replayed, now: Tick) {
+        let outputs = &replayed.outputs[..frames.len().min(BURST)];
         let Some(&port) = outputs.first() else { return };
         let differ = outputs.iter().fold(0, |differ, output| differ | output.0 ^ port.0);
         if differ == 0
             && let Some(lane) = self.lane(port)
-            && size.longest <= lane.longest
+            && replayed.longest <= lane.longest
         {
             self.note_staged(lane.at);
             let staged = &mut self.slots[usize::from(lane.at)].staged;
-            let all = staged.append(frames, size.bytes);
+            let all = staged.append(frames, replayed.bytes);
             if staged.is_full() {
                 self.flush_slots();
             }

@@ -18,8 +18,25 @@ use crate::{BURST, FlowCounts};
 mod v4;
 mod v6;
 
-/// By which port each packet leaves that went the short way.
-pub type Outputs = [PortId; BURST];
+/// What became of a burst on the short way.
+#[derive(Debug, Clone, Copy)]
+pub struct Replayed {
+    /// A bit for each packet that went it, by place.
+    pub done: u32,
+    /// By which port each of those leaves.
+    pub outputs: [PortId; BURST],
+    /// Bytes of all packets that are finished, done or not.
+    pub bytes: usize,
+    /// Of the longest of them.
+    pub longest: usize,
+}
+
+impl Replayed {
+    /// Nothing was done.
+    pub(crate) const fn none(port: PortId) -> Self {
+        Self { done: 0, outputs: [port; BURST], bytes: 0, longest: 0 }
+    }
+}
 
 /// What plain packets of a family look like, and how they go on.
 trait Plain: Family<Addr: tables::Address> {
@@ -127,7 +144,7 @@ fn word<const LEN: usize>(bytes: &[u8; LEN], at: usize) -> u64 {
     u64::from_le_bytes(word)
 }
 
-/// Takes each packet that can go the short way as far as the port that it leaves by. The answer has a bit for each of them, by place.
+/// Takes each packet that can go the short way as far as the port that it leaves by.
 /// `view` has a packet's head and length, or `None` for one that is not finished or came by another port.
 #[inline]
 pub(crate) fn burst<T>(
@@ -136,41 +153,42 @@ pub(crate) fn burst<T>(
     port: PortId,
     packets: &mut [T],
     view: impl Fn(&mut T, PortId) -> Option<(&mut [u8], usize)>,
-    outputs: &mut Outputs,
     counts: &mut FlowCounts,
-) -> u32 {
-    let Some(link) = Link::of(desk.tables, port) else { return 0 };
+) -> Replayed {
+    let mut replayed = Replayed::none(port);
     let mut frames = ArrayVec::<Frame<'_>, BURST>::new();
     for (packet, at) in packets.iter_mut().zip(0..) {
         if let Some((head, len)) = view(packet, port) {
             hint::prefetch_slice(head);
+            replayed.bytes += len;
+            replayed.longest = replayed.longest.max(len);
             frames.push(Frame { head, len, at });
         }
     }
-    let mut done = pass::<V4>(desk, tracker, &link, &mut frames, 0, outputs, counts);
-    if done.count_ones() as usize != frames.len() {
-        done |= pass::<V6>(desk, tracker, &link, &mut frames, done, outputs, counts);
+    let Some(link) = Link::of(desk.tables, port) else { return replayed };
+    pass::<V4>(desk, tracker, &link, &mut frames, &mut replayed, counts);
+    if replayed.done.count_ones() as usize != frames.len() {
+        pass::<V6>(desk, tracker, &link, &mut frames, &mut replayed, counts);
     }
-    counts.replayed += u64::from(done.count_ones());
-    done
+    counts.replayed += u64::from(replayed.done.count_ones());
+    replayed
 }
 
-/// One family's packets, but those that are `done`.
+/// One family's packets, but those that are done.
 #[inline]
 fn pass<F: Plain>(
     desk: &Desk<'_, '_>,
     tracker: &Tracker,
     link: &Link,
     frames: &mut [Frame<'_>],
-    done: u32,
-    outputs: &mut Outputs,
+    replayed: &mut Replayed,
     counts: &mut FlowCounts,
-) -> u32 {
+) {
     let table = F::table(&tracker.flows);
     let pattern = link.pattern(F::PATTERN);
     let mut candidates = ArrayVec::<Candidate<'_, '_, F::Key>, BURST>::new();
     for frame in frames {
-        if done >> frame.at & 1 == 0
+        if replayed.done >> frame.at & 1 == 0
             && let Some((key, signal)) = F::plain(&pattern, link.tail, frame.head, frame.len)
         {
             let hash = table.hash(&key);
@@ -184,15 +202,13 @@ fn pass<F: Plain>(
             table.prefetch_record(handle);
         }
     }
-    let mut done = 0_u32;
     for candidate in &mut candidates {
         if let Some(adjacency) = replay::<F>(desk, table, link, candidate, counts) {
             let at = candidate.frame.at;
-            outputs[usize::from(at) % BURST] = adjacency.port();
-            done |= 1 << at;
+            replayed.outputs[usize::from(at) % BURST] = adjacency.port();
+            replayed.done |= 1 << at;
         }
     }
-    done
 }
 
 /// Does as the last packet of the flow did.

@@ -58,7 +58,7 @@ mod witness;
 pub use adjacency::Adjacencies;
 pub use drop::DropReason;
 pub use fragments::{FragmentConfig, FragmentLookup, FragmentTicket, Fragments, Transport};
-pub use hit::Outputs;
+pub use hit::Replayed;
 pub use lookup::Anew;
 pub use neighbour::{
     Heard, Learned, NeighbourConfig, NeighbourEvent, NeighbourRow, NeighbourState, Neighbours, Resolution,
@@ -236,14 +236,12 @@ impl<B: Buffer> Router<B> {
         verdicts: &mut ArrayVec<Verdict, BURST>,
     ) {
         let Some(in_port) = packets.first().map(|first| first.in_port) else { return verdicts.clear() };
-        let mut outputs = [in_port; BURST];
-        let done = self.replay(tables, now, in_port, packets, finished, &mut outputs);
-        self.decide(tables, now, packets, done, &outputs, verdicts);
+        let replayed = self.replay(tables, now, in_port, packets, finished);
+        self.decide(tables, now, packets, &replayed, verdicts);
     }
 
-    /// The short way alone, for packets that came by one port, of whatever type: those of known flows that are as most are. Each of them has a
-    /// bit in the answer, by its place, and in `outputs` the port that it leaves by, with its header complete. The others are as they were, and
-    /// due to [`Router::decide`]. `view` has a packet's contiguous first bytes and its length in all, or `None` for one that has something left to
+    /// The short way alone, for packets that came by one port, of whatever type: those of known flows that are as most are. Each of them has its
+    /// header complete. The others are as they were, and due to [`Router::decide`]. `view` has a packet's contiguous first bytes and its length in all, or `None` for one that has something left to
     /// finish or came by another port.
     #[inline]
     pub fn replay<T>(
@@ -253,34 +251,32 @@ impl<B: Buffer> Router<B> {
         in_port: PortId,
         packets: &mut [T],
         view: impl Fn(&mut T, PortId) -> Option<(&mut [u8], usize)>,
-        outputs: &mut Outputs,
-    ) -> u32 {
+    ) -> Replayed {
         debug_assert!(packets.len() <= BURST);
         let burst = packets.len().min(BURST);
         if burst == 0 {
-            return 0;
+            return Replayed::none(in_port);
         }
         let Self { tracker, adjacencies, counts, fragment, .. } = self;
         tracker.flows.epochs.quiesce(tracker.local.seat);
         let desk = Desk { tables, adjacencies, now: now.seconds(), tick: now, fragment: *fragment };
-        hit::burst(&desk, tracker, in_port, &mut packets[..burst], view, outputs, counts)
+        hit::burst(&desk, tracker, in_port, &mut packets[..burst], view, counts)
     }
 
-    /// The whole path, of those in a burst that have no bit in `done`; what the others got from [`Router::replay`] are their verdicts.
+    /// The whole path, of those in a burst that did not go the short way; what the others got from [`Router::replay`] are their verdicts.
     pub fn decide(
         &mut self,
         tables: &Tables,
         now: Tick,
         packets: &mut [Packet<B>],
-        done: u32,
-        outputs: &Outputs,
+        replayed: &Replayed,
         verdicts: &mut ArrayVec<Verdict, BURST>,
     ) {
         let burst = packets.len().min(BURST);
         verdicts.clear();
-        verdicts.extend(outputs[..burst].iter().map(|&port| Verdict::Forward(Output::Port(port))));
-        if done.count_ones() as usize != burst {
-            self.steps(tables, now, &mut packets[..burst], done, None, verdicts);
+        verdicts.extend(replayed.outputs[..burst].iter().map(|&port| Verdict::Forward(Output::Port(port))));
+        if replayed.done.count_ones() as usize != burst {
+            self.steps(tables, now, &mut packets[..burst], replayed.done, None, verdicts);
         }
     }
 
