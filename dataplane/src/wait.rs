@@ -152,8 +152,11 @@ impl Waiter {
                 }
             }
             How::Adaptive => {
+                if worked {
+                    return;
+                }
                 let idle = now.since(self.idle_since);
-                if worked || idle < SPIN_US {
+                if idle < SPIN_US {
                     std::hint::spin_loop();
                     return;
                 }

@@ -11,7 +11,10 @@ impl Worker {
     /// Does all that has been asked. True if anything was.
     pub(super) fn commands(&mut self, now: Tick) -> bool {
         let mut any = false;
-        while let Some(command) = self.shared.commands.pop() {
+        // A look at an empty queue costs two loads; to pop of it, a fence that waits for all stores of the last burst.
+        while !self.shared.commands.is_empty()
+            && let Some(command) = self.shared.commands.pop()
+        {
             any = true;
             // Whoever asked may have given up waiting; then what is given back is closed here.
             match command {

@@ -239,6 +239,10 @@ impl Worker {
     pub(super) fn take_handed(&mut self, now: Tick) -> bool {
         let mut any = false;
         for _ in 0..BATCHES {
+            // As with commands: to find it empty must cost no fence.
+            if self.shared.inbox.is_empty() {
+                break;
+            }
             let Some(batch) = self.shared.inbox.pop() else { break };
             any = true;
             self.shared.counters.ledger.handed_in.add(batch.len() as u64);

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod action;
+mod adopt;
 mod bucket;
 mod epoch;
 mod evict;

@@ -13,7 +13,7 @@ use crate::action::Action;
 use crate::bucket::{Bucket, Line};
 use crate::epoch::Epochs;
 use crate::family::{Family, Tuple};
-use crate::layout::{COLD, LINE, Parts};
+use crate::layout::{COLD, LINE};
 use crate::life::{Binding, Life, Phase, Seconds};
 use crate::local::Shelf;
 use crate::record::{action_at, key_at};
@@ -114,13 +114,13 @@ pub struct Row<A> {
 
 /// The flows of one family.
 pub struct Table<F: Family> {
-    buckets: &'static [Line],
+    pub(crate) buckets: &'static [Line],
     pub(crate) hot: &'static [F::Hot],
     pub(crate) cold: Words,
     /// Buckets less one: their number is a power of two.
-    mask: u64,
-    seeds: [u64; 3],
-    records: u32,
+    pub(crate) mask: u64,
+    pub(crate) seeds: [u64; 3],
+    pub(crate) records: u32,
     /// Number of pops (32 bits) and the first free record plus one: the first number keeps an old head from passing for a new one.
     pub(crate) free: AtomicU64,
     /// How many there are; never fewer than that.
@@ -131,57 +131,10 @@ pub struct Table<F: Family> {
     pub(crate) cursor: AtomicU32,
     /// Where the next sample for an eviction begins.
     pub(crate) sample: AtomicU32,
-    family: std::marker::PhantomData<F>,
+    pub(crate) family: std::marker::PhantomData<F>,
 }
 
 impl<F: Family> Table<F> {
-    /// Takes the storage as it is: records that are live stay, others are free, and the buckets are made anew.
-    pub(crate) fn adopt(parts: Parts, records: u32, seeds: [u64; 3]) -> Self {
-        let Parts { buckets, hot, cold } = parts;
-        buckets.iter().for_each(|word| word.store(0, Ordering::Relaxed));
-        let (buckets, _) = buckets.as_chunks();
-        let table = Self {
-            buckets,
-            hot: F::records(hot),
-            cold,
-            mask: (buckets.len() - 1) as u64,
-            seeds,
-            records,
-            free: AtomicU64::new(0),
-            spare: AtomicU32::new(0),
-            owners: (0..OWNERS).map(|_| AtomicU32::new(0)).collect(),
-            cursor: AtomicU32::new(0),
-            sample: AtomicU32::new(0),
-            family: std::marker::PhantomData,
-        };
-        for record in (0..records).rev() {
-            if !table.readopt(record) {
-                table.life(record).store(Life::FREE.0, Ordering::Relaxed);
-                table.push_free(record);
-            }
-        }
-        table
-    }
-
-    /// Links a record that an earlier process left. What it decided was by tables that are gone.
-    fn readopt(&self, record: u32) -> bool {
-        let life = Life(self.life(record).load(Ordering::Relaxed));
-        if !life.is_live() {
-            return false;
-        }
-        let keys = [Direction::Forward, Direction::Reply].map(|d| self.key_of(record, d));
-        for (direction, key) in [Direction::Forward, Direction::Reply].into_iter().zip(&keys) {
-            let (hash, handle) = (self.hash(key), Handle::new(record, direction));
-            if self.find(hash, key).is_some() || !self.link(hash, handle) {
-                self.unlink(self.hash(&keys[0]), Handle::new(record, Direction::Forward));
-                return false;
-            }
-            self.action(handle).store(Action::NONE.0, Ordering::Relaxed);
-        }
-        self.count(self.binding_of(record).owner, 1);
-        true
-    }
-
     /// Records, used or not.
     #[must_use]
     pub const fn capacity(&self) -> u32 {
@@ -507,7 +460,7 @@ impl<F: Family> Table<F> {
     }
 
     #[inline]
-    fn link(&self, hash: u64, handle: Handle) -> bool {
+    pub(crate) fn link(&self, hash: u64, handle: Handle) -> bool {
         self.home(hash).link(signature(hash), handle.0.get()) || self.link_stray(hash, handle)
     }
 
@@ -522,7 +475,7 @@ impl<F: Family> Table<F> {
         linked
     }
 
-    fn unlink(&self, hash: u64, handle: Handle) {
+    pub(crate) fn unlink(&self, hash: u64, handle: Handle) {
         let home = self.home(hash);
         if !home.unlink(handle.0.get()) && self.other(hash).unlink(handle.0.get()) {
             home.remove_stray();
@@ -555,7 +508,7 @@ impl<F: Family> Table<F> {
     }
 
     #[inline]
-    fn action(&self, handle: Handle) -> &'static AtomicU64 {
+    pub(crate) fn action(&self, handle: Handle) -> &'static AtomicU64 {
         &self.hot[handle.record() as usize].as_ref()[action_at::<F>(handle.direction())]
     }
 
@@ -576,7 +529,7 @@ impl<F: Family> Table<F> {
         }
     }
 
-    fn count(&self, owner: u16, by: u32) {
+    pub(crate) fn count(&self, owner: u16, by: u32) {
         self.owners[usize::from(owner) % OWNERS].fetch_add(by, Ordering::Relaxed);
     }
 }
@@ -588,7 +541,7 @@ fn rules_word([out, into]: [u32; 2]) -> u64 {
 
 /// The high bits of the hash, which have no part in the bucket's number; never 0.
 #[inline]
-const fn signature(hash: u64) -> u16 {
+pub(crate) const fn signature(hash: u64) -> u16 {
     (hash >> 48) as u16 | 1
 }
 
