@@ -85,8 +85,8 @@ impl Adjacency {
     }
 }
 
-/// The words of a header with these MACs; the second's upper half is empty.
-const fn words(dst: MacAddr, src: MacAddr) -> [u64; 2] {
+/// The first two words of a header with these MACs, little endian; the second's upper half is empty.
+pub(crate) const fn words(dst: MacAddr, src: MacAddr) -> [u64; 2] {
     let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (dst.0, src.0);
     [u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes([i, j, k, l, 0, 0, 0, 0])]
 }

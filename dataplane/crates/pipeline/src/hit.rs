@@ -7,9 +7,9 @@
 use arrayvec::ArrayVec;
 use flow::{Action, Family, Flows, Handle, Life, Record, Signal, Table, V4, V6};
 use tables::{PortId, Tables};
-use wire::{ETHERNET_HEADER, MacAddr, TCP_HEADER, protocol};
+use wire::{ETHERNET_HEADER, MacAddr, TCP_HEADER, UDP_HEADER, protocol};
 
-use crate::adjacency::Adjacency;
+use crate::adjacency::{Adjacency, words};
 use crate::burst::{Ingress, Side};
 use crate::decide::Desk;
 use crate::tracker::{Tracker, rests};
@@ -91,10 +91,6 @@ impl Link {
         let (from, mask, shared) = match ingress.side {
             Side::Endpoint(endpoint) => (endpoint.mac, MacAddr([0xff; 6]), false),
             Side::Uplink(_) => (MacAddr::default(), MacAddr([1, 0, 0, 0, 0, 0]), true),
-        };
-        let words = |to: MacAddr, from: MacAddr| {
-            let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (to.0, from.0);
-            [u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes([i, j, k, l, 0, 0, 0, 0])]
         };
         Some(Self {
             port,
@@ -271,16 +267,23 @@ fn admits<F: Plain>(
     true
 }
 
-/// What a TCP segment says of its connection: `at` is where its header begins, and `len` bytes are left for it.
+/// What a segment or datagram says of its connection: its header begins at `at`, a TCP header without options ends at `END`, and `len`
+/// bytes are left for it.
 #[inline(always)]
-fn tcp<const LEN: usize>(head: &[u8], at: usize, len: usize) -> Option<Signal> {
-    let b = head.first_chunk::<LEN>()?;
-    let header = usize::from(b[at + 12] >> 4) * 4;
-    (header >= TCP_HEADER && len >= header).then(|| Signal::of_tcp(b[at + 13]))
+fn signal<const END: usize>(protocol: u8, head: &[u8], at: usize, len: usize) -> Option<Signal> {
+    match protocol {
+        protocol::UDP if len >= UDP_HEADER => Some(Signal::Data),
+        protocol::TCP => {
+            let b = head.first_chunk::<END>()?;
+            let header = usize::from(b[at + 12] >> 4) * 4;
+            (header >= TCP_HEADER && len >= header).then(|| Signal::of_tcp(b[at + 13]))
+        }
+        _ => None,
+    }
 }
 
-/// Of a key's last word.
+/// The protocol in a key's last word.
 #[expect(clippy::cast_possible_truncation, reason = "cut to 8 bits")]
-const fn is_tcp(tail: u64) -> bool {
-    (tail >> 8) as u8 == protocol::TCP
+const fn protocol_of(tail: u64) -> u8 {
+    (tail >> 8) as u8
 }

@@ -240,9 +240,9 @@ impl<B: Buffer> Router<B> {
         self.decide(tables, now, packets, &replayed, verdicts);
     }
 
-    /// The short way alone, for packets that came by one port, of whatever type: those of known flows that are as most are. Each of them has its
-    /// header complete. The others are as they were, and due to [`Router::decide`]. `view` has a packet's contiguous first bytes and its length in all, or `None` for one that has something left to
-    /// finish or came by another port.
+    /// The short way alone, for packets of whatever type that came by one port: those of known flows that are as most are leave it with
+    /// their headers complete. The others are as they were, and due to [`Router::decide`]. `view` has a packet's contiguous first bytes
+    /// and its length in all, or `None` for one that has something left to finish or came by another port.
     #[inline]
     pub fn replay<T>(
         &mut self,
@@ -274,7 +274,14 @@ impl<B: Buffer> Router<B> {
     ) {
         let burst = packets.len().min(BURST);
         verdicts.clear();
-        verdicts.extend(replayed.outputs[..burst].iter().map(|&port| Verdict::Forward(Output::Port(port))));
+        // Whatever no step should have a word for goes nowhere.
+        verdicts.extend(replayed.outputs[..burst].iter().enumerate().map(|(at, &port)| {
+            if replayed.done >> at & 1 == 1 {
+                Verdict::Forward(Output::Port(port))
+            } else {
+                Verdict::Drop(DropReason::PortIdle)
+            }
+        }));
         if replayed.done.count_ones() as usize != burst {
             self.steps(tables, now, &mut packets[..burst], replayed.done, None, verdicts);
         }

@@ -21,7 +21,8 @@ pub fn anonymous(words: usize) -> io::Result<&'static [AtomicU64]> {
     // SAFETY: null lets the kernel choose a place that nothing else has, so no memory of Rust's is touched.
     let start = unsafe { mmap_anonymous(ptr::null_mut(), mapped, readable(), MapFlags::PRIVATE) }?;
     let start = start.map_addr(|address| address.next_multiple_of(LARGE_PAGE));
-    // SAFETY: `start` begins `bytes` of a new mapping, readable, writable and zero, which nobody unmaps.
+    // SAFETY: `start` is less than a large page into a new mapping that is a large page longer than `bytes`; all of it is readable,
+    // writable and zero, and nobody unmaps it.
     Ok(unsafe { lend(start, words) })
 }
 

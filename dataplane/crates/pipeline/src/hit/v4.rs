@@ -1,9 +1,9 @@
 //! Plain packets of IPv4.
 
 use flow::{Flows, Key4, Signal, Table, V4};
-use wire::{ETHERNET_HEADER, IPV4_HEADER, TCP_HEADER, UDP_HEADER, protocol};
+use wire::{ETHERNET_HEADER, IPV4_HEADER, TCP_HEADER, UDP_HEADER};
 
-use super::{Pattern, Plain, is_tcp, tcp, word};
+use super::{Pattern, Plain, protocol_of, signal, word};
 use crate::translate::{PlainV4, end_around, fold_32, fold_64, hop_less_v4, translate_plain_v4};
 
 const L4: usize = ETHERNET_HEADER + IPV4_HEADER;
@@ -39,11 +39,7 @@ impl Plain for V4 {
         if !fits {
             return None;
         }
-        let signal = match protocol {
-            protocol::UDP if ip_len >= IPV4_HEADER + UDP_HEADER => Signal::Data,
-            protocol::TCP => tcp::<{ L4 + TCP_HEADER }>(head, L4, ip_len.saturating_sub(IPV4_HEADER))?,
-            _ => return None,
-        };
+        let signal = signal::<{ L4 + TCP_HEADER }>(protocol, head, L4, ip_len.saturating_sub(IPV4_HEADER))?;
         let ports = u64::from((word(b, L4) as u32).swap_bytes());
         Some(([word(b, 26).swap_bytes(), ports << 32 | tail | u64::from(protocol) << 8], signal))
     }
@@ -55,8 +51,7 @@ impl Plain for V4 {
 
     #[inline]
     fn translate(head: &mut [u8], from: &Key4, reply: &Key4) {
-        let protocol = if is_tcp(from[1]) { protocol::TCP } else { protocol::UDP };
-        translate_plain_v4(head, protocol, PlainV4::from(from), PlainV4::from(reply).reversed());
+        translate_plain_v4(head, protocol_of(from[1]), PlainV4::from(from), PlainV4::from(reply).reversed());
     }
 }
 

@@ -1,9 +1,9 @@
 //! Plain packets of IPv6.
 
 use flow::{Flows, Key6, Signal, Table, V6};
-use wire::{ETHERNET_HEADER, IPV6_HEADER, TCP_HEADER, UDP_HEADER, protocol};
+use wire::{ETHERNET_HEADER, IPV6_HEADER, TCP_HEADER, UDP_HEADER};
 
-use super::{Pattern, Plain, is_tcp, tcp, word};
+use super::{Pattern, Plain, protocol_of, signal, word};
 use crate::translate::{PlainV6, hop_less_v6, translate_plain_v6};
 
 const L4: usize = ETHERNET_HEADER + IPV6_HEADER;
@@ -37,11 +37,7 @@ impl Plain for V6 {
         if !fits {
             return None;
         }
-        let signal = match protocol {
-            protocol::UDP if payload >= UDP_HEADER => Signal::Data,
-            protocol::TCP => tcp::<{ L4 + TCP_HEADER }>(head, L4, payload)?,
-            _ => return None,
-        };
+        let signal = signal::<{ L4 + TCP_HEADER }>(protocol, head, L4, payload)?;
         let address = |at| word(b, at).swap_bytes();
         let ports = u64::from((word(b, L4) as u32).swap_bytes());
         let tail = ports << 32 | tail | u64::from(protocol) << 8;
@@ -55,7 +51,6 @@ impl Plain for V6 {
 
     #[inline]
     fn translate(head: &mut [u8], from: &Key6, reply: &Key6) {
-        let protocol = if is_tcp(from[4]) { protocol::TCP } else { protocol::UDP };
-        translate_plain_v6(head, protocol, PlainV6::from(from), PlainV6::from(reply).reversed());
+        translate_plain_v6(head, protocol_of(from[4]), PlainV6::from(from), PlainV6::from(reply).reversed());
     }
 }
