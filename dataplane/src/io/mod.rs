@@ -9,6 +9,7 @@ mod memory;
 mod staged;
 mod tap;
 mod vhost;
+mod vnet;
 
 use std::os::fd::BorrowedFd;
 

@@ -4,17 +4,12 @@ use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use arrayvec::ArrayVec;
-use pipeline::{Buffer, DropReason, GsoKind, Offload, Packet};
+use pipeline::{Buffer, DropReason, Packet};
 use tables::PortId;
-use tap::vnet::{self, SHORT_LEN, VirtioNetHeader};
+use tap::vnet::SHORT_LEN;
 use tap::{Offloads, Tap, TapError};
 
-use super::{CHAIN, Packets, Sent, Staged, Tools};
-use crate::frame::Frame;
-
-/// Where in a TCP header the data offset is (RFC 9293, section 3.1), and the length of a UDP header.
-const TCP_DATA_OFFSET: usize = 12;
-const UDP_LEN: u16 = 8;
+use super::{CHAIN, Packets, Sent, Staged, Tools, vnet};
 
 /// One TAP device.
 #[derive(Debug)]
@@ -65,7 +60,7 @@ impl TapPort {
                 refused(DropReason::FrameTooShort);
                 continue;
             };
-            match offload(&header, &frame) {
+            match vnet::offload(&header, &frame) {
                 Some(offload) => into.push(Packet { buffer: frame, in_port: id, offload }),
                 None => refused(DropReason::OffloadInvalid),
             }
@@ -74,7 +69,7 @@ impl TapPort {
 
     pub(crate) fn send(&mut self, staged: &mut Staged, sent: &mut Sent) {
         for packet in staged.drain() {
-            let header = header(packet.offload).encode();
+            let header = vnet::header(packet.offload).encode();
             let mbuf = &packet.buffer.0;
             let mut pieces: ArrayVec<IoSlice<'_>, 16> = ArrayVec::new();
             pieces.push(IoSlice::new(&header[..SHORT_LEN]));
@@ -103,54 +98,5 @@ impl TapPort {
                 Err(_) => sent.refuse(DropReason::TxDown, 1),
             }
         }
-    }
-}
-
-/// What the kernel left to finish; `None` for a header that does not fit its frame, for it is input like any other.
-fn offload(header: &[u8], frame: &Frame) -> Option<Offload> {
-    let checked = VirtioNetHeader::decode(header).ok()?.check(frame.frame_len()).ok()?;
-    Some(match checked {
-        vnet::Offload::Done { .. } => Offload::Done,
-        vnet::Offload::Partial { start, offset } => Offload::Partial { start, offset },
-        vnet::Offload::Gso { kind, size, start, offset, .. } => {
-            let tcp_len = || {
-                let byte = *frame.head().get(usize::from(start) + TCP_DATA_OFFSET)?;
-                Some(u16::from(byte >> 4) * 4).filter(|&len| len >= 20)
-            };
-            let (kind, l4_len) = match kind {
-                vnet::GsoKind::TcpV4 => (GsoKind::TcpV4, tcp_len()?),
-                vnet::GsoKind::TcpV6 => (GsoKind::TcpV6, tcp_len()?),
-                vnet::GsoKind::UdpDatagrams => (GsoKind::Udp, UDP_LEN),
-                vnet::GsoKind::UdpFragments => return None,
-            };
-            let header_len =
-                start.checked_add(l4_len).filter(|&len| usize::from(len) <= frame.head().len())?;
-            Offload::Gso { kind, size, header_len, start, offset }
-        }
-    })
-}
-
-fn header(offload: Offload) -> VirtioNetHeader {
-    match offload {
-        Offload::Done => VirtioNetHeader::default(),
-        Offload::Partial { start, offset } => VirtioNetHeader {
-            flags: vnet::NEEDS_CSUM,
-            csum_start: start,
-            csum_offset: offset,
-            ..VirtioNetHeader::default()
-        },
-        Offload::Gso { kind, size, header_len, start, offset } => VirtioNetHeader {
-            flags: vnet::NEEDS_CSUM,
-            gso_type: match kind {
-                GsoKind::TcpV4 => vnet::GSO_TCPV4,
-                GsoKind::TcpV6 => vnet::GSO_TCPV6,
-                GsoKind::Udp => vnet::GSO_UDP_L4,
-            },
-            hdr_len: header_len,
-            gso_size: size,
-            csum_start: start,
-            csum_offset: offset,
-            num_buffers: 0,
-        },
     }
 }
