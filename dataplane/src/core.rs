@@ -1,6 +1,7 @@
 //! What the socket's threads share: the current tables, the ports, and the handles on the workers. Workers never see it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,6 +29,8 @@ pub(crate) struct Core {
     pub(crate) adjacencies: Arc<Adjacencies>,
     /// DPDK's arguments for the devices named at start, by device name.
     pub(crate) devices: BTreeMap<String, String>,
+    /// The file that keeps connections; what else is to outlast the process lies beside it.
+    pub(crate) state: Option<PathBuf>,
     /// Made anew at each start.
     pub(crate) instance: String,
     pub(crate) started: Instant,

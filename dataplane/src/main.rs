@@ -170,6 +170,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
             .chain(&args.allow)
             .map(|a| (ports::device_name(a).to_owned(), a.clone()))
             .collect(),
+        state: args.flow_file.clone(),
         instance: instance(),
         started,
         warnings,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -14,7 +15,7 @@ use tables::{MAX_PORTS, PortEntry, PortId, PortRole};
 use wire::MacAddr;
 
 use crate::core::Core;
-use crate::frame::{LARGE_ROOM, SMALL_ROOM};
+use crate::frame::LARGE_ROOM;
 use crate::handover::{Command, Kind, WorkerShared};
 use crate::io::{Device, Ethdev, Memory, Staged, TapPort, Vhost};
 use crate::worker::Slot;
@@ -177,7 +178,12 @@ impl Core {
     pub(crate) fn remove_port(&mut self, name: &str) -> anyhow::Result<()> {
         let id = self.ports.id(name)?;
         self.tables.remove_port(id)?;
-        self.close_port(name)
+        self.close_port(name)?;
+        // It is of use only to a port that comes back with the next process.
+        if let Some(state) = self.vhost_state(name) {
+            drop(std::fs::remove_file(state));
+        }
+        Ok(())
     }
 
     /// Takes a port from its worker and closes it, whatever the tables say of it.
@@ -224,8 +230,10 @@ impl Core {
             }
             PortKind::Vhost { path, server } => {
                 let mode = if *server { Mode::Server } else { Mode::Client };
-                let config = VhostConfig { path: path.clone(), mode, name: spec.name.clone() };
-                let (port, rx, tx) = VhostPort::start(config, None)?;
+                let state = self.vhost_state(&spec.name);
+                let config = VhostConfig { mode, state, ..VhostConfig::new(path, &spec.name) };
+                let (port, pairs) = VhostPort::start(config, Vec::new())?;
+                let (rx, tx) = pairs.into_iter().next().context("the port has no queue pair")?;
                 (Device::Vhost(Vhost::new(rx, tx)), Handle::Vhost(port), None)
             }
             PortKind::Ethdev { device, devargs } => self.open_ethdev(spec, device, devargs.as_deref())?,
@@ -234,6 +242,13 @@ impl Core {
                 (Device::Memory(memory), Handle::Memory, None)
             }
         })
+    }
+
+    /// The file that keeps where a vhost-user port's packed rings are, beside the one that keeps connections.
+    fn vhost_state(&self, name: &str) -> Option<PathBuf> {
+        // A port's name may have a slash, a file's may not.
+        let name = name.replace('/', "%");
+        self.state.as_ref().map(|state| state.with_added_extension(format!("rings-{name}")))
     }
 
     fn open_ethdev(
@@ -309,10 +324,8 @@ fn check(spec: &PortSpec) -> anyhow::Result<()> {
     let room = match spec.kind {
         // The vnet header passes segments of any length.
         PortKind::Tap => u16::MAX,
-        // One buffer a frame.
-        PortKind::Vhost { .. } => SMALL_ROOM - ETHERNET,
         // Received as chains, but finished and cut in one buffer.
-        PortKind::Ethdev { .. } | PortKind::Memory { .. } => LARGE_ROOM - ETHERNET,
+        PortKind::Vhost { .. } | PortKind::Ethdev { .. } | PortKind::Memory { .. } => LARGE_ROOM - ETHERNET,
     };
     if spec.mtu > room {
         bail!(

@@ -144,7 +144,7 @@ impl Device {
     ) {
         match self {
             Self::Ethdev(port) => port.receive(into),
-            Self::Vhost(port) => port.receive(tools, into, refused),
+            Self::Vhost(port) => port.receive(id, tools, into, refused),
             Self::Tap(port) => port.receive(id, tools, &mut into.packets, refused),
             Self::Memory(port) => port.receive(tools, into),
         }

@@ -24,10 +24,14 @@ impl Staged {
         self.finished.is_empty() && self.others.is_empty()
     }
 
+    pub(crate) const fn len(&self) -> usize {
+        self.finished.len() + self.others.len()
+    }
+
     /// Whether it is to be sent before another frame comes.
     #[inline]
     pub(crate) const fn is_full(&self) -> bool {
-        self.finished.len() + self.others.len() >= Burst::CAPACITY
+        self.len() >= Burst::CAPACITY
     }
 
     /// Puts a frame of `len` bytes at the end, for which there is room.

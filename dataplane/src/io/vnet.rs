@@ -9,6 +9,12 @@ use crate::frame::Frame;
 const TCP_DATA_OFFSET: usize = 12;
 const UDP_LEN: u16 = 8;
 
+/// Whether a header, of either length, says that something is to be finished.
+#[inline]
+pub(super) const fn says_anything(header: &[u8; vnet::LONG_LEN]) -> bool {
+    header[0] & vnet::NEEDS_CSUM != 0 || header[1] != vnet::GSO_NONE
+}
+
 /// What the sender left to finish; `None` for a header that does not fit its frame, for it is input like any other.
 pub(super) fn offload(header: &[u8], frame: &Frame) -> Option<Offload> {
     let checked = VirtioNetHeader::decode(header).ok()?.check(frame.frame_len()).ok()?;

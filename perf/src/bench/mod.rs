@@ -5,6 +5,7 @@
 
 mod contestant;
 mod flows;
+mod guests;
 mod machine;
 mod micro;
 mod ovs;
@@ -34,7 +35,7 @@ pub(crate) struct Arguments {
     /// Which bench.
     #[arg(value_enum, default_value = "micro")]
     bench: Bench,
-    /// Only micro benches whose name contains this.
+    /// Only micro benches whose name contains this; of `guests`, only what a contestant's name contains.
     #[arg(long)]
     filter: Option<String>,
     /// How often each contestant has its turn.
@@ -77,6 +78,8 @@ enum Bench {
     UpdateStorm,
     /// Plain routing between pods, no policy and no Service, against testpmd.
     Routing,
+    /// Between vhost-user ports, and between those and net_null, against testpmd.
+    Guests,
     /// Our tables against rte_lpm, rte_fib and rte_hash.
     Peers,
 }
@@ -102,8 +105,8 @@ pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
     if *large && *bench != Bench::Peers {
         bail!("--large is for the micro benches and for peers");
     }
-    if filter.is_some() {
-        bail!("--filter is for the micro benches: {bench:?} has no parts");
+    if filter.is_some() && *bench != Bench::Guests {
+        bail!("--filter is for the micro benches and for guests: {bench:?} has no parts");
     }
     let pace = Pace { rounds: *rounds, turn: Duration::from_secs_f64(*seconds) };
     if *bench == Bench::Peers {
@@ -132,6 +135,7 @@ pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
         Bench::Routing => flows::routing(&stage, &machine, &sources)?,
         Bench::KnownFlows => flows::known(&stage, &machine, &sources)?,
         Bench::NewFlows => flows::new_flows(&stage)?,
+        Bench::Guests => guests::guests(&stage, filter.as_deref())?,
         Bench::FlowsScale => flows::flows_scale(&stage, &sources)?,
         Bench::RulesScale => flows::rules_scale(&stage, &sources)?,
         Bench::UpdateStorm => storm::run(&stage, sources[0])?,

@@ -21,6 +21,12 @@ const LOSS: f64 = 0.001;
 pub(crate) const IN: &str = "in";
 pub(crate) const OUT: &str = "out";
 
+/// A device of DPDK's, by its arguments.
+pub(crate) fn ethdev(devargs: &str) -> PortKind {
+    let device = devargs.split(',').next().unwrap_or_default().to_owned();
+    PortKind::Ethdev { device, devargs: Some(devargs.to_owned()) }
+}
+
 /// A data plane with one poll worker that forwards from its first port to its second.
 pub(crate) struct Router {
     name: String,
@@ -60,21 +66,27 @@ impl Router {
     /// Gives it its ports, a pod behind each, and the packets. They flow when this returns, and what is dropped from
     /// now on counts.
     pub(crate) fn play(&mut self, play: &Play) -> Result<()> {
-        let ethdev = |devargs: &str| {
-            let device = devargs.split(',').next().unwrap_or_default().to_owned();
-            PortKind::Ethdev { device, devargs: Some(devargs.to_owned()) }
-        };
         let source = match play.source {
             Source::Pcap => ethdev(&format!("net_pcap0,rx_pcap={},infinite_rx=1", play.file.display())),
             Source::Templates => {
                 PortKind::Memory { rx_pcap: Some(play.file.clone()), tx_pcap: None, repeat: true }
             }
         };
-        for (name, kind) in [(OUT, ethdev(Play::SINK)), (IN, source)] {
+        self.add_ports([(OUT, ethdev(Play::SINK)), (IN, source)])?;
+        self.forwards()
+    }
+
+    /// Gives it ports, and a pod behind each.
+    pub(crate) fn add_ports(&mut self, ports: [(&str, PortKind); 2]) -> Result<()> {
+        for (name, kind) in ports {
             let spec = PortSpec { name: name.to_owned(), kind, mac: Some(ROUTER_MAC), mtu: 1500 };
             self.client.add_port(spec).with_context(|| self.process.tail(10))?;
         }
-        self.add_pods()?;
+        self.add_pods()
+    }
+
+    /// Waits until packets flow; what is dropped from now on counts.
+    pub(crate) fn forwards(&mut self) -> Result<()> {
         self.client.wait_for_packets().with_context(|| self.process.tail(10))?;
         self.at_start = self.sent()?;
         self.dropped = self.drops()?;

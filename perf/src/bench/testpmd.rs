@@ -19,7 +19,7 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Io => "io",
             Self::Macswap => "macswap",

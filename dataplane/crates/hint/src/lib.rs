@@ -11,6 +11,19 @@ pub fn prefetch_read<T: ?Sized>(value: &T) {
     prefetch(std::ptr::from_ref(value).cast());
 }
 
+/// Asks for the cache line at `address`, into all levels, for reading: for memory that another process writes too, to which
+/// no reference may be made. Any address will do.
+#[inline(always)]
+pub fn prefetch_at(address: *const u8) {
+    prefetch(address);
+}
+
+/// The same for writing: the line comes without another core's copy left of it, so that the write need not wait for that.
+#[inline(always)]
+pub fn prefetch_to_write(address: *const u8) {
+    prefetch_exclusive(address);
+}
+
 /// Asks for the first cache line of `bytes`, into all levels, for reading. An empty slice is as good as any.
 #[inline(always)]
 pub fn prefetch_slice(bytes: &[u8]) {
@@ -64,6 +77,27 @@ fn prefetch(address: *const u8) {
     unsafe { arch::x86_64::_mm_prefetch::<{ arch::x86_64::_MM_HINT_T0 }>(address.cast()) }
 }
 
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch_exclusive(address: *const u8) {
+    // SAFETY: as `prefetch`. PREFETCHW is a hint too, and where a processor does not have it, it is a no-operation (Intel SDM,
+    // volume 2, PREFETCHW; AMD APM, volume 3).
+    unsafe { arch::asm!("prefetchw [{}]", in(reg) address, options(readonly, nostack, preserves_flags)) };
+}
+
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn prefetch_exclusive(address: *const u8) {
+    // SAFETY: as `prefetch`.
+    unsafe {
+        arch::asm!("prfm pstl1keep, [{}]", in(reg) address, options(readonly, nostack, preserves_flags));
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[inline(always)]
+fn prefetch_exclusive(_address: *const u8) {}
+
 #[cfg(target_arch = "aarch64")]
 #[inline(always)]
 fn prefetch(address: *const u8) {
@@ -107,6 +141,8 @@ mod tests {
         prefetch_read(words.as_slice());
         prefetch_slice(b"some bytes");
         prefetch_slice(&[]);
+        prefetch_at(std::ptr::null());
+        prefetch_to_write(std::ptr::null());
         spin();
         assert!(words.iter().all(|&w| w == 0x5a5a_5a5a));
     }

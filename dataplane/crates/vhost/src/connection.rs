@@ -22,6 +22,7 @@ use crate::port::PeerState;
 /// How epoll names what became ready.
 const SOCKET: u64 = 0;
 const WAKE: u64 = 1;
+/// And beyond, by queue pair.
 pub(crate) const KICK: u64 = 2;
 
 /// A client that finds nobody tries again after this long, and then twice as long each time, up to the second.
@@ -220,8 +221,8 @@ impl MessageThread {
             for event in events.drain(..) {
                 match event.data.u64() {
                     WAKE => return End::Closed,
-                    KICK => self.device().kicked(),
-                    _ => match handle() {
+                    kick @ KICK.. => self.device().kicked(usize::try_from(kick - KICK).unwrap_or(0)),
+                    SOCKET => match handle() {
                         Ok(()) => {
                             *messages += 1;
                             let running = self.device().running();

@@ -1,7 +1,7 @@
-//! What the front end's messages do: features, memory, and the two rings' set-up.
+//! What the front end's messages do: features, memory, and the rings' set-up.
 //!
-//! Owns the configuration of both rings; the rings that run are shared with the worker. Each message is checked before it
-//! changes anything, and one that is refused ends the connection. What always holds: features outlast a connection.
+//! Owns the configuration of all rings; those that run are shared with workers. Each message is checked before it changes
+//! anything, and one that is refused ends the connection. What always holds: features outlast a connection.
 
 use std::fs::File;
 use std::io;
@@ -15,57 +15,79 @@ use vhost::vhost_user::message::{
     VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
 };
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
-use virtio_bindings::virtio_net::{VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS};
 
+use crate::chains::Direction;
 use crate::eventfd;
+use crate::features::Features;
+use crate::inflight::Inflight;
 use crate::memory::{Memory, SLOTS_MAX};
-use crate::ring::{Direction, Kick, SharedRing};
-use crate::vring::{MRG_RXBUF, UserAddresses, VERSION_1, Vring};
+use crate::ring::{Addresses, Kick, Ring, SharedRing};
+use crate::vring::Vring;
 
-/// The guest's transmit ring: what we receive. Ring 0 is its receive ring (VIRTIO 1.2, 5.1.2).
-const FROM_GUEST: usize = 1;
-const RINGS: usize = 2;
-
-const VHOST_USER_F_PROTOCOL_FEATURES: u64 = 1 << 30;
-/// MTU and STATUS are the front end's to fill in (its configuration space); offering them lets it.
-const OFFERED: u64 =
-    VERSION_1 | VHOST_USER_F_PROTOCOL_FEATURES | MRG_RXBUF | 1 << VIRTIO_NET_F_MTU | 1 << VIRTIO_NET_F_STATUS;
+/// One queue pair as workers have it: what the guest receives from, and what it transmits to. In that order they are rings
+/// `2n` and `2n + 1` (VIRTIO 1.2, 5.1.2).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pair {
+    pub(crate) to_guest: Arc<SharedRing>,
+    pub(crate) from_guest: Arc<SharedRing>,
+}
 
 /// The device that a front end talks to.
 #[derive(Debug)]
 pub(crate) struct Device {
-    features: u64,
-    memory: Memory,
-    vrings: [Vring; RINGS],
+    offered: u64,
+    features: Features,
+    memory: Arc<Memory>,
+    vrings: Vec<Vring>,
+    /// By queue pair; none at all where nobody sleeps.
+    doorbells: Vec<OwnedFd>,
+    /// Where packed rings are, and where they were when an earlier process was killed.
+    inflight: Option<Inflight>,
+    remembered: Option<Inflight>,
     epoll: Arc<OwnedFd>,
     kick_token: u64,
-    doorbell: Option<OwnedFd>,
 }
 
 impl Device {
-    /// A device without a connection. Kicks of the guest's transmit ring show up in `epoll` as `kick_token`.
+    /// A device without a connection. Kicks of the guest's transmit rings show up in `epoll` as `kick_token` and the pair's number.
     pub(crate) fn new(
-        to_guest: Arc<SharedRing>,
-        from_guest: Arc<SharedRing>,
+        offered: u64,
+        pairs: &[Pair],
+        doorbells: Vec<OwnedFd>,
+        remembered: Option<Inflight>,
         epoll: Arc<OwnedFd>,
         kick_token: u64,
-        doorbell: Option<OwnedFd>,
-    ) -> Device {
-        let vrings = [Vring::new(to_guest, Direction::ToGuest), Vring::new(from_guest, Direction::FromGuest)];
-        Device { features: 0, memory: Memory::default(), vrings, epoll, kick_token, doorbell }
+    ) -> Self {
+        let vrings = pairs.iter().flat_map(|pair| {
+            [
+                Vring::new(Arc::clone(&pair.to_guest), Direction::ToGuest),
+                Vring::new(Arc::clone(&pair.from_guest), Direction::FromGuest),
+            ]
+        });
+        Self {
+            offered,
+            features: Features::default(),
+            memory: Arc::default(),
+            vrings: vrings.collect(),
+            doorbells,
+            inflight: None,
+            remembered,
+            epoll,
+            kick_token,
+        }
     }
 
-    /// Whether both rings run.
+    /// Whether both rings of the first pair run.
     pub(crate) fn running(&self) -> bool {
-        self.vrings.iter().all(|vring| vring.shared.change(|ring| ring.is_some()))
+        self.vrings.iter().take(2).all(|vring| vring.shared.is_running())
     }
 
-    /// The guest kicked while the worker was parked.
-    pub(crate) fn kicked(&self) {
-        if let Some(kick) = &self.vrings[FROM_GUEST].kick {
+    /// The guest kicked while a worker was parked.
+    pub(crate) fn kicked(&self, pair: usize) {
+        if let Some(kick) = self.vrings.get(2 * pair + 1).and_then(|vring| vring.kick.as_ref()) {
             kick.drain();
         }
-        self.ring_doorbell();
+        self.ring_doorbell(pair);
     }
 
     /// The connection is gone: nothing of the guest's is touched any more, and its memory is unmapped.
@@ -74,36 +96,37 @@ impl Device {
             vring.stop();
             *vring = Vring::new(Arc::clone(&vring.shared), vring.direction);
         }
-        self.memory = Memory::default();
+        self.memory = Arc::default();
+        self.inflight = None;
     }
 
-    fn ring_doorbell(&self) {
-        if let Some(doorbell) = &self.doorbell {
+    fn ring_doorbell(&self, pair: usize) {
+        if let Some(doorbell) = self.doorbells.get(pair) {
             eventfd::signal(doorbell);
         }
     }
 
     fn vring(&mut self, index: usize) -> Result<&mut Vring> {
-        self.vrings.get_mut(index).ok_or_else(|| refused(format!("ring {index}: there are {RINGS}")))
+        let there = self.vrings.len();
+        self.vrings.get_mut(index).ok_or_else(|| refused(format!("ring {index}: there are {there}")))
     }
 
     /// Stops the ring, and starts it again if all that it needs is known.
     fn restart(&mut self, index: usize) -> Result<()> {
-        let (memory, features) = (&self.memory, self.features);
+        let kept = self.inflight.as_ref().or(self.remembered.as_ref()).and_then(|kept| kept.ring(index));
         let Some(vring) = self.vrings.get_mut(index) else { return Ok(()) };
         vring.stop();
-        let started =
-            vring.start(memory, features).map_err(|reason| refused(format!("ring {index}: {reason}")))?;
-        if started {
-            self.ring_doorbell();
+        let started = vring.start(&self.memory, self.features, kept);
+        if started.map_err(|reason| refused(format!("ring {index}: {reason}")))? {
+            self.ring_doorbell(index / 2);
         }
         Ok(())
     }
 
     /// Puts a new table in place. A ring that it no longer holds stays stopped until its addresses come again.
     fn replace_memory(&mut self, memory: Memory) {
-        self.memory = memory;
-        for index in 0..RINGS {
+        self.memory = Arc::new(memory);
+        for index in 0..self.vrings.len() {
             if let Err(error) = self.restart(index) {
                 tracing::warn!(%error, "vhost-user ring stopped by a change of guest memory");
             }
@@ -142,17 +165,18 @@ impl VhostUserBackendReqHandlerMut for Device {
     }
 
     fn get_features(&mut self) -> Result<u64> {
-        Ok(OFFERED)
+        Ok(self.offered)
     }
 
     fn set_features(&mut self, features: u64) -> Result<()> {
-        if features & !OFFERED != 0 {
-            return Err(refused(format!("features {:#x} were not offered", features & !OFFERED)));
+        let beyond = features & !self.offered;
+        if beyond != 0 {
+            return Err(refused(format!("features {beyond:#x} were not offered")));
         }
-        self.features = features;
-        for index in 0..RINGS {
+        self.features = Features(features);
+        for index in 0..self.vrings.len() {
             // Without protocol features there is no SET_VRING_ENABLE: a ring then starts enabled.
-            if features & VHOST_USER_F_PROTOCOL_FEATURES == 0 {
+            if !self.features.protocol() {
                 self.vring(index)?.enabled = true;
             }
             self.restart(index)?;
@@ -174,10 +198,8 @@ impl VhostUserBackendReqHandlerMut for Device {
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
         let size = u16::try_from(num)
             .ok()
-            .filter(|size| size.is_power_of_two() && *size <= crate::QUEUE_SIZE_MAX)
-            .ok_or_else(|| {
-                refused(format!("ring {index}: {num} descriptors is no power of two up to 32768"))
-            })?;
+            .filter(|size| (1..=crate::QUEUE_SIZE_MAX).contains(size))
+            .ok_or_else(|| refused(format!("ring {index}: {num} descriptors; 1 to 32768 are possible")))?;
         let vring = self.vring(index_of(index))?;
         vring.stop();
         vring.size = Some(size);
@@ -195,13 +217,11 @@ impl VhostUserBackendReqHandlerMut for Device {
     ) -> Result<()> {
         let vring = self.vring(index_of(index))?;
         vring.stop();
-        vring.addresses = Some(UserAddresses { descriptors: descriptor, available, used });
+        vring.addresses = Some(Addresses { descriptors: descriptor, available, used });
         self.restart(index_of(index))
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
-        let base = u16::try_from(base)
-            .map_err(|_| refused(format!("ring {index}: base {base} is more than 65535")))?;
         let vring = self.vring(index_of(index))?;
         vring.stop();
         vring.base = base;
@@ -210,18 +230,20 @@ impl VhostUserBackendReqHandlerMut for Device {
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         let vring = self.vring(index_of(index))?;
+        vring.shared.change(|ring| ring.as_ref().map(Ring::forget));
         vring.stop();
         // Stopped until the next SET_VRING_KICK; the descriptors come again with it.
         (vring.started, vring.kick, vring.call) = (false, None, None);
-        Ok(VhostUserVringState::new(index, u32::from(vring.base)))
+        Ok(VhostUserVringState::new(index, vring.base))
     }
 
     fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<()> {
         let index = usize::from(index);
         let fd = peer_fd(index, "kick", fd)?;
-        // Nobody listens to kicks of the receive ring: "buffers are there again" is seen when the next frame is sent.
-        let listened = fd.filter(|_| index == FROM_GUEST);
-        let (epoll, token) = (Arc::clone(&self.epoll), self.kick_token);
+        // Nobody listens to kicks of receive rings: "buffers are there again" is seen when the next frame is sent.
+        let listened = fd.filter(|_| index % 2 == 1);
+        let pair = u64::try_from(index / 2).unwrap_or(0);
+        let (epoll, token) = (Arc::clone(&self.epoll), self.kick_token + pair);
         let vring = self.vring(index)?;
         vring.stop();
         // The old one goes first: the front end may pass the same eventfd again.
@@ -257,7 +279,10 @@ impl VhostUserBackendReqHandlerMut for Device {
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        Ok(VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
+        Ok(VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+            | VhostUserProtocolFeatures::MQ)
     }
 
     fn set_protocol_features(&mut self, features: u64) -> Result<()> {
@@ -269,7 +294,8 @@ impl VhostUserBackendReqHandlerMut for Device {
     }
 
     fn get_queue_num(&mut self) -> Result<u64> {
-        Ok(1)
+        // Queue pairs, as network devices count them.
+        Ok(u64::try_from(self.vrings.len() / 2).unwrap_or(1))
     }
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
@@ -297,12 +323,23 @@ impl VhostUserBackendReqHandlerMut for Device {
         Err(unoffered("GET_SHARED_OBJECT"))
     }
 
-    fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        Err(unoffered("GET_INFLIGHT_FD"))
+    fn get_inflight_fd(&mut self, wanted: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        let VhostUserInflight { num_queues, queue_size, .. } = *wanted;
+        if usize::from(num_queues) > self.vrings.len() || queue_size > crate::QUEUE_SIZE_MAX {
+            return Err(refused(format!(
+                "in-flight state of {num_queues} rings of {queue_size} descriptors: there are {} of at most {}",
+                self.vrings.len(),
+                crate::QUEUE_SIZE_MAX
+            )));
+        }
+        let (message, file, inflight) = Inflight::create(num_queues, queue_size).map_err(refused)?;
+        self.inflight = Some(inflight);
+        Ok((message, file))
     }
 
-    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
-        Err(unoffered("SET_INFLIGHT_FD"))
+    fn set_inflight_fd(&mut self, kept: &VhostUserInflight, file: File) -> Result<()> {
+        self.inflight = Some(Inflight::open(kept, file).map_err(refused)?);
+        Ok(())
     }
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {

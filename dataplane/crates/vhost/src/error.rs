@@ -42,6 +42,14 @@ pub enum VhostError {
         /// The path as it was given.
         path: PathBuf,
     },
+    /// None, or more than messages can name.
+    #[error("vhost-user socket {}: {queue_pairs} queue pairs: give 1 to 128", path.display())]
+    QueuePairs {
+        /// The path as it was given.
+        path: PathBuf,
+        /// How many were asked for.
+        queue_pairs: u16,
+    },
     /// The socket could not be made.
     #[error("vhost-user socket {}: {operation}: {error}{}", path.display(), socket_remedy(error))]
     Socket {

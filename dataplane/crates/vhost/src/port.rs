@@ -16,9 +16,10 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 
 use crate::connection::{Endpoint, KICK, Link, MessageThread, connect};
-use crate::device::Device;
+use crate::device::{Device, Pair};
 use crate::error::{PATH_MAX, VhostError};
-use crate::ring::SharedRing;
+use crate::features;
+use crate::inflight::Inflight;
 use crate::rx::VhostRx;
 use crate::tx::VhostTx;
 
@@ -40,16 +41,35 @@ pub struct VhostConfig {
     pub mode: Mode,
     /// The port's name in log lines.
     pub name: String,
+    /// Most queue pairs that the guest may have, 1 to 128; each takes two rings and, if its worker sleeps, a doorbell.
+    pub queue_pairs: u16,
+    /// Whether the guest may leave checksums and segmentation to us, and we to it.
+    pub offloads: bool,
+    /// A file that keeps where packed rings are while this process is killed and started again; on a tmpfs. Without one, and
+    /// without a front end that keeps it, such a guest's driver has to start its rings again.
+    pub state: Option<PathBuf>,
 }
+
+impl VhostConfig {
+    /// A port that listens at `path`, with one queue pair and all offloads.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, name: impl Into<String>) -> Self {
+        let (path, name) = (path.into(), name.into());
+        Self { path, mode: Mode::Server, name, queue_pairs: 1, offloads: true, state: None }
+    }
+}
+
+/// Most queue pairs of a port: `SET_VRING_KICK` and its like name rings by one byte.
+const QUEUE_PAIRS_MAX: u16 = 128;
 
 /// How the peer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PeerState {
     /// No front end is connected.
     Disconnected,
-    /// A front end is connected, and its driver has not set up both rings.
+    /// A front end is connected, and its driver has not set up its first two rings.
     Connected,
-    /// Both rings run.
+    /// The rings of its first queue pair run.
     Running,
 }
 
@@ -87,15 +107,18 @@ impl fmt::Display for PeerState {
 /// halves then find nothing more, and may be dropped before or after.
 ///
 /// ```no_run
-/// # use podrouter_vhost::{Mode, Received, Sent, VhostConfig, VhostPort};
-/// let config = VhostConfig { path: "/run/podrouter/vm1".into(), mode: Mode::Server, name: "vm1".into() };
-/// let (port, mut rx, mut tx) = VhostPort::start(config, None)?;
-/// let mut frame = [0; 2048];
-/// let mut burst = rx.burst(); // takes the ring's lock; dropping it gives the descriptors back and signals
-/// while let Received::Frame(length) = burst.receive(&mut frame) {
-///     let sent = tx.burst().send(&[&frame[..length]]);
+/// # use podrouter_vhost::{Sent, VhostConfig, VhostPort};
+/// let config = VhostConfig { offloads: false, ..VhostConfig::new("/run/podrouter/vm1", "vm1") };
+/// let (port, mut pairs) = VhostPort::start(config, Vec::new())?;
+/// let (rx, tx) = &mut pairs[0];
+/// let (from, mut to) = (rx.burst(32), tx.burst(32));
+/// for frame in from.frames().flatten() {
+///     let mut bytes = vec![0; frame.len()];
+///     assert!(frame.copy(0, &mut bytes));
+///     let sent = to.send([0; 12], bytes.len(), [&bytes[..]].into_iter());
 ///     assert!(sent == Sent::Ok || sent == Sent::Full);
 /// }
+/// // Dropping the bursts shows the guest what was sent, and gives it back what it sent.
 /// # Ok::<(), podrouter_vhost::VhostError>(())
 /// ```
 #[derive(Debug)]
@@ -108,17 +131,21 @@ pub struct VhostPort {
 }
 
 impl VhostPort {
-    /// Starts a port: the socket listens when this returns (server), or is being tried (client). `doorbell` is an eventfd of
-    /// the worker's; it is rung as [`VhostRx::arm_doorbell`] says, and whenever a ring starts.
+    /// Starts a port: the socket listens when this returns (server), or is being tried (client). `doorbells` are eventfds of
+    /// the workers', one for each queue pair, or none; they are rung as [`VhostRx::arm_doorbell`] says, and whenever a ring
+    /// of the pair starts.
     ///
     /// # Errors
     /// A bad path, one that is in use, or a lack of descriptors or threads.
     pub fn start(
         config: VhostConfig,
-        doorbell: Option<OwnedFd>,
-    ) -> Result<(VhostPort, VhostRx, VhostTx), VhostError> {
-        let VhostConfig { path, mode, name } = config;
+        doorbells: Vec<OwnedFd>,
+    ) -> Result<(Self, Vec<(VhostRx, VhostTx)>), VhostError> {
+        let VhostConfig { path, mode, name, queue_pairs, offloads, state } = config;
         check_path(&path)?;
+        if !(1..=QUEUE_PAIRS_MAX).contains(&queue_pairs) {
+            return Err(VhostError::QueuePairs { path, queue_pairs });
+        }
         let resource = |operation: &'static str| {
             let path = path.clone();
             move |error: io::Error| VhostError::Resource { path, operation, error }
@@ -127,6 +154,10 @@ impl VhostPort {
             .map_err(|errno| resource("making an epoll set")(errno.into()))?;
         let epoll = Arc::new(epoll);
         let link = Arc::new(Link::new(&epoll).map_err(resource("making an eventfd"))?);
+        let remembered = state
+            .map(|state| Inflight::remembered(&state, 2 * queue_pairs))
+            .transpose()
+            .map_err(|reason| resource("the file for its rings' places")(io::Error::other(reason)))?;
 
         let (endpoint, made) = match mode {
             Mode::Server => {
@@ -136,11 +167,11 @@ impl VhostPort {
             Mode::Client => (Endpoint::Connect, None),
         };
         // From here on, dropping the port removes the socket.
-        let mut port = VhostPort { link: Arc::clone(&link), path: path.clone(), made, thread: None };
+        let mut port = Self { link: Arc::clone(&link), path: path.clone(), made, thread: None };
 
-        let (to_guest, from_guest) = (Arc::new(SharedRing::default()), Arc::new(SharedRing::default()));
-        let rings = (Arc::clone(&to_guest), Arc::clone(&from_guest));
-        let device = Device::new(rings.0, rings.1, Arc::clone(&epoll), KICK, doorbell);
+        let pairs: Vec<Pair> = (0..queue_pairs).map(|_| Pair::default()).collect();
+        let offered = features::offered(offloads, queue_pairs);
+        let device = Device::new(offered, &pairs, doorbells, remembered, Arc::clone(&epoll), KICK);
         let device = Arc::new(Mutex::new(device));
         let thread = MessageThread { link, endpoint, path: path.clone(), name: name.clone(), device, epoll };
         // The kernel shows 15 bytes of a thread's name.
@@ -149,7 +180,8 @@ impl VhostPort {
             .spawn(move || thread.run())
             .map_err(resource("starting the message thread"))?;
         port.thread = Some(thread);
-        Ok((port, VhostRx::new(from_guest), VhostTx::new(to_guest)))
+        let halves = |pair: Pair| (VhostRx::new(pair.from_guest), VhostTx::new(pair.to_guest));
+        Ok((port, pairs.into_iter().map(halves).collect()))
     }
 
     /// How the peer is at this moment.

@@ -1,33 +1,28 @@
-//! One split ring while it runs: taking chains, giving them back used, signalling, and the lock it is shared by.
+//! One ring while it runs, of either kind, with what goes beyond its tables: signals to the guest, and the lock it is shared by.
 //!
-//! Owns the ring's state between start and stop. Written by whoever holds the lock: the worker for the length of a burst,
-//! the message thread to start, change or stop it. What always holds: at most [`CHAIN_MAX`] descriptors are read a chain, so
-//! a guest cannot buy much of the worker's time with one; a chain taken is given back or put back; and nothing is left
-//! unpublished when the lock is released.
+//! Written by whoever holds the lock: the worker for the length of a burst, the message thread to start, change or stop it.
+//! What always holds: what was taken in a burst is given back in the same one, so that between bursts nothing is in flight.
 
-use std::num::Wrapping;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rustix::event::epoll;
-use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Address, Bytes, GuestAddress};
 
+use crate::chains::{Chain, Chains, Direction, Format, Source};
 use crate::eventfd;
-use crate::memory::Mapped;
-
-/// Most descriptors in one chain. Linux sends at most 48 (`MAX_SKB_FRAGS` 45, the header and the linear part), DPDK fewer.
-pub(crate) const CHAIN_MAX: usize = 256;
-/// Bytes before the entries of the used ring (flags, idx), and bytes an entry (VIRTIO 1.2, 2.7.8).
-const USED_HEADER: u64 = 4;
-const USED_ENTRY: u64 = 8;
+use crate::features::Features;
+use crate::inflight::InflightRing;
+use crate::memory::Memory;
+use crate::packed::{Packed, Place};
+use crate::split::{Jumped, Split};
 
 /// A ring as the worker and the message thread share it.
 #[derive(Debug, Default)]
 pub(crate) struct SharedRing {
-    running: Mutex<Option<Ring>>,
+    ring: Mutex<Option<Ring>>,
+    /// Whether there is one. Written by the message thread; a hint to the worker, which need not take the lock to see that.
+    running: AtomicBool,
     /// Written by the message thread, read by the worker. A worker that polls takes the lock again within nanoseconds of
     /// releasing it, and std's mutex is not fair: this makes it leave the lock alone until the message thread had it.
     wanted: AtomicBool,
@@ -38,9 +33,18 @@ impl SharedRing {
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Option<Ring>) -> T) -> T {
         // Relaxed: a hint; the mutex orders what it protects.
         self.wanted.store(true, Ordering::Relaxed);
-        let result = change(&mut self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut ring);
+        self.running.store(ring.is_some(), Ordering::Relaxed);
+        drop(ring);
         self.wanted.store(false, Ordering::Relaxed);
         result
+    }
+
+    /// Whether the guest has set the ring up, as far as is known without the lock.
+    #[inline]
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.load(Ordering::Relaxed)
     }
 
     /// The worker's way in: never waits. `Err` when the message thread has the lock, or wants it.
@@ -48,7 +52,7 @@ impl SharedRing {
         if self.wanted.load(Ordering::Relaxed) {
             return Err(Contended);
         }
-        match self.running.try_lock() {
+        match self.ring.try_lock() {
             Ok(guard) => Ok(guard),
             Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => Err(Contended),
@@ -92,66 +96,24 @@ impl Drop for Kick {
     }
 }
 
-/// Which way a ring's buffers go; a chain with a descriptor of the other way is malformed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Direction {
-    FromGuest,
-    ToGuest,
-}
-
-/// A piece of guest memory named by a descriptor; checked when it is read or written.
+/// Where a ring's three parts are, in the front end's own address space: descriptors, available and used of a split ring; the ring,
+/// the driver's and the device's event structures of a packed one.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Buffer {
-    pub(crate) address: GuestAddress,
-    pub(crate) length: usize,
+pub(crate) struct Addresses {
+    pub(crate) descriptors: u64,
+    pub(crate) available: u64,
+    pub(crate) used: u64,
 }
 
-/// What [`Ring::pop`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Popped {
-    /// The guest has made nothing available.
-    Empty,
-    /// A whole chain, its buffers appended to [`Ring::buffers`]; `length` is their sum, `descriptors` how many were read,
-    /// empty ones included.
-    Chain { head: u16, length: usize, descriptors: usize },
-    /// A chain that loops, is longer than [`CHAIN_MAX`], leaves the table, or goes the wrong way.
-    Malformed { head: u16 },
-    /// The available ring itself makes no sense; said once, and `Empty` from then on.
-    Broken,
-}
-
-/// A running ring.
-#[derive(Debug)]
-pub(crate) struct Ring {
-    queue: Queue,
-    memory: Arc<Mapped>,
-    direction: Direction,
-    /// Buffers of the chains popped since it was cleared; kept for its capacity.
-    pub(crate) buffers: Vec<Buffer>,
-    /// Bytes of virtio-net header before each frame: 12, or 10 for a guest older than VIRTIO 1 without merging.
-    pub(crate) header_len: usize,
-    /// A frame to the guest may be spread over several chains (`VIRTIO_NET_F_MRG_RXBUF`).
-    pub(crate) mergeable: bool,
-    next_used: Wrapping<u16>,
-    /// Entries written to the used ring, and not yet published by its index.
-    pending: u16,
-    broken: bool,
-    kick: Option<Arc<Kick>>,
-    pub(crate) call: Option<OwnedFd>,
-    err: Option<OwnedFd>,
-}
-
-/// Where and how a ring is to run; all from the front end's messages.
+/// How a ring is to run; all from the front end's messages.
 #[derive(Debug)]
 pub(crate) struct Layout {
     pub(crate) size: u16,
-    pub(crate) descriptors: GuestAddress,
-    pub(crate) available: GuestAddress,
-    pub(crate) used: GuestAddress,
-    pub(crate) next_available: u16,
+    pub(crate) addresses: Addresses,
+    /// As `SET_VRING_BASE` has it.
+    pub(crate) base: u32,
     pub(crate) direction: Direction,
-    pub(crate) header_len: usize,
-    pub(crate) mergeable: bool,
+    pub(crate) features: Features,
 }
 
 /// The peer's descriptors for a ring.
@@ -162,119 +124,130 @@ pub(crate) struct Signals {
     pub(crate) err: Option<OwnedFd>,
 }
 
+#[derive(Debug)]
+enum Tables {
+    Split(Split),
+    Packed(Packed),
+}
+
+/// A running ring.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    tables: Tables,
+    source: Source,
+    pub(crate) features: Features,
+    broken: bool,
+    kick: Option<Arc<Kick>>,
+    pub(crate) call: Option<OwnedFd>,
+    err: Option<OwnedFd>,
+    inflight: Option<InflightRing>,
+}
+
+/// Whether a step of an index from `before` to `now` passes `event` (VIRTIO 1.2, 2.7.7.1: `vring_need_event`).
+#[inline]
+pub(crate) const fn crossed(event: u16, now: u16, before: u16) -> bool {
+    now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(before)
+}
+
 impl Ring {
-    /// Checks that the three parts lie whole in guest memory and are aligned, and asks the guest not to kick.
-    pub(crate) fn start(layout: &Layout, signals: Signals, memory: Arc<Mapped>) -> Result<Ring, String> {
-        let invalid = |error: virtio_queue::Error| format!("ring of {} descriptors: {error}", layout.size);
-        let mut queue = Queue::new(crate::QUEUE_SIZE_MAX).map_err(invalid)?;
-        queue.try_set_size(layout.size).map_err(invalid)?;
-        queue.try_set_desc_table_address(layout.descriptors).map_err(invalid)?;
-        queue.try_set_avail_ring_address(layout.available).map_err(invalid)?;
-        queue.try_set_used_ring_address(layout.used).map_err(invalid)?;
-        queue.set_next_avail(layout.next_available);
-        queue.set_ready(true);
-        if !queue.is_valid(&*memory) {
-            return Err(format!("ring of {} descriptors does not lie in guest memory", layout.size));
-        }
-        queue.avail_idx(&*memory, Ordering::Relaxed).map_err(invalid)?;
-        // The used index goes on from where an earlier back end left it.
-        let next_used = queue.used_idx(&*memory, Ordering::Relaxed).map_err(invalid)?;
-        queue.disable_notification(&*memory).map_err(invalid)?;
-        Ok(Ring {
-            queue,
-            memory,
-            direction: layout.direction,
-            buffers: Vec::new(),
-            header_len: layout.header_len,
-            mergeable: layout.mergeable,
-            next_used,
-            pending: 0,
-            broken: false,
-            kick: signals.kick,
-            call: signals.call,
-            err: signals.err,
-        })
-    }
-
-    /// The next entry of the available ring that will be taken: what `GET_VRING_BASE` asks.
-    pub(crate) fn next_available(&self) -> u16 {
-        self.queue.next_avail()
-    }
-
-    /// Puts back the chains taken since `next_available` gave this.
-    pub(crate) fn put_back(&mut self, next_available: u16) {
-        self.queue.set_next_avail(next_available);
-    }
-
-    pub(crate) fn memory(&self) -> &Mapped {
-        &self.memory
-    }
-
-    /// Takes the next chain, and appends its buffers to `buffers`.
-    pub(crate) fn pop(&mut self) -> Popped {
-        if self.broken {
-            return Popped::Empty;
-        }
-        let memory: &Mapped = &self.memory;
-        let Ok(mut available) = self.queue.iter(memory) else { return self.broke() };
-        let Some(chain) = available.next() else { return Popped::Empty };
-        let head = chain.head_index();
-        let (mut length, mut descriptors) = (0usize, 0usize);
-        let mut ended = false;
-        for descriptor in chain.take(CHAIN_MAX) {
-            if descriptor.is_write_only() != (self.direction == Direction::ToGuest) {
-                return Popped::Malformed { head };
+    /// Checks that all parts lie in guest memory and are aligned, and asks the guest not to kick.
+    pub(crate) fn start(
+        layout: &Layout,
+        signals: Signals,
+        memory: &Arc<Memory>,
+        inflight: Option<InflightRing>,
+    ) -> Result<Self, String> {
+        let Layout { size, ref addresses, base, direction, features } = *layout;
+        let event_index = features.event_index();
+        let (format, tables) = if features.packed() {
+            #[expect(clippy::cast_possible_truncation, reason = "the low half, as the specification has it")]
+            let said = Place::from_bits(base as u16);
+            let mut ring = Packed::new(memory, size, addresses, event_index, said)?;
+            if let Some(kept) = &inflight {
+                // A front end whose back end was killed says that the ring begins; ours is no guess where it has been used.
+                let ask = !kept.is_a_guess() || said == Place::START && ring.has_been_used();
+                if ask && let Some(place) = kept.place(|place| ring.is_used(place)) {
+                    // Of a guess that cannot be, nothing is believed; what the front end keeps must be so.
+                    let gone = ring.go_on_at(place);
+                    if !kept.is_a_guess() {
+                        gone?;
+                    }
+                }
+                kept.begin(ring.place());
             }
-            let Ok(bytes) = usize::try_from(descriptor.len()) else { return Popped::Malformed { head } };
-            if bytes > 0 {
-                self.buffers.push(Buffer { address: descriptor.addr(), length: bytes });
-                length = length.saturating_add(bytes);
-            }
-            descriptors += 1;
-            ended = !descriptor.has_next();
-        }
-        // The iterator stops alike at a chain's end, at an index outside the table, and when it has seen as many
-        // descriptors as there are (a loop); only in the first case has the last one no successor.
-        if ended { Popped::Chain { head, length, descriptors } } else { Popped::Malformed { head } }
-    }
-
-    /// Gives a chain back, with `written` bytes in it; the guest sees it with the next [`Ring::publish`]. A head outside
-    /// the table, which only a malformed chain has, has nothing to give back.
-    pub(crate) fn give_back(&mut self, head: u16, written: u32) {
-        if head >= self.queue.size() {
-            return;
-        }
-        let slot = u64::from(self.next_used.0 % self.queue.size());
-        // struct virtq_used_elem: id, then len, each 32 bits and little-endian.
-        let entry = (u64::from(written) << 32 | u64::from(head)).to_le();
-        let address = GuestAddress(self.queue.used_ring()).checked_add(USED_HEADER + slot * USED_ENTRY);
-        if address.is_some_and(|address| self.memory.write_obj(entry, address).is_ok()) {
-            self.next_used += 1;
-            self.pending = self.pending.saturating_add(1);
+            (Format::Packed, Tables::Packed(ring))
         } else {
-            self.broke();
+            (Format::Split, Tables::Split(Split::new(memory, size, addresses, event_index)?))
+        };
+        let Signals { kick, call, err } = signals;
+        let source = Source { memory: Arc::clone(memory), direction, format };
+        Ok(Self { tables, source, features, broken: false, kick, call, err, inflight })
+    }
+
+    /// What `GET_VRING_BASE` asks, and `SET_VRING_BASE` brings back.
+    pub(crate) const fn base(&self) -> u32 {
+        match &self.tables {
+            Tables::Split(ring) => ring.base(),
+            Tables::Packed(ring) => ring.base(),
         }
     }
 
-    /// Shows the guest what was given back since the last time, and interrupts it once if it wants that.
-    pub(crate) fn publish(&mut self) {
-        if self.pending == 0 {
-            return;
+    /// The front end takes the ring back: from now on it says where the ring is.
+    pub(crate) fn forget(&self) {
+        if let Some(inflight) = &self.inflight {
+            inflight.forget();
         }
-        self.pending = 0;
-        let index = GuestAddress(self.queue.used_ring()).checked_add(2);
-        // Release: pairs with the driver's acquire of the used index; entries and buffers are written before it.
-        let stored = index.map(|at| self.memory.store(self.next_used.0.to_le(), at, Ordering::Release));
-        if !matches!(stored, Some(Ok(()))) {
-            self.broke();
-            return;
+    }
+
+    /// Takes chains until `most` are in `chains`, there are no more, or the batch is full.
+    ///
+    /// # Errors
+    /// The ring itself makes no sense; said once, and from then on it is empty.
+    #[inline]
+    pub(crate) fn take(&mut self, most: usize, chains: &mut Chains) -> Result<(), Jumped> {
+        if self.broken {
+            return Ok(());
         }
-        // VIRTIO 1.2, 2.7.7.2: the flag is read after the index is written, or a driver that clears the flag and then finds
-        // nothing used would wait for ever. Pairs with the driver's full barrier between those two.
-        fence(Ordering::SeqCst);
-        let flags = self.memory.load::<u16>(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed);
-        let quiet = flags.is_ok_and(|flags| u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT != 0);
-        if let (false, Some(call)) = (quiet, &self.call) {
+        match &mut self.tables {
+            Tables::Split(ring) => ring.take(most, chains, &self.source).map_err(|jumped| self.broke(jumped)),
+            Tables::Packed(ring) => {
+                ring.take(most, chains, &self.source);
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives back the last chains taken, as if they had not been.
+    pub(crate) fn untake(&mut self, chains: &[Chain]) {
+        match &mut self.tables {
+            Tables::Split(ring) => ring.untake(chains),
+            Tables::Packed(ring) => ring.untake(chains),
+        }
+    }
+
+    /// Gives chains back, in the order in which they were taken, with so many bytes in each, and shows them to the guest; it is
+    /// interrupted once, if it wants that.
+    #[inline]
+    pub(crate) fn give_back(&mut self, used: impl Iterator<Item = (Chain, u32)>) {
+        let wanted = match &mut self.tables {
+            Tables::Split(ring) => {
+                used.for_each(|(chain, written)| ring.give_back(&chain, written));
+                ring.publish()
+            }
+            Tables::Packed(ring) => {
+                let from = ring.place();
+                used.for_each(|(chain, written)| ring.give_back(&chain, written));
+                if let Some(inflight) = &self.inflight {
+                    inflight.leads(from, ring.place());
+                }
+                let wanted = ring.publish();
+                if let Some(inflight) = &self.inflight {
+                    inflight.is_at(ring.place());
+                }
+                wanted
+            }
+        };
+        if wanted && let Some(call) = &self.call {
             eventfd::signal(call);
         }
     }
@@ -286,14 +259,11 @@ impl Ring {
         if self.broken {
             return true;
         }
-        let waiting = match self.queue.enable_notification(&*self.memory) {
-            Ok(waiting) => waiting,
-            Err(_) => {
-                self.broke();
-                return true;
-            }
+        let quiet = match &self.tables {
+            Tables::Split(ring) => ring.arm(),
+            Tables::Packed(ring) => ring.arm(),
         };
-        if !waiting && kick.arm() {
+        if quiet && kick.arm() {
             return true;
         }
         self.disarm_kick();
@@ -302,17 +272,19 @@ impl Ring {
 
     /// Asks the guest not to kick: the worker polls.
     pub(crate) fn disarm_kick(&mut self) {
-        if self.queue.disable_notification(&*self.memory).is_err() {
-            self.broke();
+        match &self.tables {
+            Tables::Split(ring) => ring.disarm(),
+            Tables::Packed(ring) => ring.disarm(),
         }
     }
 
     /// A ring that makes no sense is left alone until the front end sets it up anew, and the front end told.
-    fn broke(&mut self) -> Popped {
+    #[cold]
+    fn broke(&mut self, jumped: Jumped) -> Jumped {
         self.broken = true;
         if let Some(err) = &self.err {
             eventfd::signal(err);
         }
-        Popped::Broken
+        jumped
     }
 }

@@ -1,41 +1,31 @@
-//! Frames from the guest: the worker's end of the guest's transmit ring.
+//! Frames from the guest: the worker's end of one of the guest's transmit rings.
 //!
-//! What always holds: a chain that was taken is given back whatever came of it, and the guest is told at the burst's end.
+//! What always holds: all that a burst took is given back at its end, whatever came of it, and the guest is told once.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::{Arc, MutexGuard};
 
-use vm_memory::Bytes;
-
-use crate::ring::{Popped, Ring, SharedRing};
+use crate::chains::{Chain, Chains};
+use crate::ring::{Ring, SharedRing};
 
 /// Bytes of an Ethernet header: what is shorter is no frame.
 const FRAME_MIN: usize = 14;
+
+/// Bytes of a virtio-net header; a shorter one reads as if zeros followed.
+pub const HEADER_LEN: usize = 12;
 
 /// What the guest transmits, as one worker reads it. May be moved to a thread, but not shared between two.
 #[derive(Debug)]
 pub struct VhostRx {
     ring: Arc<SharedRing>,
+    chains: Chains,
     not_sync: PhantomData<Cell<()>>,
 }
 
-/// What [`RxBurst::receive`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Received {
-    /// A frame of so many bytes is in the caller's buffer, from its start; the virtio-net header is taken off.
-    Frame(usize),
-    /// Nothing more for now: the guest has sent nothing, is not connected, or is being set up.
-    Empty,
-    /// A frame that cannot be had; it is gone, its descriptors are given back, and the next may follow.
-    Refused(RxRefused),
-}
-
-/// Why a frame from the guest was refused.
+/// Why a frame from the guest was refused. Its descriptors are given back, and others may follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RxRefused {
-    /// More bytes than the caller's buffer holds.
-    TooLong,
     /// Shorter than the virtio-net header and an Ethernet header.
     TooShort,
     /// Its descriptors loop, are too many, leave the table, are writable, or name memory that the guest does not have.
@@ -45,21 +35,40 @@ pub enum RxRefused {
     RingBroken,
 }
 
-/// The ring for the length of a burst. Dropping it (or [`RxBurst::flush`]) gives the guest its descriptors back.
+/// What the guest sent, for the length of a burst. Dropping it gives the guest its descriptors back.
 #[derive(Debug)]
 pub struct RxBurst<'a> {
     ring: Option<MutexGuard<'a, Option<Ring>>>,
+    chains: &'a mut Chains,
+    header_len: usize,
+    broken: bool,
+}
+
+/// One frame, in the guest's memory still. The guest may change it until it is copied, so it is to be judged after that.
+#[derive(Debug)]
+pub struct RxFrame<'b> {
+    chains: &'b Chains,
+    chain: &'b Chain,
+    header_len: usize,
 }
 
 impl VhostRx {
-    pub(crate) fn new(ring: Arc<SharedRing>) -> VhostRx {
-        VhostRx { ring, not_sync: PhantomData }
+    pub(crate) fn new(ring: Arc<SharedRing>) -> Self {
+        Self { ring, chains: Chains::new(), not_sync: PhantomData }
     }
 
-    /// Begins a burst. Never waits: while the message thread changes the ring, the burst is empty. Keep it for one burst
-    /// only, since the message thread waits for its end.
-    pub fn burst(&mut self) -> RxBurst<'_> {
-        RxBurst { ring: self.ring.try_burst().ok() }
+    /// Takes what is there, at most so many frames. Never waits: while the message thread changes the ring, the burst is empty.
+    /// Keep it for one burst only, since the message thread waits for its end.
+    #[inline]
+    pub fn burst(&mut self, most: usize) -> RxBurst<'_> {
+        let chains = &mut self.chains;
+        let guard = if self.ring.is_running() { self.ring.try_burst().ok() } else { None };
+        let mut burst = RxBurst { ring: guard, chains, header_len: 0, broken: false };
+        if let Some(ring) = burst.ring.as_mut().and_then(|guard| guard.as_mut()) {
+            burst.header_len = ring.features.header_len();
+            burst.broken = ring.take(most, burst.chains).is_err();
+        }
+        burst
     }
 
     /// To be called before the worker sleeps: from then on a kick by the guest rings the doorbell given to
@@ -84,62 +93,84 @@ impl VhostRx {
 }
 
 impl RxBurst<'_> {
-    /// Copies the next frame to the start of `out`.
-    pub fn receive(&mut self, out: &mut [u8]) -> Received {
-        let Some(ring) = self.ring.as_mut().and_then(|guard| guard.as_mut()) else { return Received::Empty };
-        ring.buffers.clear();
-        match ring.pop() {
-            Popped::Empty => Received::Empty,
-            Popped::Broken => Received::Refused(RxRefused::RingBroken),
-            Popped::Malformed { head } => {
-                ring.give_back(head, 0);
-                Received::Refused(RxRefused::Malformed)
-            }
-            Popped::Chain { head, length, .. } => {
-                let copied = copy_frame(ring, length, out);
-                ring.give_back(head, 0);
-                match copied {
-                    Ok(length) => Received::Frame(length),
-                    Err(refused) => Received::Refused(refused),
-                }
-            }
-        }
+    /// How many frames there are, those among them that will be refused.
+    #[must_use]
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.chains.list().len() + usize::from(self.broken)
     }
 
-    /// Ends the burst: publishes what was read, and interrupts the guest once if it wants that. Dropping does the same.
+    /// There is none: the guest has sent nothing, is not connected, or is being set up.
+    #[must_use]
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The frames, in the order in which the guest sent them.
+    #[inline]
+    pub fn frames(&self) -> impl Iterator<Item = Result<RxFrame<'_>, RxRefused>> {
+        let frames = self.chains.list().iter().map(|chain| {
+            if chain.malformed {
+                return Err(RxRefused::Malformed);
+            }
+            if (chain.len as usize) < self.header_len + FRAME_MIN {
+                return Err(RxRefused::TooShort);
+            }
+            Ok(RxFrame { chains: self.chains, chain, header_len: self.header_len })
+        });
+        frames.chain(self.broken.then_some(Err(RxRefused::RingBroken)))
+    }
+
+    /// Ends the burst: gives all back, and interrupts the guest once if it wants that. Dropping does the same.
     pub fn flush(self) {}
 }
 
-impl Drop for RxBurst<'_> {
-    fn drop(&mut self) {
-        if let Some(ring) = self.ring.as_mut().and_then(|guard| guard.as_mut()) {
-            ring.publish();
+impl RxFrame<'_> {
+    /// Bytes of the frame, without the virtio-net header; at least those of an Ethernet header.
+    #[must_use]
+    #[inline]
+    #[expect(clippy::len_without_is_empty, reason = "no frame is empty")]
+    pub const fn len(&self) -> usize {
+        self.chain.len as usize - self.header_len
+    }
+
+    /// The virtio-net header before it (VIRTIO 1.2, 5.1.6).
+    #[must_use]
+    #[inline]
+    pub fn header(&self) -> [u8; HEADER_LEN] {
+        let mut header = [0; HEADER_LEN];
+        if self.header_len == HEADER_LEN {
+            self.read(0, &mut header);
+        } else {
+            self.read(0, &mut header[..self.header_len]);
         }
+        header
+    }
+
+    /// Copies what is `at` bytes behind the frame's first, as much as `out` holds; `false` if the frame ends before that. A
+    /// frame may be spread over any number of buffers in any way (2.7.4.1: framing means nothing).
+    #[inline]
+    pub fn copy(&self, at: usize, out: &mut [u8]) -> bool {
+        self.read(self.header_len + at, out)
+    }
+
+    #[inline]
+    fn read(&self, at: usize, out: &mut [u8]) -> bool {
+        // SAFETY: the burst that this is borrowed from has had the ring locked since its chains were taken, and the ring keeps
+        // its memory mapped.
+        unsafe { self.chains.read(self.chain, at, out) }
     }
 }
 
-/// Copies what follows the header, which may end anywhere in any buffer (VIRTIO 1.2, 2.7.4.1: framing means nothing). The
-/// header's content is not read: without offloads negotiated it says nothing.
-fn copy_frame(ring: &Ring, length: usize, out: &mut [u8]) -> Result<usize, RxRefused> {
-    let frame = match length.checked_sub(ring.header_len) {
-        Some(frame) if frame >= FRAME_MIN => frame,
-        _ => return Err(RxRefused::TooShort),
-    };
-    let mut rest = out.get_mut(..frame).ok_or(RxRefused::TooLong)?;
-    let mut skip = ring.header_len;
-    for buffer in &ring.buffers {
-        let skipped = skip.min(buffer.length);
-        skip -= skipped;
-        let Some((now, later)) = rest.split_at_mut_checked(buffer.length - skipped) else {
-            return Err(RxRefused::Malformed);
-        };
-        rest = later;
-        if now.is_empty() {
-            continue;
+impl Drop for RxBurst<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(ring) = self.ring.as_mut().and_then(|guard| guard.as_mut())
+            && !self.chains.list().is_empty()
+        {
+            ring.give_back(self.chains.list().iter().map(|chain| (*chain, 0)));
         }
-        let offset = u64::try_from(skipped).map_err(|_| RxRefused::Malformed)?;
-        let address = buffer.address.0.checked_add(offset).ok_or(RxRefused::Malformed)?;
-        ring.memory().read_slice(now, vm_memory::GuestAddress(address)).map_err(|_| RxRefused::Malformed)?;
+        self.chains.clear();
     }
-    Ok(frame)
 }

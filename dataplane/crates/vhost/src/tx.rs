@@ -1,29 +1,29 @@
-//! Frames to the guest: the worker's end of the guest's receive ring.
+//! Frames to the guest: the worker's end of one of the guest's receive rings.
 //!
-//! What always holds: a frame is given whole or not at all; the buffers of one frame become visible together (drivers
-//! count on it where a frame is spread over several), and the guest is told at the burst's end.
+//! What always holds: a frame is given whole or not at all; all frames of a burst become visible together, and with them all
+//! buffers of each (drivers count on it where a frame is spread over several); the guest is told once.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::{Arc, MutexGuard};
 
-use vm_memory::{Bytes, GuestAddress};
-
-use crate::ring::{CHAIN_MAX, Popped, Ring, SharedRing};
+use crate::chains::{BURST, Chain, Chains};
+use crate::features::Takes;
+use crate::ring::{Ring, SharedRing};
+use crate::rx::HEADER_LEN;
 
 /// Most chains one frame may be spread over: 64 KB in buffers of 512 bytes. With smaller ones the guest only costs us time.
 const MERGE_MAX: usize = 128;
-/// Most descriptors read for one frame, give or take a chain: without this bound a guest could have 128 chains of 256
-/// empty descriptors walked for every frame that is sent to it.
-const DESCRIPTORS_MAX: usize = 2 * CHAIN_MAX;
-/// The longest virtio-net header: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers.
-const HEADER_MAX: usize = 12;
+/// Where in the header the number of chains is.
+const NUM_BUFFERS: usize = 10;
 
 /// What we give the guest, as one worker writes it. May be moved to a thread, but not shared between two.
 #[derive(Debug)]
 pub struct VhostTx {
     ring: Arc<SharedRing>,
-    chains: Vec<Chain>,
+    chains: Chains,
+    /// Bytes written to each of the first chains.
+    written: Vec<u32>,
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -57,50 +57,194 @@ pub enum TxRefused {
 #[derive(Debug)]
 pub struct TxBurst<'a> {
     ring: Option<MutexGuard<'a, Option<Ring>>>,
-    chains: &'a mut Vec<Chain>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Chain {
-    head: u16,
-    length: usize,
+    chains: &'a mut Chains,
+    written: &'a mut Vec<u32>,
+    broken: bool,
+    /// 0 while there is no ring.
+    header_len: usize,
 }
 
 impl VhostTx {
-    pub(crate) fn new(ring: Arc<SharedRing>) -> VhostTx {
-        VhostTx { ring, chains: Vec::with_capacity(MERGE_MAX), not_sync: PhantomData }
+    pub(crate) fn new(ring: Arc<SharedRing>) -> Self {
+        let written = Vec::with_capacity(BURST + MERGE_MAX);
+        Self { ring, chains: Chains::new(), written, not_sync: PhantomData }
     }
 
-    /// Begins a burst. Never waits: while the message thread changes the ring, every frame is `NotConnected`. Keep it for
-    /// one burst only, since the message thread waits for its end.
-    pub fn burst(&mut self) -> TxBurst<'_> {
-        TxBurst { ring: self.ring.try_burst().ok(), chains: &mut self.chains }
+    /// Whether the guest has set the ring up. It may be that no frame can be sent all the same.
+    #[must_use]
+    #[inline]
+    pub fn is_ready(&self) -> bool {
+        self.ring.is_running()
+    }
+
+    /// Begins a burst of about so many frames. Never waits: while the message thread changes the ring, every frame is
+    /// `NotConnected`. Keep it for one burst only, since the message thread waits for its end.
+    #[inline]
+    pub fn burst(&mut self, frames: usize) -> TxBurst<'_> {
+        let guard = self.ring.try_burst().ok();
+        let frames = frames.min(BURST);
+        let mut burst = TxBurst {
+            ring: guard,
+            chains: &mut self.chains,
+            written: &mut self.written,
+            broken: false,
+            header_len: 0,
+        };
+        if let Some(ring) = burst.ring.as_mut().and_then(|guard| guard.as_mut()) {
+            burst.header_len = ring.features.header_len();
+            burst.broken = ring.take(frames, burst.chains).is_err();
+        }
+        burst
     }
 }
 
 impl TxBurst<'_> {
-    /// Copies a frame, gathered from its segments and without virtio-net header, into the guest's buffers.
-    pub fn send(&mut self, segments: &[&[u8]]) -> Sent {
-        let Some(ring) = self.ring.as_mut().and_then(|guard| guard.as_mut()) else {
+    /// What the guest takes unfinished; nothing while it is not there.
+    #[must_use]
+    pub fn takes(&self) -> Takes {
+        self.ring
+            .as_ref()
+            .and_then(|guard| guard.as_ref())
+            .map_or(Takes::default(), |ring| ring.features.takes())
+    }
+
+    /// Copies a frame of `len` bytes, gathered from its pieces, behind a virtio-net header, in which `num_buffers` is filled in
+    /// here.
+    #[inline]
+    pub fn send<'p>(
+        &mut self,
+        header: [u8; HEADER_LEN],
+        len: usize,
+        pieces: impl Iterator<Item = &'p [u8]>,
+    ) -> Sent {
+        let mut pieces = pieces;
+        // One buffer for one piece, as it is with small frames: header and frame in one go.
+        if let Some(chain) = self.chains.list().get(self.written.len())
+            && let Some(place) = chain.plain()
+            && self.header_len == HEADER_LEN
+            && let Some(piece) = pieces.next()
+        {
+            // VIRTIO 1.2, 5.1.6.4.1: `num_buffers` is 1 for one chain, merging or not.
+            let [h0, h1, h2, h3, h4, h5, h6, h7, h8, h9, ..] = header;
+            let words =
+                (u64::from_le_bytes([h0, h1, h2, h3, h4, h5, h6, h7]), u32::from_le_bytes([h8, h9, 1, 0]));
+            // SAFETY: the ring has been locked since this chain was taken, and keeps its memory mapped.
+            if piece.len() == len && unsafe { place.write_frame(words, piece) } {
+                // No piece is as long as that: it fits a buffer, whose length has 32 bits.
+                self.written.push(u32::try_from(HEADER_LEN + len).unwrap_or(u32::MAX));
+                return Sent::Ok;
+            }
+            return self.send_spread(header, len, std::iter::once(piece).chain(pieces));
+        }
+        self.send_spread(header, len, pieces)
+    }
+
+    /// As `send`, where it is not as simple as that.
+    #[inline(never)]
+    fn send_spread<'p>(
+        &mut self,
+        header: [u8; HEADER_LEN],
+        len: usize,
+        pieces: impl Iterator<Item = &'p [u8]>,
+    ) -> Sent {
+        if self.header_len == 0 {
             return Sent::NotConnected;
-        };
-        let frame: usize = segments.iter().map(|segment| segment.len()).sum();
-        // The used ring counts bytes in 32 bits.
-        let total = frame + ring.header_len;
-        if frame == 0 || u32::try_from(total).is_err() {
+        }
+        if std::mem::take(&mut self.broken) {
+            return Sent::Refused(TxRefused::RingBroken);
+        }
+        // What is used is counted in 32 bits.
+        let Some(total) = u32::try_from(len + self.header_len).ok().filter(|_| len > 0) else {
             return Sent::Refused(TxRefused::Length);
+        };
+        let (mut room, mut count) = (0u32, 0);
+        loop {
+            let first = self.written.len();
+            let Some(chain) = self.chains.list().get(first + count) else {
+                match self.take_more() {
+                    Taken::More => continue,
+                    Taken::Again => {
+                        (room, count) = (0, 0);
+                        continue;
+                    }
+                    Taken::Nothing => return Sent::Full,
+                    Taken::TooMuch => return self.give_back_empty(count),
+                    Taken::Broken => return Sent::Refused(TxRefused::RingBroken),
+                }
+            };
+            count += 1;
+            if chain.malformed {
+                return self.give_back_empty(count);
+            }
+            room = room.saturating_add(chain.len);
+            if room >= total {
+                break;
+            }
+            if !self
+                .ring
+                .as_ref()
+                .and_then(|guard| guard.as_ref())
+                .is_some_and(|ring| ring.features.mergeable())
+            {
+                // A shorter frame may still fit.
+                return Sent::Refused(TxRefused::Length);
+            }
+            if count == MERGE_MAX {
+                return self.give_back_empty(count);
+            }
         }
-        if let Err(not_sent) = take_buffers(ring, self.chains, total) {
-            return not_sent;
+        self.copy(header, count, total, pieces)
+    }
+
+    /// Asks the ring for more chains behind those that are there.
+    fn take_more(&mut self) -> Taken {
+        let Some(ring) = self.ring.as_mut().and_then(|guard| guard.as_mut()) else { return Taken::Nothing };
+        if !self.chains.has_room() {
+            if self.written.is_empty() {
+                return Taken::TooMuch;
+            }
+            // What is full so far goes first; then those that are not are taken again.
+            give_back(ring, self.chains, self.written);
+            return Taken::Again;
         }
-        if copy_frame(ring, self.chains.len(), segments).is_none() {
-            return give_back_empty(ring, self.chains);
+        let before = self.chains.list().len();
+        match ring.take(before + BURST, self.chains) {
+            Ok(()) if self.chains.list().len() > before => Taken::More,
+            Ok(()) => Taken::Nothing,
+            Err(_) => Taken::Broken,
+        }
+    }
+
+    fn give_back_empty(&mut self, chains: usize) -> Sent {
+        self.written.extend(std::iter::repeat_n(0, chains));
+        Sent::Refused(TxRefused::Malformed)
+    }
+
+    /// Writes header and frame into the next chains, which hold them.
+    #[inline]
+    fn copy<'p>(
+        &mut self,
+        mut header: [u8; HEADER_LEN],
+        count: usize,
+        total: u32,
+        pieces: impl Iterator<Item = &'p [u8]>,
+    ) -> Sent {
+        // VIRTIO 1.2, 5.1.6.4.1: the number of chains, or 1 where merging was not negotiated.
+        header[NUM_BUFFERS] = u8::try_from(count).unwrap_or(u8::MAX);
+        let first = self.written.len();
+        let chains = &self.chains.list()[first..first + count];
+        let mut to = Cursor { batch: self.chains, chains, at: 0 };
+        // SAFETY: the ring has been locked since these chains were taken, and keeps its memory mapped.
+        unsafe { to.write(&header[..self.header_len]) };
+        for piece in pieces {
+            // SAFETY: as above.
+            unsafe { to.write(piece) };
         }
         let mut left = total;
-        for chain in self.chains.iter() {
-            let written = chain.length.min(left);
-            left -= written;
-            ring.give_back(chain.head, u32::try_from(written).unwrap_or(u32::MAX));
+        for chain in chains {
+            let here = chain.len.min(left);
+            left -= here;
+            self.written.push(here);
         }
         Sent::Ok
     }
@@ -109,79 +253,59 @@ impl TxBurst<'_> {
     pub fn flush(self) {}
 }
 
+/// Where in some chains the next byte goes.
+struct Cursor<'c> {
+    batch: &'c Chains,
+    chains: &'c [Chain],
+    at: usize,
+}
+
+impl Cursor<'_> {
+    /// Writes all of `bytes`, for which there is room, from one chain on into the next.
+    ///
+    /// # Safety
+    /// As for [`Chains::write`].
+    #[inline]
+    unsafe fn write(&mut self, mut bytes: &[u8]) {
+        while let [chain, later @ ..] = self.chains {
+            // SAFETY: the caller's promise.
+            let rest = unsafe { self.batch.write(chain, self.at, bytes) };
+            self.at += bytes.len() - rest.len();
+            if rest.is_empty() {
+                return;
+            }
+            bytes = rest;
+            (self.chains, self.at) = (later, 0);
+        }
+    }
+}
+
+enum Taken {
+    More,
+    /// What there was is to be looked at anew.
+    Again,
+    Nothing,
+    /// As many descriptors as one frame may cost have been read.
+    TooMuch,
+    Broken,
+}
+
+/// Gives back what has been written, and the rest as if it had not been taken.
+fn give_back(ring: &mut Ring, chains: &mut Chains, written: &mut Vec<u32>) {
+    let (used, rest) = chains.list().split_at(written.len().min(chains.list().len()));
+    ring.untake(rest);
+    if !used.is_empty() {
+        ring.give_back(used.iter().copied().zip(written.iter().copied()));
+    }
+    chains.clear();
+    written.clear();
+}
+
 impl Drop for TxBurst<'_> {
+    #[inline]
     fn drop(&mut self) {
         if let Some(ring) = self.ring.as_mut().and_then(|guard| guard.as_mut()) {
-            ring.publish();
+            give_back(ring, self.chains, self.written);
         }
     }
-}
-
-/// Takes chains until `total` bytes fit: one chain, or several if the guest merges.
-fn take_buffers(ring: &mut Ring, chains: &mut Vec<Chain>, total: usize) -> Result<(), Sent> {
-    let start = ring.next_available();
-    ring.buffers.clear();
-    chains.clear();
-    let (mut room, mut descriptors) = (0usize, 0usize);
-    while room < total {
-        match ring.pop() {
-            Popped::Empty => {
-                ring.put_back(start);
-                return Err(Sent::Full);
-            }
-            Popped::Broken => return Err(Sent::Refused(TxRefused::RingBroken)),
-            Popped::Malformed { head } => {
-                chains.push(Chain { head, length: 0 });
-                return Err(give_back_empty(ring, chains));
-            }
-            Popped::Chain { head, length, descriptors: read } => {
-                chains.push(Chain { head, length });
-                room = room.saturating_add(length);
-                descriptors += read;
-            }
-        }
-        if room < total && !ring.mergeable {
-            // A shorter frame may still fit.
-            ring.put_back(start);
-            return Err(Sent::Refused(TxRefused::Length));
-        }
-        if room < total && (chains.len() == MERGE_MAX || descriptors >= DESCRIPTORS_MAX) {
-            return Err(give_back_empty(ring, chains));
-        }
-    }
-    Ok(())
-}
-
-fn give_back_empty(ring: &mut Ring, chains: &[Chain]) -> Sent {
-    for chain in chains {
-        ring.give_back(chain.head, 0);
-    }
-    Sent::Refused(TxRefused::Malformed)
-}
-
-/// Writes header and frame into the ring's buffers; `None` if one of them is not in guest memory.
-fn copy_frame(ring: &Ring, chains: usize, segments: &[&[u8]]) -> Option<()> {
-    let mut header = [0; HEADER_MAX];
-    // VIRTIO 1.2, 5.1.6.4.1: num_buffers is the number of chains, or 1 where merging was not negotiated.
-    let num_buffers = u16::try_from(chains).ok()?;
-    header[HEADER_MAX - 2..].copy_from_slice(&num_buffers.to_le_bytes());
-
-    let memory = ring.memory();
-    let mut buffers = ring.buffers.iter();
-    let (mut address, mut room) = (0u64, 0usize);
-    for source in core::iter::once(&header[..ring.header_len]).chain(segments.iter().copied()) {
-        let mut source = source;
-        while !source.is_empty() {
-            if room == 0 {
-                let buffer = buffers.next()?;
-                (address, room) = (buffer.address.0, buffer.length);
-            }
-            let (now, later) = source.split_at(source.len().min(room));
-            memory.write_slice(now, GuestAddress(address)).ok()?;
-            address = address.checked_add(u64::try_from(now.len()).ok()?)?;
-            room -= now.len();
-            source = later;
-        }
-    }
-    Some(())
 }

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 
 use guest::{Guest, Host, frame};
-use podrouter_vhost::{PeerState, Received};
+use podrouter_vhost::PeerState;
 use vhost::VhostBackend;
 
 fn descriptors() -> usize {
@@ -28,7 +28,7 @@ fn one_connection(host: &mut Host, way: usize) {
     let mut guest = Guest::over(frontend, guest::VERSION_1, 16, 0);
     host.reaches(PeerState::Running);
     guest.transmit().transmit(0, &frame(1, 90));
-    assert_eq!(host.rx.burst().receive(&mut [0; 2048]), Received::Frame(90));
+    assert_eq!(host.receive(), [Ok(frame(1, 90))]);
     match way % 4 {
         0 => {}
         1 => (&raw).write_all(&[8, 0, 0, 0, 1]).unwrap(),

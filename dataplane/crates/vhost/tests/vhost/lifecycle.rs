@@ -4,24 +4,22 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use podrouter_vhost::{Mode, PeerState, Received, Sent, VhostConfig, VhostError, VhostPort};
+use podrouter_vhost::{Mode, PeerState, Sent, VhostConfig, VhostError, VhostPort};
 use vhost::VhostBackend;
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 
-use crate::guest::{Guest, Host, RECEIVE, TRANSMIT, VERSION_1, eventually, frame};
+use crate::guest::{Guest, Host, RECEIVE, TRANSMIT, VERSION_1, eventually, frame, send};
 
 fn config(path: impl Into<PathBuf>, mode: Mode) -> VhostConfig {
-    VhostConfig { path: path.into(), mode, name: "test".to_owned() }
+    VhostConfig { mode, ..VhostConfig::new(path, "test") }
 }
 
 fn both_ways(host: &mut Host, guest: &mut Guest) {
     let sent = frame(1, 90);
     guest.transmit().transmit(0, &sent);
-    let mut out = [0; 2048];
-    assert_eq!(host.rx.burst().receive(&mut out), Received::Frame(90));
-    assert_eq!(out[..90], sent);
+    assert_eq!(host.receive(), [Ok(sent.clone())]);
     let at = guest.receive().provide(0, 0x600);
-    assert_eq!(host.tx.burst().send(&[&sent]), Sent::Ok);
+    assert_eq!(host.send(&sent), Sent::Ok);
     assert_eq!(guest.receive().used(), [(0, 102)]);
     assert_eq!(guest.receive().read(at + 12, 90), sent);
 }
@@ -36,8 +34,8 @@ fn a_server_serves_one_front_end_after_another() {
         both_ways(&mut host, &mut guest);
         drop(guest);
         host.reaches(PeerState::Disconnected);
-        assert_eq!(host.rx.burst().receive(&mut [0; 64]), Received::Empty);
-        assert_eq!(host.tx.burst().send(&[&[0; 60]]), Sent::NotConnected);
+        assert!(host.rx.burst(32).is_empty());
+        assert_eq!(host.send(&[0; 60]), Sent::NotConnected);
         assert!(host.rx.arm_doorbell(), "a worker may sleep while nobody is there");
     }
 }
@@ -73,14 +71,12 @@ fn a_ring_is_stopped_and_goes_on_where_it_was() {
     assert_eq!(guest.frontend.get_vring_base(TRANSMIT).unwrap(), 1);
     assert_eq!(guest.frontend.get_vring_base(RECEIVE).unwrap(), 1);
     host.reaches(PeerState::Connected);
-    assert_eq!(host.rx.burst().receive(&mut [0; 2048]), Received::Empty);
-    assert_eq!(host.tx.burst().send(&[&[0; 60]]), Sent::NotConnected);
+    assert!(host.rx.burst(32).is_empty());
+    assert_eq!(host.send(&[0; 60]), Sent::NotConnected);
     guest.start_ring(TRANSMIT, 1);
     guest.start_ring(RECEIVE, 1);
     host.reaches(PeerState::Running);
-    let mut out = [0; 2048];
-    assert_eq!(host.rx.burst().receive(&mut out), Received::Frame(60));
-    assert_eq!(out[..60], frame(2, 60));
+    assert_eq!(host.receive(), [Ok(frame(2, 60))]);
 
     guest.frontend.set_vring_enable(RECEIVE, false).unwrap();
     host.reaches(PeerState::Connected);
@@ -101,11 +97,11 @@ fn guest_memory_is_replaced_under_running_rings() {
     guest.frontend.remove_mem_region(&guest.memory).unwrap();
     host.reaches(PeerState::Connected);
     guest.transmit().transmit(1, &frame(5, 60));
-    assert_eq!(host.rx.burst().receive(&mut [0; 2048]), Received::Empty);
+    assert!(host.rx.burst(32).is_empty());
     assert!(guest.frontend.get_max_mem_slots().unwrap() >= 32);
     guest.frontend.add_mem_region(&guest.memory).unwrap();
     host.reaches(PeerState::Running);
-    assert_eq!(host.rx.burst().receive(&mut [0; 2048]), Received::Frame(60));
+    assert_eq!(host.receive(), [Ok(frame(5, 60))]);
 }
 
 #[test]
@@ -116,10 +112,9 @@ fn a_worker_that_never_stops_polling_does_not_keep_the_messages_out() {
     std::thread::scope(|scope| {
         let (rx, tx) = (&mut host.rx, &mut host.tx);
         scope.spawn(|| {
-            let mut out = [0; 2048];
             while !done.load(Ordering::Relaxed) {
-                rx.burst().receive(&mut out);
-                tx.burst().send(&[&out[..60]]);
+                drop(rx.burst(32));
+                send(&mut tx.burst(32), &[&[0; 60]]);
             }
         });
         for _ in 0..200 {
@@ -134,22 +129,22 @@ fn a_worker_that_never_stops_polling_does_not_keep_the_messages_out() {
 fn a_path_that_cannot_be_had_is_refused_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let long = folder.path().join("x".repeat(107 - folder.path().as_os_str().len()));
-    let message = VhostPort::start(config(&long, Mode::Server), None).unwrap_err().to_string();
+    let message = VhostPort::start(config(&long, Mode::Server), Vec::new()).unwrap_err().to_string();
     assert!(message.contains("108 bytes") && message.contains("at most 107"), "{message}");
     let fits = folder.path().join("x".repeat(106 - folder.path().as_os_str().len()));
-    drop(VhostPort::start(config(&fits, Mode::Server), None).unwrap());
+    drop(VhostPort::start(config(&fits, Mode::Server), Vec::new()).unwrap());
 
     let missing = folder.path().join("no/such");
-    let message = VhostPort::start(config(&missing, Mode::Server), None).unwrap_err().to_string();
+    let message = VhostPort::start(config(&missing, Mode::Server), Vec::new()).unwrap_err().to_string();
     assert!(message.contains("no/such") && message.contains("make the folder first"), "{message}");
 
     let file = folder.path().join("file");
     std::fs::write(&file, "precious").unwrap();
-    let refused = VhostPort::start(config(&file, Mode::Server), None).unwrap_err();
+    let refused = VhostPort::start(config(&file, Mode::Server), Vec::new()).unwrap_err();
     assert!(matches!(refused, VhostError::NotASocket { .. }), "{refused}");
     assert_eq!(std::fs::read(&file).unwrap(), b"precious");
 
-    let invalid = VhostPort::start(config("", Mode::Client), None).unwrap_err();
+    let invalid = VhostPort::start(config("", Mode::Client), Vec::new()).unwrap_err();
     assert!(matches!(invalid, VhostError::PathInvalid { .. }), "{invalid}");
 }
 
@@ -160,10 +155,10 @@ fn a_socket_is_removed_at_the_end_and_one_left_behind_is_replaced() {
     // A listener that is dropped leaves its file behind, as a process that was killed does.
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
-    let (port, _rx, _tx) = VhostPort::start(config(&path, Mode::Server), None).unwrap();
+    let (port, _pairs) = VhostPort::start(config(&path, Mode::Server), Vec::new()).unwrap();
     assert_eq!(port.path(), path);
 
-    let second = VhostPort::start(config(&path, Mode::Server), None).unwrap_err();
+    let second = VhostPort::start(config(&path, Mode::Server), Vec::new()).unwrap_err();
     assert!(matches!(second, VhostError::InUse { .. }), "{second}");
     let connection = UnixStream::connect(&path).unwrap();
     eventually("the connection", || port.state() == PeerState::Connected);
@@ -171,7 +166,7 @@ fn a_socket_is_removed_at_the_end_and_one_left_behind_is_replaced() {
     port.close();
     assert!(!path.exists());
 
-    let (port, _rx, _tx) = VhostPort::start(config(&path, Mode::Server), None).unwrap();
+    let (port, _pairs) = VhostPort::start(config(&path, Mode::Server), Vec::new()).unwrap();
     std::fs::remove_file(&path).unwrap();
     let _others = UnixListener::bind(&path).unwrap();
     port.close();

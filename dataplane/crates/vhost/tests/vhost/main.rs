@@ -9,5 +9,6 @@ mod fuzz;
 mod guest;
 mod lifecycle;
 mod malformed;
+mod reconnect;
 mod rings;
 mod testpmd;

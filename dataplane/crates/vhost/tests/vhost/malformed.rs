@@ -4,14 +4,16 @@ use std::io::{Read, Write};
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use podrouter_vhost::{PeerState, Received, RxRefused, Sent, TxRefused};
+use podrouter_vhost::{PeerState, RxRefused, Sent, TxRefused};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::guest::{Guest, Host, LIMIT, MRG_RXBUF, NEXT, RECEIVE, Ring, TRANSMIT, VERSION_1, WRITE, frame};
+use crate::guest::{
+    Guest, Host, LIMIT, MRG_RXBUF, NEXT, RECEIVE, Ring, TRANSMIT, VERSION_1, WRITE, frame, send,
+};
 
-type Spoil = fn(&Ring, u16);
+type Spoil = fn(&mut Ring, u16);
 
 /// Ways to make chain 0 of 16 descriptors malformed; `way` is the right direction's flag.
 fn malformed_chains() -> Vec<(&'static str, Spoil)> {
@@ -44,25 +46,20 @@ fn a_malformed_chain_from_the_guest_is_refused_and_given_back() {
     let mut host = Host::start();
     let mut guest = Guest::connect(&host.path);
     host.reaches(PeerState::Running);
-    let mut out = vec![0; 4096];
     for (what, spoil) in malformed_chains() {
         let ring = guest.transmit();
         spoil(ring, 0);
         ring.offer(0);
         let good = frame(1, 200);
         ring.transmit(5, &good);
-        let mut burst = host.rx.burst();
-        assert_eq!(burst.receive(&mut out), Received::Refused(RxRefused::Malformed), "{what}");
-        assert_eq!(burst.receive(&mut out), Received::Frame(200), "{what}");
-        drop(burst);
-        assert_eq!(out[..200], good);
+        assert_eq!(host.receive(), [Err(RxRefused::Malformed), Ok(good)], "{what}");
         assert_eq!(guest.transmit().used(), [(0, 0), (5, 0)], "{what}");
     }
     for length in [0, 1, 12, 25] {
         let ring = guest.transmit();
         ring.describe(0, ring.buffers, length, 0, 0);
         ring.offer(0);
-        assert_eq!(host.rx.burst().receive(&mut out), Received::Refused(RxRefused::TooShort), "{length}");
+        assert_eq!(host.receive(), [Err(RxRefused::TooShort)], "{length}");
         assert_eq!(guest.transmit().used(), [(0, 0)]);
     }
 }
@@ -78,9 +75,9 @@ fn a_malformed_chain_to_receive_into_is_refused_and_given_back() {
             spoil(guest.receive(), WRITE);
             guest.receive().offer(0);
             let good = guest.receive().provide(5, 0x600);
-            let mut burst = host.tx.burst();
-            assert_eq!(burst.send(&[&sent]), Sent::Refused(TxRefused::Malformed), "{what}");
-            assert_eq!(burst.send(&[&sent]), Sent::Ok, "{what}");
+            let mut burst = host.tx.burst(2);
+            assert_eq!(send(&mut burst, &[&sent]), Sent::Refused(TxRefused::Malformed), "{what}");
+            assert_eq!(send(&mut burst, &[&sent]), Sent::Ok, "{what}");
             drop(burst);
             assert_eq!(guest.receive().used(), [(0, 0), (5, 1012)], "{what}");
             assert_eq!(guest.receive().read(good + 12, 1000), sent);
@@ -98,7 +95,7 @@ fn buffers_too_small_to_be_meant_cost_one_frame() {
         ring.describe(index, ring.buffers, 1, WRITE, 0);
         ring.offer(index);
     }
-    assert_eq!(host.tx.burst().send(&[&frame(0, 1000)]), Sent::Refused(TxRefused::Malformed));
+    assert_eq!(host.send(&frame(0, 1000)), Sent::Refused(TxRefused::Malformed));
     assert_eq!(guest.receive().used().len(), 128);
 }
 
@@ -116,8 +113,8 @@ fn chains_of_empty_descriptors_cost_a_bounded_number_of_reads() {
     for _ in 0..128 {
         ring.offer(0);
     }
-    assert_eq!(host.tx.burst().send(&[&frame(0, 1000)]), Sent::Refused(TxRefused::Malformed));
-    assert_eq!(guest.receive().used().len(), 3, "600 descriptors are enough");
+    assert_eq!(host.send(&frame(0, 1000)), Sent::Refused(TxRefused::Malformed));
+    assert_eq!(guest.receive().used().len(), 6, "a thousand descriptors and a chain are enough");
 }
 
 #[test]
@@ -128,13 +125,9 @@ fn a_head_outside_the_table_is_refused_alone() {
     guest.transmit().offer(16);
     guest.transmit().offer(65_535);
     guest.transmit().transmit(1, &frame(0, 60));
-    let mut out = [0; 2048];
-    let mut burst = host.rx.burst();
-    assert_eq!(burst.receive(&mut out), Received::Refused(RxRefused::Malformed));
-    assert_eq!(burst.receive(&mut out), Received::Refused(RxRefused::Malformed));
-    assert_eq!(burst.receive(&mut out), Received::Frame(60));
-    drop(burst);
-    assert_eq!(guest.transmit().used(), [(1, 0)]);
+    assert_eq!(host.receive(), [Err(RxRefused::Malformed), Err(RxRefused::Malformed), Ok(frame(0, 60))]);
+    // What was offered comes back, so that both indexes go on together.
+    assert_eq!(guest.transmit().used(), [(16, 0), (65_535, 0), (1, 0)]);
 }
 
 #[test]
@@ -142,23 +135,20 @@ fn an_index_that_jumps_ends_the_ring_until_it_is_set_up_again() {
     let mut host = Host::start();
     let mut guest = Guest::connect(&host.path);
     host.reaches(PeerState::Running);
-    let mut out = [0; 2048];
     guest.transmit().publish(17);
     guest.receive().publish(40_000);
-    let mut burst = host.rx.burst();
-    assert_eq!(burst.receive(&mut out), Received::Refused(RxRefused::RingBroken));
-    assert_eq!(burst.receive(&mut out), Received::Empty);
-    drop(burst);
-    let mut burst = host.tx.burst();
-    assert_eq!(burst.send(&[&frame(0, 60)]), Sent::Refused(TxRefused::RingBroken));
-    assert_eq!(burst.send(&[&frame(0, 60)]), Sent::Full);
+    assert_eq!(host.receive(), [Err(RxRefused::RingBroken)]);
+    assert_eq!(host.receive(), []);
+    let mut burst = host.tx.burst(2);
+    assert_eq!(send(&mut burst, &[&frame(0, 60)]), Sent::Refused(TxRefused::RingBroken));
+    assert_eq!(send(&mut burst, &[&frame(0, 60)]), Sent::Full);
     drop(burst);
 
     assert_eq!(guest.frontend.get_vring_base(TRANSMIT).unwrap(), 0);
     guest.transmit().publish(0);
     guest.start_ring(TRANSMIT, 0);
     guest.transmit().transmit(2, &frame(3, 60));
-    assert_eq!(host.rx.burst().receive(&mut out), Received::Frame(60));
+    assert_eq!(host.receive(), [Ok(frame(3, 60))]);
 }
 
 /// The connection is closed by the other side.
@@ -184,9 +174,10 @@ fn a_malformed_message_closes_that_connection_and_the_next_one_is_served() {
         header(1, 2, 0),
         header(8, 1, u32::MAX),
         [header(2, 1, 8), u64::MAX.to_ne_bytes().to_vec()].concat(),
-        // SET_VRING_NUM of ring 9, and of ring 0 with 7 descriptors.
+        // SET_VRING_NUM of ring 9, and of ring 0 with none and with too many descriptors.
         [header(8, 1, 8), [9u32, 16].iter().flat_map(|field| field.to_ne_bytes()).collect()].concat(),
-        [header(8, 1, 8), [0u32, 7].iter().flat_map(|field| field.to_ne_bytes()).collect()].concat(),
+        [header(8, 1, 8), [0u32, 0].iter().flat_map(|field| field.to_ne_bytes()).collect()].concat(),
+        [header(8, 1, 8), [0u32, 32_769].iter().flat_map(|field| field.to_ne_bytes()).collect()].concat(),
         // SET_MEM_TABLE of three regions without their descriptors.
         [header(5, 1, 8), [3u32, 0].iter().flat_map(|field| field.to_ne_bytes()).collect()].concat(),
     ];
@@ -198,7 +189,7 @@ fn a_malformed_message_closes_that_connection_and_the_next_one_is_served() {
     let mut guest = Guest::connect(&host.path);
     host.reaches(PeerState::Running);
     guest.transmit().transmit(0, &frame(0, 60));
-    assert_eq!(host.rx.burst().receive(&mut [0; 2048]), Received::Frame(60));
+    assert_eq!(host.receive(), [Ok(frame(0, 60))]);
 }
 
 #[test]
@@ -207,8 +198,8 @@ fn half_a_message_holds_up_neither_the_worker_nor_the_close() {
     let mut stream = UnixStream::connect(&host.path).unwrap();
     stream.write_all(&[8, 0, 0, 0, 1]).unwrap();
     host.reaches(PeerState::Connected);
-    assert_eq!(host.rx.burst().receive(&mut [0; 64]), Received::Empty);
-    assert_eq!(host.tx.burst().send(&[&[0; 60]]), Sent::NotConnected);
+    assert!(host.rx.burst(32).is_empty());
+    assert_eq!(host.send(&[0; 60]), Sent::NotConnected);
     host.port.close();
     assert!(is_closed(&stream));
 }

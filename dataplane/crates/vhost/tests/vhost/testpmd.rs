@@ -6,9 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use podrouter_vhost::{Mode, PeerState, Received, Sent};
+use podrouter_vhost::{Mode, PeerState, Sent, VhostConfig};
 
-use crate::guest::{Host, eventually, frame};
+use crate::guest::{Host, eventually, frame, send};
 
 /// What loading plug-ins and 256 MB of zeroed memory may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -21,21 +21,22 @@ struct Testpmd {
 }
 
 impl Testpmd {
-    fn start(socket: &Path, server: bool, mode: &str) -> Testpmd {
+    /// `device` is more of the device's arguments, each after a comma.
+    fn start(socket: &Path, device: &str, queues: usize, mode: &str) -> Testpmd {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let prefix =
             format!("podrouter-vhost-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let log = socket.with_extension("log");
         let output = std::fs::File::create(&log).unwrap();
-        let server = if server { ",server=1" } else { "" };
         let child = Command::new("dpdk-testpmd")
             // Two threads that may share one core: a test machine has few.
             .args(["--no-huge", "--no-pci", "-m", "256", "--lcores", "0@0,1@(0-1)"])
             .arg(format!("--file-prefix={prefix}"))
-            .arg(format!("--vdev=net_virtio_user0,path={},queues=1{server}", socket.display()))
+            .arg(format!("--vdev=net_virtio_user0,path={},queues={queues}{device}", socket.display()))
             // It would throw away what arrives before it forwards.
             .args(["--", "--total-num-mbufs=8192", "--no-mlockall", "--no-flush-rx"])
             .arg(format!("--forward-mode={mode}"))
+            .args([format!("--rxq={queues}"), format!("--txq={queues}")])
             // It runs until its standard input ends.
             .stdin(Stdio::piped())
             .stdout(output.try_clone().unwrap())
@@ -56,7 +57,7 @@ impl Testpmd {
         let start = Instant::now();
         while !step() {
             let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none(), "testpmd ended before {what}: {}", self.log());
+            assert!(ended.is_none(), "testpmd ended ({ended:?}) before {what}: {}", self.log());
             assert!(start.elapsed() < LIMIT, "not in time: {what}: {}", self.log());
             std::thread::yield_now();
         }
@@ -75,7 +76,7 @@ impl Drop for Testpmd {
 fn frames_that_testpmd_generates_arrive_until_it_is_killed_and_from_the_next_one() {
     let mut host = Host::start();
     for _ in 0..2 {
-        let mut testpmd = Testpmd::start(&host.path, false, "txonly");
+        let mut testpmd = Testpmd::start(&host.path, "", 1, "txonly");
         let mut frames = 0;
         testpmd.until("2000 frames", || {
             for bytes in received(&mut host) {
@@ -101,11 +102,11 @@ fn every_frame_comes_back(host: &mut Host, testpmd: &mut Testpmd, total: usize) 
     let first = first_that_comes_back(host, testpmd);
     let (mut sent, mut returned) = (first, first);
     testpmd.until("all frames came back", || {
-        let mut burst = host.tx.burst();
+        let mut burst = host.tx.burst(32);
         // No more under way than its ring of 256 holds, or its own drops would show as ours.
         while sent < first + total && sent - returned < 64 {
             let frame = numbered(sent);
-            match burst.send(&[&frame[..20], &frame[20..]]) {
+            match send(&mut burst, &[&frame[..20], &frame[20..]]) {
                 Sent::Ok => sent += 1,
                 Sent::Full => break,
                 other => assert_eq!(other, Sent::Ok, "frame {sent}"),
@@ -128,7 +129,7 @@ fn first_that_comes_back(host: &mut Host, testpmd: &mut Testpmd) -> usize {
     testpmd.until("a first frame came back", || {
         if returned.is_none() && at.elapsed() > Duration::from_millis(20) {
             at = Instant::now();
-            sent += usize::from(host.tx.burst().send(&[&numbered(sent)]) == Sent::Ok);
+            sent += usize::from(host.send(&numbered(sent)) == Sent::Ok);
         }
         for bytes in received(host) {
             let next = returned.map_or(0..sent, |last| last + 1..last + 2);
@@ -142,17 +143,7 @@ fn first_that_comes_back(host: &mut Host, testpmd: &mut Testpmd) -> usize {
 
 /// What has arrived.
 fn received(host: &mut Host) -> Vec<Vec<u8>> {
-    let (mut frames, mut out) = (Vec::new(), [0; 2048]);
-    let mut burst = host.rx.burst();
-    loop {
-        match burst.receive(&mut out) {
-            Received::Frame(length) => frames.push(out[..length].to_vec()),
-            other => {
-                assert_eq!(other, Received::Empty);
-                return frames;
-            }
-        }
-    }
+    host.receive().into_iter().map(|frame| frame.expect("testpmd's chains are well-formed")).collect()
 }
 
 /// A frame as macswap gives it back.
@@ -173,16 +164,52 @@ fn numbered(number: usize) -> Vec<u8> {
 fn every_frame_comes_back_from_testpmd_and_again_from_the_next_one() {
     let mut host = Host::start();
     for _ in 0..2 {
-        let mut testpmd = Testpmd::start(&host.path, false, "macswap");
+        let mut testpmd = Testpmd::start(&host.path, "", 1, "macswap");
         every_frame_comes_back(&mut host, &mut testpmd, 3000);
         drop(testpmd);
         host.reaches(PeerState::Disconnected);
     }
 }
 
+/// Rings of each kind that the driver knows, each of which it drives by other code.
+const KINDS: [&str; 5] = [
+    ",mrg_rxbuf=0,in_order=0",
+    ",in_order=0",
+    ",packed_vq=1",
+    ",packed_vq=1,mrg_rxbuf=0,in_order=0",
+    ",packed_vq=1,vectorized=1,mrg_rxbuf=0,in_order=1",
+];
+
+#[test]
+fn every_frame_comes_back_whatever_the_kind_of_rings() {
+    for kind in KINDS {
+        let mut host = Host::start();
+        let mut testpmd = Testpmd::start(&host.path, kind, 1, "macswap");
+        every_frame_comes_back(&mut host, &mut testpmd, 1500);
+    }
+}
+
 #[test]
 fn every_frame_comes_back_where_testpmd_makes_the_socket() {
-    let mut host = Host::start_as(Mode::Client);
-    let mut testpmd = Testpmd::start(&host.path, true, "macswap");
-    every_frame_comes_back(&mut host, &mut testpmd, 3000);
+    for kind in ["", ",packed_vq=1"] {
+        let mut host = Host::start_as(Mode::Client);
+        let mut testpmd = Testpmd::start(&host.path, &format!("{kind},server=1"), 1, "macswap");
+        every_frame_comes_back(&mut host, &mut testpmd, 1500);
+    }
+}
+
+#[test]
+fn every_frame_comes_back_by_the_queue_pair_that_it_went_by() {
+    for kind in ["", ",packed_vq=1"] {
+        let mut host = Host::start_with(|config| VhostConfig { queue_pairs: 4, ..config });
+        let mut testpmd = Testpmd::start(&host.path, kind, 4, "macswap");
+        every_frame_comes_back(&mut host, &mut testpmd, 500);
+        for pair in 0..3 {
+            // The same, with another pair in the place of the first.
+            let (rx, tx) = &mut host.others[pair];
+            std::mem::swap(&mut host.rx, rx);
+            std::mem::swap(&mut host.tx, tx);
+            every_frame_comes_back(&mut host, &mut testpmd, 500);
+        }
+    }
 }
