@@ -461,7 +461,9 @@ impl Store {
 
 fn desired_attachment(own: &Attachment) -> desired::Attachment {
     let kind = match (own.request.port, &own.attached.socket) {
-        (AttachPort::VhostUser, Some(path)) => PortKind::Vhost { path: path.clone(), server: true },
+        (AttachPort::VhostUser, Some(path)) => {
+            PortKind::Vhost { path: path.clone(), server: true, queue_pairs: 1 }
+        }
         _ => PortKind::Tap,
     };
     desired::Attachment {

@@ -16,7 +16,7 @@ use wire::MacAddr;
 
 use crate::core::Core;
 use crate::frame::LARGE_ROOM;
-use crate::handover::{Command, Kind, WorkerShared};
+use crate::handover::{Command, Kind};
 use crate::io::{Device, Ethdev, Memory, Staged, TapPort, Vhost};
 use crate::worker::Slot;
 
@@ -43,7 +43,8 @@ pub(crate) struct Ports {
 /// A port, seen from here; its queues are its worker's.
 pub(crate) struct PortRecord {
     pub(crate) info: PortInfo,
-    pub(crate) worker: u16,
+    /// Who has queues of it; the first is its owner.
+    pub(crate) workers: Vec<u16>,
     pub(crate) handle: Handle,
     /// What the counters of this id stood at when the port was made.
     pub(crate) baseline: crate::show::Totals,
@@ -107,6 +108,9 @@ impl Ports {
     }
 }
 
+/// Devices by worker, what stays here, and the device's own MAC.
+type Opened = (Vec<Device>, Handle, Option<MacAddr>);
+
 impl Core {
     /// Makes a port and gives it to a worker, or finds that it is there as asked. A TAP that is there goes on with the
     /// descriptor that came last: it is another device where the pod's, or the host's, was deleted and made anew.
@@ -126,7 +130,7 @@ impl Core {
             }
             return Ok(info);
         }
-        let worker = self.worker_for(&spec)?;
+        let workers = self.workers_for(&spec)?;
         let id = self.ports.free_id()?;
         let mut entry = PortEntry {
             id,
@@ -137,8 +141,9 @@ impl Core {
         };
         // Asked of a copy, before anything is opened that would have to be closed again.
         self.tables.clone().set_port(entry.clone())?;
-        let (device, handle, device_mac) =
-            self.open(&spec, fds).with_context(|| format!("port `{}` could not be made", spec.name))?;
+        let opened = self.open(&spec, fds, workers.len());
+        let (devices, handle, device_mac) =
+            opened.with_context(|| format!("port `{}` could not be made", spec.name))?;
         if spec.mac.is_none() && device_mac.is_some_and(|mac| mac.is_unicast()) {
             entry.mac = device_mac.unwrap_or(entry.mac);
         }
@@ -146,15 +151,14 @@ impl Core {
         self.tables.set_port(entry)?;
         // Before the worker counts anything for it.
         let baseline = crate::show::Totals::of(&self.workers, id);
-        self.owners.set(id, Some(worker.id));
-        worker.command(Command::AddPort(Box::new(Slot {
-            id,
-            mtu: info.spec.mtu,
-            device,
-            staged: Staged::default(),
-        })));
-        tracing::info!(port = info.spec.name, id = id.0, worker = worker.id, mac = %info.mac, "port added");
-        let record = PortRecord { info: info.clone(), worker: worker.id, handle, baseline };
+        let workers: Vec<u16> = workers.into_iter().take(devices.len()).collect();
+        self.owners.set(id, workers.first().copied());
+        for (&worker, device) in workers.iter().zip(devices) {
+            let slot = Slot { id, mtu: info.spec.mtu, device, staged: Staged::default() };
+            self.workers[usize::from(worker)].command(Command::AddPort(Box::new(slot)));
+        }
+        tracing::info!(port = info.spec.name, id = id.0, ?workers, mac = %info.mac, "port added");
+        let record = PortRecord { info: info.clone(), workers, handle, baseline };
         self.ports.by_name.insert(info.spec.name.clone(), record);
         Ok(info)
     }
@@ -166,10 +170,12 @@ impl Core {
         let Some(record) = self.ports.by_name.get_mut(&spec.name) else { return Ok(()) };
         let (reply, old) = channel::bounded(1);
         let command = Command::ReplaceDevice(PortId(record.info.id), Box::new(device), reply);
-        self.workers[usize::from(record.worker)].command(command);
+        // A TAP has one.
+        let Some(&worker) = record.workers.first() else { return Ok(()) };
+        self.workers[usize::from(worker)].command(command);
         record.handle = handle;
         let old = old.recv_timeout(GIVE_BACK);
-        drop(old.with_context(|| gave_nothing_back(record.worker, &spec.name))?);
+        drop(old.with_context(|| gave_nothing_back(worker, &spec.name))?);
         tracing::info!(port = spec.name, "the port goes on with another TAP descriptor");
         Ok(())
     }
@@ -191,15 +197,16 @@ impl Core {
         let id = self.ports.id(name)?;
         let Some(record) = self.ports.by_name.remove(name) else { return Ok(()) };
         self.owners.set(id, None);
-        let (reply, slot) = channel::bounded(1);
-        self.workers[usize::from(record.worker)].command(Command::RemovePort(id, reply));
-        let slot = slot.recv_timeout(GIVE_BACK).with_context(|| gave_nothing_back(record.worker, name))?;
-        let written = match &slot.device {
-            Device::Memory(memory) => memory.finish(),
-            _ => Ok(()),
-        };
-        // Queues first, then the device they belong to.
-        drop(slot);
+        let mut written = Ok(());
+        for &worker in &record.workers {
+            let (reply, slot) = channel::bounded(1);
+            self.workers[usize::from(worker)].command(Command::RemovePort(id, reply));
+            let slot = slot.recv_timeout(GIVE_BACK).with_context(|| gave_nothing_back(worker, name))?;
+            if let Device::Memory(memory) = &slot.device {
+                written = memory.finish();
+            }
+        }
+        // Queues are gone now, so that the device they belong to may go.
         drop(record.handle);
         if let PortKind::Ethdev { device, .. } = &record.info.spec.kind
             && let Err(error) = self.eal.detach(device)
@@ -211,35 +218,56 @@ impl Core {
         written.with_context(|| format!("port `{name}` is removed, but what it kept is lost"))
     }
 
-    /// TAPs go to kernel workers, all else to poll workers; to the one with the fewest ports.
-    fn worker_for(&self, spec: &PortSpec) -> anyhow::Result<std::sync::Arc<WorkerShared>> {
-        let kind = if matches!(spec.kind, PortKind::Tap) { Kind::Kernel } else { Kind::Poll };
-        let load = |id: u16| self.ports.iter().filter(|record| record.worker == id).count();
-        let worker =
-            self.workers.iter().filter(|worker| worker.kind == kind).min_by_key(|worker| load(worker.id));
-        worker.cloned().with_context(|| {
-            format!("port `{}` needs a poll worker and there is none: start with --workers", spec.name)
-        })
+    /// Who may serve a port, by its queues: TAPs go to kernel workers, all else to poll workers; first to those with the fewest
+    /// ports.
+    fn workers_for(&self, spec: &PortSpec) -> anyhow::Result<Vec<u16>> {
+        let (kind, most) = match spec.kind {
+            PortKind::Tap => (Kind::Kernel, 1),
+            PortKind::Vhost { queue_pairs, .. } => (Kind::Poll, usize::from(queue_pairs)),
+            PortKind::Ethdev { .. } | PortKind::Memory { .. } => (Kind::Poll, 1),
+        };
+        let load = |id: u16| self.ports.iter().filter(|record| record.workers.contains(&id)).count();
+        let mut workers: Vec<u16> =
+            self.workers.iter().filter(|worker| worker.kind == kind).map(|worker| worker.id).collect();
+        workers.sort_by_key(|&worker| load(worker));
+        workers.truncate(most);
+        if workers.is_empty() {
+            bail!("port `{}` needs a poll worker and there is none: start with --workers", spec.name);
+        }
+        Ok(workers)
     }
 
-    fn open(&self, spec: &PortSpec, fds: Vec<OwnedFd>) -> anyhow::Result<(Device, Handle, Option<MacAddr>)> {
+    /// Opens a port for so many workers; gives at most one device for each, and at least one.
+    fn open(&self, spec: &PortSpec, fds: Vec<OwnedFd>, workers: usize) -> anyhow::Result<Opened> {
+        let one = |(device, handle, mac)| (vec![device], handle, mac);
         Ok(match &spec.kind {
             PortKind::Tap => {
                 let (device, handle) = open_tap(fds)?;
-                (device, handle, None)
+                (vec![device], handle, None)
             }
-            PortKind::Vhost { path, server } => {
+            PortKind::Vhost { path, server, queue_pairs } => {
                 let mode = if *server { Mode::Server } else { Mode::Client };
                 let state = self.vhost_state(&spec.name);
-                let config = VhostConfig { mode, state, ..VhostConfig::new(path, &spec.name) };
+                let config = VhostConfig {
+                    mode,
+                    state,
+                    queue_pairs: *queue_pairs,
+                    ..VhostConfig::new(path, &spec.name)
+                };
                 let (port, pairs) = VhostPort::start(config, Vec::new())?;
-                let (rx, tx) = pairs.into_iter().next().context("the port has no queue pair")?;
-                (Device::Vhost(Vhost::new(rx, tx)), Handle::Vhost(port), None)
+                let mut shares: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
+                for (pair, number) in pairs.into_iter().zip(0..) {
+                    shares[number % workers].push(pair);
+                }
+                let devices = shares.into_iter().map(|pairs| Device::Vhost(Vhost::new(pairs)));
+                (devices.collect(), Handle::Vhost(port), None)
             }
-            PortKind::Ethdev { device, devargs } => self.open_ethdev(spec, device, devargs.as_deref())?,
+            PortKind::Ethdev { device, devargs } => {
+                one(self.open_ethdev(spec, device, devargs.as_deref())?)
+            }
             PortKind::Memory { rx_pcap, tx_pcap, repeat } => {
                 let memory = Memory::open(rx_pcap.as_deref(), tx_pcap.clone(), *repeat)?;
-                (Device::Memory(memory), Handle::Memory, None)
+                (vec![Device::Memory(memory)], Handle::Memory, None)
             }
         })
     }

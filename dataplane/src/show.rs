@@ -172,7 +172,7 @@ impl Core {
                 let role = self.tables.port(id).map_or(PortRole::Idle, |entry| entry.role);
                 rows::PortStatus {
                     info: record.info.clone(),
-                    worker: u32::from(record.worker),
+                    worker: record.workers.first().map_or(0, |&worker| u32::from(worker)),
                     up: record.handle.is_up(),
                     role: match role {
                         PortRole::Idle => String::new(),
@@ -277,7 +277,7 @@ impl Core {
                 ports: self
                     .ports
                     .iter()
-                    .filter(|record| record.worker == worker.id)
+                    .filter(|record| record.workers.contains(&worker.id))
                     .map(|record| record.info.spec.name.clone())
                     .collect(),
                 generation: worker.counters.generation.get(),

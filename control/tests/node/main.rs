@@ -140,7 +140,7 @@ fn a_data_plane_that_starts_anew_gets_all_again() {
     let socket = attached.socket.unwrap();
     assert!(socket.starts_with(node.path("vhost")) && socket.as_os_str().len() <= 107);
     let port = &before.1[&before.0.endpoints["shop/vm"].port];
-    assert_eq!(port.kind, PortKind::Vhost { path: socket, server: true });
+    assert_eq!(port.kind, PortKind::Vhost { path: socket, server: true, queue_pairs: 1 });
     assert!(second.link("eth0").is_none());
 
     drop(fake);

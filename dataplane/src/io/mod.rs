@@ -156,6 +156,15 @@ impl Device {
         matches!(self, Self::Memory(_))
     }
 
+    /// Whether frames may be sent by it now; if not, they are for another worker's queue of the same port, or for nobody.
+    #[inline]
+    pub(crate) fn can_send(&self) -> bool {
+        match self {
+            Self::Vhost(port) => port.can_send(),
+            Self::Ethdev(_) | Self::Tap(_) | Self::Memory(_) => true,
+        }
+    }
+
     /// Sends all that is staged, or says why not; `staged` is empty afterwards.
     pub(crate) fn send(&mut self, tools: &mut Tools, staged: &mut Staged) -> Sent {
         let mut sent = Sent::default();

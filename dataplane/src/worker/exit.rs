@@ -38,6 +38,8 @@ impl Worker {
     pub(super) fn output(&mut self, packet: Packet<Frame>, output: Output, now: Tick) {
         let port = output.port();
         match self.owners.get(port) {
+            // Neighbours are its owner's affair; what is complete leaves by any queue of ours.
+            Some(_) if matches!(output, Output::Port(_)) && self.can_send(port) => self.stage(port, packet),
             Some(owner) if owner == self.shared.id => match output {
                 Output::Port(port) => self.stage(port, packet),
                 Output::Neighbour { port, next_hop } => {
@@ -61,6 +63,14 @@ impl Worker {
             }
             None => self.refuse(port, DropReason::PortGone, packet),
         }
+    }
+
+    /// Whether this worker has a queue of the port that takes frames now. Ports without an owner are on their way out.
+    #[inline]
+    fn can_send(&self, port: PortId) -> bool {
+        let at = self.slot_of[usize::from(port.0)];
+        self.owners.get(port).is_some()
+            && self.slots.get(usize::from(at)).is_some_and(|slot| slot.device.can_send())
     }
 
     /// The neighbour's address first.
@@ -101,7 +111,7 @@ impl Worker {
 
     /// Where frames to `port` that are finished may be staged without a further look, if this worker owns it.
     fn lane(&self, port: PortId) -> Option<Lane> {
-        if self.owners.get(port) != Some(self.shared.id) {
+        if !self.can_send(port) {
             return None;
         }
         let at = self.slot_of[usize::from(port.0)];

@@ -216,7 +216,7 @@ fn a_device_is_one_port_at_a_time_and_can_come_back() {
 fn a_port_that_cannot_be_is_refused_with_its_name_field_and_limit() {
     let mut dataplane = Dataplane::start(&[]);
     let memory = || PortKind::Memory { rx_pcap: None, tx_pcap: None, repeat: false };
-    let vhost = PortKind::Vhost { path: dataplane.dir.path().join("v"), server: true };
+    let vhost = PortKind::Vhost { path: dataplane.dir.path().join("v"), server: true, queue_pairs: 1 };
     let good = PortSpec { name: "a".into(), kind: memory(), mac: Some(ROUTER), mtu: 1500 };
     let long = dataplane.dir.path().join("long");
     pcap(&long, &[vec![0; 60], vec![0; 20_000]]);
@@ -226,7 +226,7 @@ fn a_port_that_cannot_be_is_refused_with_its_name_field_and_limit() {
         (PortSpec { name: "a\nb".into(), ..good.clone() }, vec!["name", "control characters"]),
         (PortSpec { mtu: 1279, ..good.clone() }, vec!["`a`", "1279", "1280"]),
         (PortSpec { mtu: 20_000, ..good.clone() }, vec!["`a`", "20000"]),
-        (PortSpec { mtu: 9_000, kind: vhost, ..good.clone() }, vec!["`a`", "9000"]),
+        (PortSpec { mtu: 20_000, kind: vhost, ..good.clone() }, vec!["`a`", "20000"]),
         (PortSpec { mac: Some(wire::MacAddr([1; 6])), ..good.clone() }, vec!["`a`", "unicast"]),
         (PortSpec { kind: PortKind::Tap, ..good.clone() }, vec!["`a`", "descriptor"]),
         (

@@ -1,12 +1,18 @@
 //! The binary itself, over its socket: real DPDK ports without hugepages, and TAPs in throw-away namespaces. Needs root
 //! for the latter.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what it expects by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says what it expects by panicking"
+)]
 
 mod changes;
 mod dataplane;
 mod flows;
 mod frames;
+mod guests;
 mod hostile;
 mod namespace;
 mod nat;

@@ -149,7 +149,7 @@ fn start_peer(stage: &Stage, sockets: &Sockets, ends: Ends, ring: Ring) -> Resul
 fn router(stage: &Stage, ends: Ends, ring: Ring) -> Result<WithPeer<Router>> {
     let sockets = Sockets::new(stage)?;
     let mut router = Router::start(stage, &format!("podrouter {}", ring.name()), Source::Templates, FLOWS)?;
-    let guest = |path: &Path| PortKind::Vhost { path: path.to_owned(), server: true };
+    let guest = |path: &Path| PortKind::Vhost { path: path.to_owned(), server: true, queue_pairs: 1 };
     let from = match ends {
         Ends::NullToGuest => {
             PortKind::Memory { rx_pcap: Some(sockets.frames.clone()), tx_pcap: None, repeat: true }

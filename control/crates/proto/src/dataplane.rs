@@ -148,8 +148,13 @@ pub struct PortSpec {
 pub enum PortKind {
     /// A TAP whose descriptor comes with the request.
     Tap,
-    /// A vhost-user socket; `server` makes the socket, otherwise the peer does.
-    Vhost { path: PathBuf, server: bool },
+    /// A vhost-user socket; `server` makes the socket, otherwise the peer does. The guest may have so many queue pairs.
+    Vhost {
+        path: PathBuf,
+        server: bool,
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        queue_pairs: u16,
+    },
     /// A DPDK device by its name (`net_af_packet0`, `0000:3b:00.0`), probed with `devargs` if it is not there yet.
     Ethdev {
         device: String,
@@ -166,6 +171,15 @@ pub enum PortKind {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         repeat: bool,
     },
+}
+
+const fn one() -> u16 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_one(number: &u16) -> bool {
+    *number == 1
 }
 
 /// A port as it is.

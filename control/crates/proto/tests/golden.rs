@@ -209,7 +209,10 @@ fn dataplane_requests() -> Vec<(&'static str, dataplane::Request)> {
         ("add-port-tap", Request::AddPort(port("p0", PortKind::Tap))),
         ("add-port-vhost", {
             let path = "/run/podrouter/vhost/p1.sock".into();
-            Request::AddPort(PortSpec { mtu: 9000, ..port("p1", PortKind::Vhost { path, server: true }) })
+            Request::AddPort(PortSpec {
+                mtu: 9000,
+                ..port("p1", PortKind::Vhost { path, server: true, queue_pairs: 1 })
+            })
         }),
         ("add-port-ethdev", Request::AddPort(PortSpec { mac: None, ..port("uplink", ethdev(None)) })),
         ("add-port-ethdev-devargs", Request::AddPort(port("uplink", ethdev(Some("iface=eth1"))))),

@@ -30,8 +30,8 @@ pub(crate) fn ports(ports: &[PortStatus], style: Style, out: &mut impl Write) ->
         let spec = &port.info.spec;
         let (kind, device) = match &spec.kind {
             PortKind::Tap => ("tap", String::new()),
-            PortKind::Vhost { path, server: true } => ("vhost-server", path.display().to_string()),
-            PortKind::Vhost { path, server: false } => ("vhost-client", path.display().to_string()),
+            PortKind::Vhost { path, server: true, .. } => ("vhost-server", path.display().to_string()),
+            PortKind::Vhost { path, server: false, .. } => ("vhost-client", path.display().to_string()),
             PortKind::Ethdev { device, .. } => ("ethdev", device.clone()),
             PortKind::Memory { rx_pcap, .. } => {
                 ("memory", rx_pcap.as_ref().map_or_else(String::new, |path| path.display().to_string()))
@@ -167,7 +167,11 @@ mod tests {
                 id: 1,
                 spec: PortSpec {
                     name: "p0123456789ab".into(),
-                    kind: PortKind::Vhost { path: "/run/podrouter/vhost/p1.sock".into(), server: true },
+                    kind: PortKind::Vhost {
+                        path: "/run/podrouter/vhost/p1.sock".into(),
+                        server: true,
+                        queue_pairs: 1,
+                    },
                     mac: None,
                     mtu: 1500,
                 },

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recv, send};
 use vhost::vhost_user::{BackendReqHandler, Error};
 
 use crate::device::Device;
@@ -25,11 +25,27 @@ const WAKE: u64 = 1;
 /// And beyond, by queue pair.
 pub(crate) const KICK: u64 = 2;
 
-/// A client that finds nobody tries again after this long, and then twice as long each time, up to the second.
-const RETRY_FIRST: Duration = Duration::from_millis(10);
+/// A client that finds nobody tries again after this long, and then twice as long each time, up to the second; but as soon as
+/// something appears in the socket's folder it begins anew.
+const RETRY_FIRST: Duration = Duration::from_millis(1);
 const RETRY_LAST: Duration = Duration::from_secs(1);
 /// Ends of one kind are not written down more often than this.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// A message's header (the vhost-user specification, "Header"): request, flags, and the size of what follows, 32 bits each.
+const HEADER: usize = 12;
+const SET_VRING_ENABLE: u32 = 18;
+const REPLY: u32 = 4;
+const NEED_REPLY: u32 = 8;
+
+/// In the machine's own order, as messages are.
+fn words(message: [u8; HEADER + 8]) -> [u32; 5] {
+    let mut words = [0; 5];
+    for (word, bytes) in words.iter_mut().zip(message.as_chunks().0) {
+        *word = u32::from_ne_bytes(*bytes);
+    }
+    words
+}
 
 /// What the port and its message thread share.
 #[derive(Debug)]
@@ -94,7 +110,21 @@ impl Link {
 #[derive(Debug)]
 pub(crate) enum Endpoint {
     Listen(UnixListener),
-    Connect,
+    /// With an inotify descriptor that tells what appears in the socket's folder, where that is there.
+    Connect(Option<OwnedFd>),
+}
+
+impl Endpoint {
+    pub(crate) fn connect(path: &Path) -> Self {
+        use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let watch = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).and_then(|watch| {
+            add_watch(&watch, folder, WatchFlags::CREATE | WatchFlags::MOVED_TO)?;
+            Ok(watch)
+        });
+        // Without one it looks now and then.
+        Self::Connect(watch.ok())
+    }
 }
 
 /// All that the message thread owns.
@@ -133,7 +163,7 @@ impl MessageThread {
             }
             if messages > 0 {
                 retry = RETRY_FIRST;
-            } else if matches!(self.endpoint, Endpoint::Connect) {
+            } else if matches!(self.endpoint, Endpoint::Connect(_)) {
                 self.pause(&mut retry);
             }
         }
@@ -158,7 +188,7 @@ impl MessageThread {
                     }
                 }
             }
-            Endpoint::Connect => {
+            Endpoint::Connect(_) => {
                 let stream = connect(&self.path).ok();
                 if stream.is_none() {
                     self.pause(retry);
@@ -176,12 +206,24 @@ impl MessageThread {
         let _interrupted = poll(&mut fds, None);
     }
 
-    /// Waits for `retry`, or the port's closing, and doubles it.
+    /// Waits for `retry`, or the port's closing, and doubles it; or until there may be somebody to connect to.
     fn pause(&self, retry: &mut Duration) {
-        let mut fds = [PollFd::from_borrowed_fd(self.link.wake.as_fd(), PollFlags::IN)];
+        let watch = match &self.endpoint {
+            Endpoint::Connect(Some(watch)) => watch,
+            _ => &self.link.wake,
+        };
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.link.wake.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(watch.as_fd(), PollFlags::IN),
+        ];
         let timeout = Timespec::try_from(*retry).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
         let _interrupted = poll(&mut fds, Some(&timeout));
         *retry = (*retry * 2).min(RETRY_LAST);
+        if fds[1].revents().contains(PollFlags::IN) && !self.link.stopping() {
+            // What it was does not matter, and a socket listens only a moment after it appears.
+            while rustix::io::read(watch, &mut [0; 1024]).is_ok_and(|read| read > 0) {}
+            *retry = RETRY_FIRST;
+        }
     }
 
     /// Answers messages until the connection ends; gives how many, and why it ended.
@@ -203,12 +245,41 @@ impl MessageThread {
         let end = if self.link.attach(Some(shutdown)) {
             self.link.set_state(PeerState::Connected);
             let mut handler = BackendReqHandler::from_stream(stream, Arc::clone(&self.device));
-            self.answer(|| handler.handle_request(), &mut messages)
+            let handle = || match self.stops_what_does_not_run(&watched) {
+                Ok(true) => Ok(()),
+                Ok(false) => handler.handle_request(),
+                Err(errno @ (Errno::AGAIN | Errno::INTR)) => Err(Error::SocketRetry(errno.into())),
+                Err(errno) => Err(Error::SocketBroken(errno.into())),
+            };
+            self.answer(handle, &mut messages)
         } else {
             End::Closed
         };
         let _gone_already = epoll::delete(&self.epoll, &watched);
         (messages, end)
+    }
+
+    /// Takes a message that disables a ring before features are known on this connection. So DPDK's virtio-user begins when its
+    /// back end comes back: it brings to an end what ran with the last one. The message library would refuse that, for it is the
+    /// features that allow such a message; but no ring runs yet, so that it is obeyed already.
+    fn stops_what_does_not_run(&self, stream: &UnixStream) -> rustix::io::Result<bool> {
+        if self.device().negotiated {
+            return Ok(false);
+        }
+        let mut message = [0; HEADER + 8];
+        let (seen, _) = recv(stream, &mut message, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+        let [request, flags, size, ring, enable] = words(message);
+        if seen < message.len() || (request, size, enable) != (SET_VRING_ENABLE, 8, 0) {
+            return Ok(false);
+        }
+        recv(stream, &mut message, RecvFlags::empty())?;
+        if flags & NEED_REPLY != 0 {
+            let answer = [request, flags & !NEED_REPLY | REPLY, 8, 0, 0];
+            let answer: Vec<u8> = answer.into_iter().flat_map(u32::to_ne_bytes).collect();
+            send(stream, &answer, SendFlags::NOSIGNAL)?;
+        }
+        tracing::debug!(port = self.name, ring, "the front end ends a ring of its last connection");
+        Ok(true)
     }
 
     fn answer(&self, mut handle: impl FnMut() -> vhost::vhost_user::Result<()>, messages: &mut u64) -> End {

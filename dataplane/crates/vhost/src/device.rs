@@ -37,6 +37,8 @@ pub(crate) struct Pair {
 pub(crate) struct Device {
     offered: u64,
     features: Features,
+    /// The front end has said on this connection which it takes.
+    pub(crate) negotiated: bool,
     memory: Arc<Memory>,
     vrings: Vec<Vring>,
     /// By queue pair; none at all where nobody sleeps.
@@ -67,6 +69,7 @@ impl Device {
         Self {
             offered,
             features: Features::default(),
+            negotiated: false,
             memory: Arc::default(),
             vrings: vrings.collect(),
             doorbells,
@@ -98,6 +101,7 @@ impl Device {
         }
         self.memory = Arc::default();
         self.inflight = None;
+        self.negotiated = false;
     }
 
     fn ring_doorbell(&self, pair: usize) {
@@ -174,6 +178,7 @@ impl VhostUserBackendReqHandlerMut for Device {
             return Err(refused(format!("features {beyond:#x} were not offered")));
         }
         self.features = Features(features);
+        self.negotiated = true;
         for index in 0..self.vrings.len() {
             // Without protocol features there is no SET_VRING_ENABLE: a ring then starts enabled.
             if !self.features.protocol() {

@@ -164,7 +164,7 @@ impl VhostPort {
                 let (listener, made) = listen(&path)?;
                 (Endpoint::Listen(listener), Some(made))
             }
-            Mode::Client => (Endpoint::Connect, None),
+            Mode::Client => (Endpoint::connect(&path), None),
         };
         // From here on, dropping the port removes the socket.
         let mut port = Self { link: Arc::clone(&link), path: path.clone(), made, thread: None };
