@@ -22,4 +22,5 @@ pub mod run;
 pub mod signals;
 pub mod table;
 pub mod telemetry;
+pub mod vm;
 pub mod wait;

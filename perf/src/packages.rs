@@ -19,6 +19,8 @@ pub enum Set {
     Build,
     /// To run topologies: DPDK's drivers and testpmd, and the tools that make and look at networks.
     Run,
+    /// To boot virtual machines. Their kernel is unpacked by who boots them.
+    Vm,
     /// To build libFuzzer, which is C++.
     Fuzz,
     /// To count instructions.
@@ -29,7 +31,7 @@ pub enum Set {
 
 impl Set {
     /// Those of everything but benches, whose peers bring daemons along.
-    pub const ALL: [Self; 4] = [Self::Build, Self::Run, Self::Fuzz, Self::Gauge];
+    pub const ALL: [Self; 5] = [Self::Build, Self::Run, Self::Vm, Self::Fuzz, Self::Gauge];
 
     const fn packages(self) -> &'static [&'static str] {
         match self {
@@ -37,6 +39,7 @@ impl Set {
             Self::Run => {
                 &["dpdk", "dpdk-dev", "ethtool", "iperf3", "iproute2", "iputils-ping", "nftables", "tcpdump"]
             }
+            Self::Vm => &["busybox-static", "cpio", "qemu-system-x86"],
             Self::Fuzz => &["g++"],
             Self::Gauge => &["valgrind"],
             Self::Peers => &["openvswitch-switch-dpdk"],

@@ -12,6 +12,7 @@ mod spoofing;
 mod topology;
 mod transfers;
 mod vhost;
+mod vm;
 
 use std::sync::OnceLock;
 

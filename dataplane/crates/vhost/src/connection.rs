@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recv, send};
-use vhost::vhost_user::{BackendReqHandler, Error};
+use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut};
 
 use crate::device::Device;
 use crate::eventfd;
@@ -245,11 +245,9 @@ impl MessageThread {
         let end = if self.link.attach(Some(shutdown)) {
             self.link.set_state(PeerState::Connected);
             let mut handler = BackendReqHandler::from_stream(stream, Arc::clone(&self.device));
-            let handle = || match self.stops_what_does_not_run(&watched) {
-                Ok(true) => Ok(()),
-                Ok(false) => handler.handle_request(),
-                Err(errno @ (Errno::AGAIN | Errno::INTR)) => Err(Error::SocketRetry(errno.into())),
-                Err(errno) => Err(Error::SocketBroken(errno.into())),
+            let handle = || match self.enables_early(&watched)? {
+                true => Ok(()),
+                false => handler.handle_request(),
             };
             self.answer(handle, &mut messages)
         } else {
@@ -259,26 +257,30 @@ impl MessageThread {
         (messages, end)
     }
 
-    /// Takes a message that disables a ring before features are known on this connection. So DPDK's virtio-user begins when its
-    /// back end comes back: it brings to an end what ran with the last one. The message library would refuse that, for it is the
-    /// features that allow such a message; but no ring runs yet, so that it is obeyed already.
-    fn stops_what_does_not_run(&self, stream: &UnixStream) -> rustix::io::Result<bool> {
+    /// Takes a message that enables or disables a ring before features are known on this connection, which the message library
+    /// would refuse, since it is a feature that allows it. QEMU begins by enabling what its guest is yet to negotiate; DPDK's
+    /// virtio-user, whose back end has come back, by ending what ran with the last one.
+    fn enables_early(&self, stream: &UnixStream) -> Result<bool, Error> {
         if self.device().negotiated {
             return Ok(false);
         }
+        let failed = |errno: Errno| match errno {
+            Errno::AGAIN | Errno::INTR => Error::SocketRetry(errno.into()),
+            errno => Error::SocketBroken(errno.into()),
+        };
         let mut message = [0; HEADER + 8];
-        let (seen, _) = recv(stream, &mut message, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+        let (seen, _) = recv(stream, &mut message, RecvFlags::PEEK | RecvFlags::DONTWAIT).map_err(failed)?;
         let [request, flags, size, ring, enable] = words(message);
-        if seen < message.len() || (request, size, enable) != (SET_VRING_ENABLE, 8, 0) {
+        if seen < message.len() || (request, size) != (SET_VRING_ENABLE, 8) {
             return Ok(false);
         }
-        recv(stream, &mut message, RecvFlags::empty())?;
+        recv(stream, &mut message, RecvFlags::empty()).map_err(failed)?;
+        self.device().set_vring_enable(ring, enable != 0)?;
         if flags & NEED_REPLY != 0 {
             let answer = [request, flags & !NEED_REPLY | REPLY, 8, 0, 0];
             let answer: Vec<u8> = answer.into_iter().flat_map(u32::to_ne_bytes).collect();
-            send(stream, &answer, SendFlags::NOSIGNAL)?;
+            send(stream, &answer, SendFlags::NOSIGNAL).map_err(failed)?;
         }
-        tracing::debug!(port = self.name, ring, "the front end ends a ring of its last connection");
         Ok(true)
     }
 

@@ -1,0 +1,299 @@
+//! A real virtual machine as a pod: QEMU under emulation with Debian's cloud kernel, and busybox for all the rest.
+//!
+//! The guest is a shell on its serial port, which runs one command after another. Kernel and QEMU are Debian's packages; the
+//! kernel's is unpacked, never installed. Without hardware virtualisation it boots in some five seconds.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use crate::artefacts::target_directory;
+use crate::node::{GATEWAY, Node};
+use crate::pod::{Family, Pod};
+use crate::process::{Process, finish, succeed};
+use crate::wait::{PATIENCE, wait_until};
+
+/// The package that depends on the current kernel's.
+const META: &str = "linux-image-cloud-amd64";
+
+/// In the order in which they need each other.
+const MODULES: [&str; 8] = [
+    "kernel/drivers/virtio/virtio_ring",
+    "kernel/drivers/virtio/virtio",
+    "kernel/drivers/virtio/virtio_pci_modern_dev",
+    "kernel/drivers/virtio/virtio_pci_legacy_dev",
+    "kernel/drivers/virtio/virtio_pci",
+    "kernel/net/core/failover",
+    "kernel/drivers/net/net_failover",
+    "kernel/drivers/net/virtio_net",
+];
+
+/// What the guest runs instead of an init: it says that it is there, then runs each line and says how that went.
+const INIT: &str = "#!/bin/busybox sh
+/bin/busybox mkdir -p /proc /sys /dev /www /tmp
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+for module in /modules/*.ko; do insmod $module; done
+ip link set lo up
+exec </dev/ttyS0 >/dev/ttyS0 2>&1
+stty -echo -onlcr
+echo @@ready
+while read -r line; do eval \"$line\" </dev/null; echo \"@@$?\"; done
+";
+
+/// Longest that a command in the guest may take: it is emulated, perhaps on a busy machine.
+const COMMAND: Duration = Duration::from_secs(180);
+
+/// Kernel and file system.
+#[derive(Debug, Clone)]
+pub struct Image {
+    kernel: PathBuf,
+    initramfs: PathBuf,
+}
+
+impl Image {
+    /// Fetches and unpacks the kernel, and builds the guest's file system, where they are not there yet.
+    ///
+    /// # Errors
+    /// When a package cannot be fetched, or lacks what is expected of it.
+    pub fn prepare() -> Result<Self> {
+        let depends = succeed(Command::new("apt-cache").args(["depends", META]), PATIENCE)?;
+        let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
+        let release = package.with_context(|| format!("{META} depends on no kernel: {depends}"))?.to_owned();
+        let folder = target_directory()?.join("lab-vm").join(&release);
+        let image = Self {
+            kernel: folder.join(format!("vmlinuz-{release}")),
+            initramfs: folder.join("initramfs.gz"),
+        };
+        if image.initramfs.exists() {
+            return Ok(image);
+        }
+        // Made elsewhere and moved: who finds it finds it whole.
+        let making = folder.with_extension(std::process::id().to_string());
+        fs::create_dir_all(&making)?;
+        let made = image.make(&release, &making, &folder);
+        if making.exists() {
+            fs::remove_dir_all(&making)?;
+        }
+        made?;
+        Ok(image)
+    }
+
+    fn make(&self, release: &str, making: &Path, folder: &Path) -> Result<()> {
+        let limit = Duration::from_secs(300);
+        let package = format!("linux-image-{release}");
+        succeed(Command::new("apt-get").args(["download", "-q", &package]).current_dir(making), limit)
+            .with_context(|| format!("{package} cannot be fetched: run `apt-get update` if lists are old"))?;
+        let unpack = "dpkg -x linux-image-*.deb unpacked";
+        succeed(Command::new("sh").args(["-c", unpack]).current_dir(making), limit)?;
+        let root = making.join("root");
+        fs::create_dir_all(root.join("bin"))?;
+        fs::create_dir_all(root.join("modules"))?;
+        fs::copy("/bin/busybox", root.join("bin/busybox")).context("busybox-static is not installed")?;
+        let modules = making.join("unpacked/lib/modules").join(release);
+        for (number, module) in MODULES.iter().enumerate() {
+            let from = modules.join(format!("{module}.ko"));
+            let to = root.join(format!("modules/{number}.ko"));
+            fs::copy(&from, to).with_context(|| format!("{} is not in {package}", from.display()))?;
+        }
+        fs::write(root.join("init"), INIT)?;
+        let pack = "chmod 755 root/init && cd root && find . | cpio -o -H newc 2>/dev/null | gzip -1 > ../initramfs.gz";
+        succeed(Command::new("sh").args(["-c", pack]).current_dir(making), limit)?;
+        let kernel = format!("vmlinuz-{release}");
+        fs::rename(making.join("unpacked/boot").join(&kernel), making.join(&kernel))?;
+        for done in ["unpacked", "root"] {
+            fs::remove_dir_all(making.join(done))?;
+        }
+        // Another run may have been faster: then theirs is as good.
+        if fs::rename(making, folder).is_err() {
+            ensure!(self.initramfs.exists(), "{} cannot be made", folder.display());
+        }
+        Ok(())
+    }
+}
+
+/// Which rings the guest's driver is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rings {
+    Split,
+    Packed,
+}
+
+/// A machine that runs. Dropping it ends QEMU.
+#[derive(Debug)]
+pub struct Vm {
+    pub qemu: Process,
+    console: Console,
+}
+
+impl Vm {
+    /// Boots one on a pod's vhost-user socket, and waits for its shell.
+    ///
+    /// # Errors
+    /// When QEMU ends, or the guest does not come up; the console's end is in the error.
+    pub fn boot(node: &Node, pod: &Pod, image: &Image, rings: Rings) -> Result<Self> {
+        let socket = pod.socket.as_ref().with_context(|| format!("pod {} has no socket", pod.name))?;
+        let name = node.run.name(&format!("vm{}", node.run.number()));
+        let serial = node.run.dir().join(format!("{name}.tty"));
+        let mut command = pod.netns.command("qemu-system-x86_64");
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        command.args(["-M", "pc,accel=tcg,memory-backend=m", "-m", "256M"]);
+        command.args(["-object", "memory-backend-memfd,id=m,size=256M,share=on"]);
+        command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
+        command.args(["-append", "console=ttyS0 quiet loglevel=0 panic=-1 rdinit=/init"]);
+        command.args(["-serial", "chardev:tty"]);
+        command.args(["-chardev", &format!("socket,id=tty,path={},server=on,wait=off", serial.display())]);
+        // It asks once a second whether its back end is there again.
+        command.args(["-chardev", &format!("socket,id=net,path={},reconnect=1", socket.display())]);
+        command.args(["-netdev", "vhost-user,id=n,chardev=net"]);
+        let packed = if rings == Rings::Packed { "on" } else { "off" };
+        // With interrupt vectors QEMU 7.2 crashes under emulation when the driver starts.
+        let device = format!("virtio-net-pci,netdev=n,romfile=,vectors=0,mac={},packed={packed}", pod.mac);
+        command.args(["-device", &device]);
+        let mut qemu = Process::spawn(&node.run, &name, &mut command)?;
+        let console = wait_until("QEMU's console", PATIENCE, || {
+            qemu.check()?;
+            Console::connect(&serial)
+        })?;
+        let mut vm = Self { qemu, console };
+        vm.console.until("@@ready").map_err(|error| error.context(vm.qemu.tail(20)))?;
+        Ok(vm)
+    }
+
+    /// Runs a command, and gives what it printed.
+    ///
+    /// # Errors
+    /// When it fails, or does not end.
+    pub fn run(&mut self, command: &str) -> Result<String> {
+        let (status, printed) = self.console.run(command)?;
+        ensure!(status == 0, "`{command}` in the guest failed ({status}): {printed}");
+        Ok(printed)
+    }
+
+    /// Gives the guest its pod's addresses by hand.
+    ///
+    /// # Errors
+    /// When the guest has no such device.
+    pub fn configure(&mut self, pod: &Pod) -> Result<()> {
+        let [v4, v6] = [pod.address(Family::V4), pod.address(Family::V6)];
+        let [gateway4, gateway6] = GATEWAY;
+        for command in [
+            format!("ip addr add {v4}/32 dev eth0"),
+            "echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad".to_owned(),
+            format!("ip -6 addr add {v6}/128 dev eth0"),
+            "ip link set eth0 up".to_owned(),
+            format!("ip route add {gateway4} dev eth0"),
+            format!("ip route add default via {gateway4} dev eth0"),
+            format!("ip -6 route add default via {gateway6} dev eth0"),
+        ] {
+            self.run(&command)?;
+        }
+        Ok(())
+    }
+
+    /// Numbers of the virtio features that driver and device agreed on.
+    ///
+    /// # Errors
+    /// When there is no such device.
+    pub fn features(&mut self) -> Result<Vec<usize>> {
+        let bits = self.run("cat /sys/class/net/eth0/device/features")?;
+        Ok(bits
+            .trim()
+            .bytes()
+            .enumerate()
+            .filter(|&(_, bit)| bit == b'1')
+            .map(|(number, _)| number)
+            .collect())
+    }
+}
+
+/// The guest's serial port.
+#[derive(Debug)]
+struct Console {
+    stream: BufReader<UnixStream>,
+    /// Its last lines, for errors.
+    seen: String,
+}
+
+impl Console {
+    fn connect(path: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        Ok(Self { stream: BufReader::new(stream), seen: String::new() })
+    }
+
+    fn run(&mut self, command: &str) -> Result<(i32, String)> {
+        self.stream.get_mut().write_all(format!("{command}\n").as_bytes())?;
+        let (mark, printed) = self.until("@@").with_context(|| format!("`{command}` in the guest"))?;
+        let status = mark.parse().map_err(|_| anyhow!("the guest said `{mark}` after `{command}`"))?;
+        Ok((status, printed))
+    }
+
+    /// Reads to the line that begins with `mark`; gives the rest of that line, and what came before.
+    fn until(&mut self, mark: &str) -> Result<(String, String)> {
+        let (began, mut printed, mut line) = (Instant::now(), String::new(), Vec::new());
+        loop {
+            match self.stream.read_until(b'\n', &mut line) {
+                Ok(0) => bail!("the guest's console closed: {}", self.seen),
+                Ok(_) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                    ) =>
+                {
+                    crate::signals::check()?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            ensure!(
+                began.elapsed() < COMMAND,
+                "not within {COMMAND:?}; the guest said: {printed}{}",
+                self.seen
+            );
+            if line.last() != Some(&b'\n') {
+                continue;
+            }
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            line.clear();
+            self.seen.push_str(&text);
+            self.seen.push('\n');
+            let keep = self.seen.len().saturating_sub(4_000);
+            self.seen = self.seen.chars().skip(keep).collect();
+            if let Some(rest) = text.strip_prefix(mark) {
+                return Ok((rest.to_owned(), printed));
+            }
+            printed.push_str(&text);
+            printed.push('\n');
+        }
+    }
+}
+
+/// A web server of busybox's in a pod's namespace, for what is in a folder.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn web_server(node: &Node, pod: &Pod, folder: &Path) -> Result<Process> {
+    let mut command = pod.netns.command("busybox");
+    command.args(["httpd", "-f", "-p", "[::]:80", "-h"]).arg(folder);
+    Process::spawn(&node.run, &format!("httpd{}", node.run.number()), &mut command)
+}
+
+/// The MD5 sum of what is fetched in a pod's namespace.
+///
+/// # Errors
+/// When it cannot be had.
+pub fn fetch_sum(pod: &Pod, url: &str) -> Result<String> {
+    let mut command = pod.netns.command("sh");
+    command.args(["-c", &format!("busybox wget -q -O - '{url}' | md5sum")]);
+    let finished = finish(&mut command, COMMAND)?;
+    ensure!(finished.status.success(), "{url}: {}", finished.stderr);
+    Ok(finished.stdout.split_whitespace().next().unwrap_or_default().to_owned())
+}
