@@ -250,6 +250,11 @@ fn answered(tables: &Tables, packet: &Packet<VecBuffer>, fate: Fate, output: Out
     assert!(usize::from(port.mtu) + 14 >= frame.len());
     let message = &frame[usize::from(parsed.l4_offset)..];
     match parsed.addrs {
+        Addrs::V4 { src, dst } if parsed.protocol == 17 => {
+            let len = u16::try_from(message.len()).unwrap();
+            let pseudo = wire::checksum::pseudo_header_v4(src, dst, 17, len);
+            assert_eq!(wire::checksum::fold(pseudo + wire::checksum::sum(message)), 0xffff);
+        }
         Addrs::V4 { .. } => assert!(wire::Icmpv4Packet::new_checked(message).unwrap().verify_checksum()),
         Addrs::V6 { src, dst } => {
             assert!(wire::Icmpv6Packet::new_checked(message).unwrap().verify_checksum(src, dst));

@@ -35,6 +35,7 @@ fn a_virtual_machine_talks_and_goes_on_when_the_data_plane_is_killed() {
         let mut bed = Bed::new(options);
         let pod = Pod::attach(&bed.node, "vm", Kind::VhostUser).unwrap();
         let mut vm = Vm::boot(&bed.node, &pod, &image, rings).unwrap();
+        learns(&pod, &mut vm);
         vm.configure(&pod).unwrap();
         vm.run("httpd -p '[::]:80' -h /www").unwrap();
         let features = vm.features().unwrap();
@@ -70,6 +71,21 @@ fn a_virtual_machine_talks_and_goes_on_when_the_data_plane_is_killed() {
         transfers(&bed, &pod, &mut vm);
         bed.node.query().ledger().unwrap();
     }
+}
+
+/// The guest's own client gets what the attachment says, and nobody told it.
+fn learns(pod: &Pod, vm: &mut Vm) {
+    // busybox hands what it is told to a script, in its environment.
+    vm.run("printf '#!/bin/sh\\necho $1 ip=$ip/$mask router=$router mtu=$mtu lease=$lease routes=$staticroutes\\n' > /tmp/s")
+        .unwrap();
+    vm.run("chmod 755 /tmp/s && ip link set eth0 up").unwrap();
+    let printed =
+        vm.run("udhcpc -i eth0 -n -q -t 20 -T 1 -O mtu -O staticroutes -s /tmp/s 2>/dev/null").unwrap();
+    let bound =
+        printed.lines().find(|line| line.starts_with("bound ")).unwrap_or_else(|| panic!("{printed}"));
+    let (address, gateway) = (pod.address(Family::V4), lab::node::GATEWAY[0]);
+    let routes = format!("{gateway}/32 0.0.0.0 0.0.0.0/0 {gateway}");
+    assert_eq!(bound, format!("bound ip={address}/32 router={gateway} mtu=1500 lease=86400 routes={routes}"));
 }
 
 /// Pings both ways, in both families; from the guest to another pod, the host and its gateway.

@@ -52,6 +52,8 @@ drop_reasons! {
     Ipv6ExtensionInvalid = "ipv6-extension-invalid", "An IPv6 extension header is cut short, misplaced or one too many.";
     /// [`wire::Malformed::ExtensionsTooLong`]
     ExtensionsTooLong = "extensions-too-long", "The headers are longer than the contiguous part of the packet.";
+    /// A DHCP message that says nothing.
+    DhcpInvalid = "dhcp-invalid", "A DHCP message that is cut short, of no known kind, or not from its own station (RFC 2131).";
     /// [`wire::Malformed::TransportTruncated`]
     TransportTruncated = "transport-truncated", "The packet ends within its TCP, UDP, SCTP or ICMP header.";
     /// [`wire::Malformed::FragmentInvalid`]

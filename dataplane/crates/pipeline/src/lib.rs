@@ -27,6 +27,7 @@ mod arp;
 mod burst;
 mod connection;
 mod decide;
+mod dhcp;
 mod drop;
 mod echo;
 mod fragments;

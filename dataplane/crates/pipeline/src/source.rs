@@ -11,7 +11,7 @@ use wire::{Addrs, ArpPacket, Icmpv6Type, Parsed, protocol};
 use crate::address::{is_host_v4, is_host_v6, is_link_local, macs};
 use crate::burst::{Halt, Ingress, Side, State, Works};
 use crate::icmp_error::icmp_type;
-use crate::{Buffer, ConsumeReason, DropReason, Packet, Verdict};
+use crate::{Buffer, ConsumeReason, DropReason, Packet, Verdict, dhcp};
 
 /// Checks the packets that nothing is decided of.
 #[inline]
@@ -41,19 +41,22 @@ pub(crate) fn check(ingress: &Ingress<'_>, parsed: &Parsed, head: &[u8]) -> Resu
 
 #[inline]
 fn check_v4(endpoint: Option<&Endpoint>, parsed: &Parsed, src: Ipv4Addr, dst: Ipv4Addr) -> Result<(), Halt> {
+    let dhcp = || dst.is_broadcast() && parsed.protocol == protocol::UDP && parsed.dst_port == dhcp::SERVER;
     if let Some(pod) = endpoint.filter(|e| e.kind == EndpointKind::Pod) {
-        if pod.addresses.contains(&IpAddr::V4(src)) {
-            return Ok(());
-        }
-    } else if is_host_v4(src) {
+        // One that asks for its address has none; one that asks whether it may keep it, and gets no answer, asks everybody
+        // (RFC 2131, sections 4.1 and 4.4.5).
+        return match pod.addresses.contains(&IpAddr::V4(src)) {
+            true if dhcp() => Err(Halt::ForRouter),
+            true => Ok(()),
+            false if src.is_unspecified() && dhcp() => Err(Halt::ForRouter),
+            false => Err(wrong(endpoint).into()),
+        };
+    }
+    if is_host_v4(src) {
         return Ok(());
     }
-    // A host that asks for its address has none (RFC 2131, section 4.1).
-    let dhcp = src.is_unspecified()
-        && dst.is_broadcast()
-        && parsed.protocol == protocol::UDP
-        && parsed.dst_port == 67;
-    Err(if dhcp { Halt::Done(Verdict::Consume(ConsumeReason::Dhcp)) } else { wrong(endpoint).into() })
+    let heard = src.is_unspecified() && dhcp();
+    Err(if heard { Halt::Done(Verdict::Consume(ConsumeReason::Dhcp)) } else { wrong(endpoint).into() })
 }
 
 #[inline]

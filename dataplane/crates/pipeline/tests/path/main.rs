@@ -7,6 +7,7 @@ mod body;
 
 mod answers;
 mod any_bytes;
+mod dhcp;
 mod errors;
 mod flows;
 mod forwarding;
