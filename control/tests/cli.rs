@@ -611,6 +611,31 @@ fn a_wrong_command_line_is_code_2() {
 }
 
 #[test]
+fn top_shows_rates_as_often_as_asked() {
+    let node = Node::running();
+    let lines = node.run(&["top", "--interval", "0.1", "--count", "2", "--json"]).ok();
+    for line in lines.lines() {
+        let picture: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(picture["seconds"].as_f64().unwrap() >= 0.1, "{picture}");
+        // Nothing moves in between.
+        assert_eq!((&picture["workers"][0]["rx"], &picture["ports"][0]["drops"]), (&0.into(), &0.into()));
+        assert_eq!(picture["ports"].as_array().unwrap().len(), 2);
+    }
+    assert_eq!(lines.lines().count(), 2);
+    let tables = node.run(&["top", "--interval", "0.1", "--count", "1"]).ok();
+    assert!(tables.starts_with("WORKER") && !tables.contains('\x1b'), "{tables}");
+    node.run(&["top", "--interval", "0"]).fails(exit::USAGE, &["0.1"]);
+    node.run(&["top", "--count", "0"]).fails(exit::USAGE, &["--count"]);
+
+    // It goes on until nobody reads any more.
+    let mut child = node.command(&["top", "--interval", "0.1", "--json"]).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with('{'));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn a_broken_pipe_is_success() {
     let node = Node::new();
     // Far more than a pipe holds, so that the program writes after its reader went away.

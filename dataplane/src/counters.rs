@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
 use pipeline::{DropReason, FlowCounts};
-use proto::dataplane::{Ledger, WorkerFlows};
+use proto::dataplane::{Ledger, WorkerFlows, WorkerLoad};
 use tables::{MAX_PORTS, PortId};
 
 /// A number that one thread writes and any reads.
@@ -111,6 +111,10 @@ pub(crate) struct WorkerCounters {
     pub(crate) busy_permille: AtomicU32,
     pub(crate) icmp_suppressed: Counter,
     pub(crate) flows: FlowCounters,
+    /// Bursts received, by size: of 1, of 2, to 4, to 8, to 16, to 32.
+    pub(crate) bursts: [Counter; 6],
+    /// Rounds in which no port had anything.
+    pub(crate) empty_rounds: Counter,
     /// Of the tables it uses.
     pub(crate) generation: Counter,
     ports: Box<[PortCounters]>,
@@ -124,6 +128,8 @@ impl WorkerCounters {
             busy_permille: AtomicU32::new(0),
             icmp_suppressed: Counter::default(),
             flows: FlowCounters::default(),
+            bursts: std::array::from_fn(|_| Counter::default()),
+            empty_rounds: Counter::default(),
             generation: Counter::default(),
             ports: (0..MAX_PORTS).map(|_| PortCounters::default()).collect(),
         }
@@ -132,6 +138,22 @@ impl WorkerCounters {
     /// Port ids are below [`MAX_PORTS`] by construction; one that is not is counted with port 0 rather than not at all.
     pub(crate) fn port(&self, id: PortId) -> &PortCounters {
         self.ports.get(usize::from(id.0)).unwrap_or(&self.ports[0])
+    }
+
+    /// A burst of `n` packets, 1 to 32.
+    pub(crate) fn burst(&self, n: usize) {
+        let class = n.next_power_of_two().trailing_zeros() as usize;
+        self.bursts[class.min(self.bursts.len() - 1)].add(1);
+    }
+
+    /// The load as a reader sees it.
+    pub(crate) fn load(&self, cycles_per_second: u64) -> WorkerLoad {
+        WorkerLoad {
+            busy_us: self.busy_us.get(),
+            cycles_per_second,
+            empty_rounds: self.empty_rounds.get(),
+            bursts: std::array::from_fn(|class| self.bursts[class].get()),
+        }
     }
 
     /// A packet refused on its way in.

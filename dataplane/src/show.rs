@@ -286,6 +286,7 @@ impl Core {
                 busy_permille: worker.counters.busy_permille.load(Ordering::Relaxed),
                 ledger: worker.counters.ledger(),
                 flows: worker.counters.flows.row(),
+                load: worker.counters.load(dpdk::cycles_hz(&self.eal)),
             })
             .collect()
     }

@@ -143,6 +143,7 @@ impl Worker {
             if worked {
                 self.waiter.wait(true, &self.slots, now, None, &self.shared, &mut self.tables);
             } else {
+                self.shared.counters.empty_rounds.add(1);
                 let flows = now.after_ms(FLOWS_MS);
                 let next = self.neighbours.next_tick().map_or(flows, |next| next.min(flows));
                 self.router.rest();
@@ -175,6 +176,7 @@ impl Worker {
         let replayed = self.router.replay(tables, now, id, received.frames.as_mut_slice(), finished);
         // Frames have been measured on the way.
         let packets: usize = received.packets.iter().map(|packet| packet.buffer.0.total_len()).sum();
+        counters.burst(n);
         counters.ledger.rx.add(n as u64);
         counters.port(id).rx.packets.add(n as u64);
         counters.port(id).rx.bytes.add((replayed.bytes + packets) as u64);

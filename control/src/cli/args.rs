@@ -57,6 +57,7 @@ Examples:
   podrouter show services 10.96.0.10     who serves an address, or whom a backend serves
   podrouter show policies shop/front     what may reach an endpoint, and what it may reach
   podrouter show drops                   why packets were dropped
+  podrouter top                          what each worker and port does, second by second
   podrouter show flows --pod shop/front  the connections of a pod, and what was decided for them
   podrouter trace 10.244.1.7 10.96.0.10 tcp 80
                                          what would become of such a packet, step by step, and why
@@ -71,12 +72,32 @@ pub(crate) enum Command {
     /// Tables and counters of the data plane.
     #[command(subcommand, arg_required_else_help = true)]
     Show(Show),
+    /// Rates of workers and ports, again and again: packets, bits and drops a second, cycles a packet, sizes of bursts.
+    ///
+    /// On a terminal each picture takes the place of the last, until Ctrl-C. Elsewhere they follow each other; with --json each
+    /// is a line of its own.
+    Top(Top),
     /// What would become of a packet, step by step, and why.
     ///
     /// The packet is one that opens a connection (a TCP SYN, an SCTP INIT, a datagram) or a ping. It is decided by the code that decides
     /// packets, and nothing is sent or changed. What a backend or a translated source port would be depends on the source
     /// port: name the one in question.
     Trace(Trace),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Top {
+    /// How long each interval is.
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) interval: f64,
+    /// How many pictures to show. [default: until Ctrl-C]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: Option<u32>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("`{text}` is no number of seconds"))?;
+    if (0.1..=3_600.0).contains(&number) { Ok(number) } else { Err("from 0.1 to 3600".to_owned()) }
 }
 
 #[derive(Debug, clap::Args)]

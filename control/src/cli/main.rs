@@ -10,6 +10,7 @@ mod client;
 mod render;
 mod select;
 mod table;
+mod top;
 
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::Path;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let done = match &args.command {
         Command::Status => status(&args, style, &mut out),
         Command::Show(what) => show(&args, what, style, &mut out).map(|()| exit::OK),
+        Command::Top(what) => top::top(&args, what, style, &mut out).map(|()| exit::OK),
         Command::Trace(question) => trace(&args, question, style, &mut out).map(|()| exit::OK),
     };
     match done.and_then(|code| Ok(out.flush().map(|()| code)?)) {

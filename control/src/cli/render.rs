@@ -12,7 +12,7 @@ pub(crate) use workers::{drops, workers};
 
 /// What was printed.
 #[cfg(test)]
-fn text(print: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>) -> String {
+pub(crate) fn text(print: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>) -> String {
     let mut out = Vec::new();
     print(&mut out).unwrap();
     String::from_utf8(out).unwrap()

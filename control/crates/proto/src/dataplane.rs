@@ -416,6 +416,45 @@ pub struct WorkerStatus {
     pub ledger: Ledger,
     #[serde(default)]
     pub flows: WorkerFlows,
+    #[serde(default)]
+    pub load: WorkerLoad,
+}
+
+/// What a worker did with its time, since it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WorkerLoad {
+    /// Microseconds spent on packets.
+    pub busy_us: u64,
+    /// Cycles of the machine's clock (TSC) in a second, for those who count in cycles.
+    pub cycles_per_second: u64,
+    /// Rounds in which no port had anything.
+    pub empty_rounds: u64,
+    /// Bursts received, by size: of 1, of 2, to 4, to 8, to 16, to 32 packets.
+    pub bursts: [u64; 6],
+}
+
+impl WorkerLoad {
+    /// The largest burst of each class.
+    pub const BURSTS: [u32; 6] = [1, 2, 4, 8, 16, 32];
+
+    /// Cycles spent on each of so many packets; none where there were none, or where the clock is not known.
+    #[must_use]
+    pub fn cycles_per_packet(&self, packets: u64) -> Option<u64> {
+        let cycles = u128::from(self.busy_us) * u128::from(self.cycles_per_second) / 1_000_000;
+        let each = cycles.checked_div(packets.into())?;
+        u64::try_from(each).ok().filter(|_| self.cycles_per_second > 0)
+    }
+
+    /// What was done since an earlier look.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            busy_us: self.busy_us.saturating_sub(earlier.busy_us),
+            cycles_per_second: self.cycles_per_second,
+            empty_rounds: self.empty_rounds.saturating_sub(earlier.empty_rounds),
+            bursts: std::array::from_fn(|class| self.bursts[class].saturating_sub(earlier.bursts[class])),
+        }
+    }
 }
 
 /// Where every packet of a worker went. At rest

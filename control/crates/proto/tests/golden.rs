@@ -16,7 +16,8 @@ use proto::dataplane::{
     FlowUse, FlowWay, Frontend, FrontendKey, Hello, Identity, IdentityKey, Interface, InterfaceAddress,
     Ledger, Masquerade, NeighbourStatus, Op, Peer, Policy, PolicyStatus, PortInfo, PortKind, PortRange,
     PortSpec, PortStatus, Protocol, Route, RouteKey, RouteStatus, RouteTarget, Router, Rule, RuleVerdict,
-    Snapshot, Trace, TraceQuestion, TraceStep, TraceVerdict, Transaction, WorkerFlows, WorkerStatus,
+    Snapshot, Trace, TraceQuestion, TraceStep, TraceVerdict, Transaction, WorkerFlows, WorkerLoad,
+    WorkerStatus,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -382,6 +383,12 @@ fn dataplane_responses() -> Vec<(&'static str, dataplane::Response)> {
                     made: 6,
                     untracked: 1,
                     expired: 5,
+                },
+                load: WorkerLoad {
+                    busy_us: 1_000,
+                    cycles_per_second: 2_500_000_000,
+                    empty_rounds: 77,
+                    bursts: [1, 2, 3, 4, 5, 6],
                 },
             };
             let kernel =

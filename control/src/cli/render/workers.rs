@@ -6,7 +6,7 @@ use proto::dataplane::{DropStatus, Ledger, WorkerFlows, WorkerStatus};
 
 use crate::table::{Cell, Style, Table};
 
-/// Three tables: the workers themselves, their ledgers, and what they did by the flow table, both with a total.
+/// Four tables: the workers themselves, what they do with their time, their ledgers, and what they did by the flow table.
 pub(crate) fn workers(workers: &[WorkerStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
     let mut table = Table::new(&[">WORKER", "KIND", ">CORE", "STATE", ">BUSY", ">GENERATION", "PORTS"]);
     for worker in workers {
@@ -21,6 +21,9 @@ pub(crate) fn workers(workers: &[WorkerStatus], style: Style, out: &mut impl Wri
         ]);
     }
     table.print(style, out)?;
+    writeln!(out)?;
+
+    load(workers, style, out)?;
     writeln!(out)?;
 
     let mut table = Table::new(&[
@@ -62,6 +65,35 @@ pub(crate) fn workers(workers: &[WorkerStatus], style: Style, out: &mut impl Wri
         line(worker.id.to_string(), counts);
     }
     line("all".to_owned(), all);
+    table.print(style, out)
+}
+
+/// Cycles a packet, and how large the bursts are: those of a worker that has time are small.
+fn load(workers: &[WorkerStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
+    let mut table = Table::new(&[
+        ">WORKER",
+        ">BUSY-TIME",
+        ">CYCLES/PACKET",
+        ">EMPTY-ROUNDS",
+        ">BURSTS:1",
+        ">2",
+        ">3-4",
+        ">5-8",
+        ">9-16",
+        ">17-32",
+    ]);
+    for worker in workers {
+        let load = &worker.load;
+        let each = load.cycles_per_packet(worker.ledger.rx.saturating_add(worker.ledger.handed_in));
+        let mut row: Vec<Cell> = vec![
+            worker.id.to_string().into(),
+            style.milliseconds(load.busy_us / 1_000).into(),
+            each.map_or_else(String::new, |cycles| cycles.to_string()).into(),
+            style.count(load.empty_rounds).into(),
+        ];
+        row.extend(load.bursts.map(|n| Cell::from(style.count(n))));
+        table.row(row);
+    }
     table.print(style, out)
 }
 
@@ -111,6 +143,8 @@ pub(crate) fn drops(drops: &[DropStatus], style: Style, out: &mut impl Write) ->
 
 #[cfg(test)]
 mod tests {
+    use proto::dataplane::WorkerLoad;
+
     use super::super::text;
     use super::*;
 
@@ -137,6 +171,12 @@ mod tests {
                     untracked: 1,
                     expired: 2,
                 },
+                load: WorkerLoad {
+                    busy_us: 12_345_678,
+                    cycles_per_second: 1_000,
+                    empty_rounds: 20_000,
+                    bursts: [7, 6, 5, 4, 3, 2],
+                },
             },
             WorkerStatus {
                 id: 1,
@@ -153,6 +193,10 @@ mod tests {
 WORKER  KIND    CORE  STATE     BUSY  GENERATION  PORTS
      0  poll       2  running  12.3%          42  uplink,p1
      1  kernel     -  parked    0.0%          42  -
+
+WORKER  BUSY-TIME  CYCLES/PACKET  EMPTY-ROUNDS  BURSTS:1  2  3-4  5-8  9-16  17-32
+     0      12.3s            123         20.0k         7  6    5    4     3      2
+     1        0ms              -             0         0  0    0    0     0      0
 
 WORKER   RX  HANDED-IN  ORIGINATED  SPLIT-EXTRA  TX  DROPS  PUNTS  HANDED-OUT  HELD  CONSUMED  IMBALANCE
      0  100          0           0            0  60     10      0          30     0         0          0
