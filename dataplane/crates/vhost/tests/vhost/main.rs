@@ -9,6 +9,7 @@ mod fuzz;
 mod guest;
 mod lifecycle;
 mod malformed;
+mod model;
 mod reconnect;
 mod rings;
 mod testpmd;
