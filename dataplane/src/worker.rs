@@ -51,9 +51,9 @@ const FLOWS_MS: u64 = 500;
 
 /// How the router sees a frame that has nothing left to finish.
 #[inline]
-fn finished(mbuf: &mut Mbuf, _in_port: PortId) -> Option<(&mut [u8], usize)> {
+fn finished(mbuf: &mut Mbuf, _in_port: PortId) -> Option<(&mut [u8], usize, ())> {
     let len = mbuf.total_len();
-    Some((mbuf.data_mut(), len))
+    Some((mbuf.data_mut(), len, ()))
 }
 
 /// The place of a port that this worker does not own.

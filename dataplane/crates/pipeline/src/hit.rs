@@ -1,19 +1,22 @@
 //! The short way: plain packets of known flows, decided and rewritten in one pass over the burst.
 //!
-//! Plain is TCP or UDP over IP without options or extension headers, whole, with nothing left to offload; known is a flow whose
+//! Plain is TCP or UDP over IP without options or extension headers, whole; what its sender left to finish of it stays so. Known is a flow whose
 //! decision holds and whose next station's MAC is known. Whatever is otherwise in any way is left, untouched, to the other steps,
 //! which judge it: so nothing here refuses a packet, and no rule stands here alone. In rounds with prefetches between, as `lookup`.
 
 use arrayvec::ArrayVec;
-use flow::{Action, Family, Flows, Handle, Life, Record, Signal, Table, V4, V6};
+use flow::{Action, Family, Flows, Handle, Life, Record, Signal, Table, Tuple, V4, V6};
 use tables::{PortId, Tables};
-use wire::{ETHERNET_HEADER, MacAddr, TCP_HEADER, UDP_HEADER, protocol};
+use wire::{
+    ETHERNET_HEADER, IPV4_HEADER, IPV6_HEADER, MacAddr, PacketKind, TCP_HEADER, UDP_HEADER, protocol,
+};
 
 use crate::adjacency::{Adjacency, words};
 use crate::burst::{Ingress, Side};
 use crate::decide::Desk;
 use crate::tracker::{Tracker, rests};
-use crate::{BURST, FlowCounts};
+use crate::translate::{Ends, Place};
+use crate::{BURST, FlowCounts, GsoKind, Offload};
 
 mod v4;
 mod v6;
@@ -38,8 +41,62 @@ impl Replayed {
     }
 }
 
+/// What a packet's sender left to finish. Where that is nothing by its type, nothing is asked.
+pub trait Left: Copy {
+    /// Bytes of the longest frame that the packet of `len` bytes becomes on the wire; `None` if what is left is not what a plain one, of
+    /// this protocol and with its transport header at `l4`, may have left.
+    fn longest(self, head: &[u8], len: usize, protocol: u8, l4: usize) -> Option<usize>;
+
+    /// As a packet has it.
+    fn offload(self) -> Offload;
+}
+
+/// Nothing.
+impl Left for () {
+    #[inline(always)]
+    fn longest(self, _: &[u8], len: usize, _: u8, _: usize) -> Option<usize> {
+        Some(len)
+    }
+
+    #[inline(always)]
+    fn offload(self) -> Offload {
+        Offload::Done
+    }
+}
+
+impl Left for Offload {
+    fn longest(self, head: &[u8], len: usize, protocol: u8, l4: usize) -> Option<usize> {
+        let (field, header) = match protocol {
+            protocol::TCP => (16, usize::from(head.get(l4 + 12)? >> 4) * 4),
+            _ => (6, UDP_HEADER),
+        };
+        let usual = |start: u16, offset: u16| usize::from(start) == l4 && offset == field;
+        match self {
+            Self::Done => Some(len),
+            Self::Partial { start, offset } => usual(start, offset).then_some(len),
+            Self::Gso { kind, size, header_len, start, offset } => {
+                let ours = match kind {
+                    GsoKind::TcpV4 => protocol == protocol::TCP && l4 == ETHERNET_HEADER + IPV4_HEADER,
+                    GsoKind::TcpV6 => protocol == protocol::TCP && l4 == ETHERNET_HEADER + IPV6_HEADER,
+                    GsoKind::Udp => protocol == protocol::UDP,
+                };
+                let fits = ours && usual(start, offset) && size > 0 && usize::from(header_len) == l4 + header;
+                fits.then_some(len.min(usize::from(header_len) + usize::from(size)))
+            }
+        }
+    }
+
+    fn offload(self) -> Offload {
+        self
+    }
+}
+
 /// What plain packets of a family look like, and how they go on.
 trait Plain: Family<Addr: tables::Address> {
+    /// Its name on the wire, and where a plain packet's transport header begins.
+    const KIND: PacketKind;
+    const L4: usize;
+
     fn table(flows: &Flows) -> &Table<Self>;
 
     /// What is in the second word of a plain packet behind the source's MAC, and in the third, with the bits that must be so.
@@ -56,16 +113,17 @@ trait Plain: Family<Addr: tables::Address> {
     fn translate(head: &mut [u8], from: &Self::Key, reply: &Self::Key);
 }
 
-/// A finished packet.
-struct Frame<'p> {
+/// A packet.
+struct Frame<'p, L> {
     head: &'p mut [u8],
     len: usize,
     at: u8,
+    left: L,
 }
 
 /// One that looks plain.
-struct Candidate<'f, 'p, K> {
-    frame: &'f mut Frame<'p>,
+struct Candidate<'f, 'p, K, L> {
+    frame: &'f mut Frame<'p, L>,
     key: K,
     hash: u64,
     handle: Option<Handle>,
@@ -141,30 +199,30 @@ fn word<const LEN: usize>(bytes: &[u8; LEN], at: usize) -> u64 {
 }
 
 /// Takes each packet that can go the short way as far as the port that it leaves by.
-/// `view` has a packet's head and length, or `None` for one that is not finished or came by another port.
+/// `view` has a packet's head and length and what is left of it, or `None` for one that came by another port.
 #[inline]
-pub(crate) fn burst<T>(
+pub(crate) fn burst<T, L: Left>(
     desk: &Desk<'_, '_>,
     tracker: &Tracker,
     port: PortId,
     packets: &mut [T],
-    view: impl Fn(&mut T, PortId) -> Option<(&mut [u8], usize)>,
+    view: impl Fn(&mut T, PortId) -> Option<(&mut [u8], usize, L)>,
     counts: &mut FlowCounts,
 ) -> Replayed {
     let mut replayed = Replayed::none(port);
-    let mut frames = ArrayVec::<Frame<'_>, BURST>::new();
+    let mut frames = ArrayVec::<Frame<'_, L>, BURST>::new();
     for (packet, at) in packets.iter_mut().zip(0..) {
-        if let Some((head, len)) = view(packet, port) {
+        if let Some((head, len, left)) = view(packet, port) {
             hint::prefetch_slice(head);
             replayed.bytes += len;
             replayed.longest = replayed.longest.max(len);
-            frames.push(Frame { head, len, at });
+            frames.push(Frame { head, len, at, left });
         }
     }
     let Some(link) = Link::of(desk.tables, port) else { return replayed };
-    pass::<V4>(desk, tracker, &link, &mut frames, &mut replayed, counts);
+    pass::<V4, L>(desk, tracker, &link, &mut frames, &mut replayed, counts);
     if replayed.done.count_ones() as usize != frames.len() {
-        pass::<V6>(desk, tracker, &link, &mut frames, &mut replayed, counts);
+        pass::<V6, L>(desk, tracker, &link, &mut frames, &mut replayed, counts);
     }
     counts.replayed += u64::from(replayed.done.count_ones());
     replayed
@@ -172,17 +230,17 @@ pub(crate) fn burst<T>(
 
 /// One family's packets, but those that are done.
 #[inline]
-fn pass<F: Plain>(
+fn pass<F: Plain, L: Left>(
     desk: &Desk<'_, '_>,
     tracker: &Tracker,
     link: &Link,
-    frames: &mut [Frame<'_>],
+    frames: &mut [Frame<'_, L>],
     replayed: &mut Replayed,
     counts: &mut FlowCounts,
 ) {
     let table = F::table(&tracker.flows);
     let pattern = link.pattern(F::PATTERN);
-    let mut candidates = ArrayVec::<Candidate<'_, '_, F::Key>, BURST>::new();
+    let mut candidates = ArrayVec::<Candidate<'_, '_, F::Key, L>, BURST>::new();
     for frame in frames {
         if replayed.done >> frame.at & 1 == 0
             && let Some((key, signal)) = F::plain(&pattern, link.tail, frame.head, frame.len)
@@ -199,7 +257,7 @@ fn pass<F: Plain>(
         }
     }
     for candidate in &mut candidates {
-        if let Some(adjacency) = replay::<F>(desk, table, link, candidate, counts) {
+        if let Some(adjacency) = replay::<F, L>(desk, table, link, candidate, counts) {
             let at = candidate.frame.at;
             replayed.outputs[usize::from(at) % BURST] = adjacency.port();
             replayed.done |= 1 << at;
@@ -209,21 +267,22 @@ fn pass<F: Plain>(
 
 /// Does as the last packet of the flow did.
 #[inline(always)]
-fn replay<F: Plain>(
+fn replay<F: Plain, L: Left>(
     desk: &Desk<'_, '_>,
     table: &Table<F>,
     link: &Link,
-    candidate: &mut Candidate<'_, '_, F::Key>,
+    candidate: &mut Candidate<'_, '_, F::Key, L>,
     counts: &mut FlowCounts,
 ) -> Option<Adjacency> {
-    let Candidate { frame: Frame { head, len, .. }, key, handle, signal, .. } = candidate;
+    let Candidate { frame: Frame { head, len, left, .. }, key, handle, signal, .. } = candidate;
     let record = table.record((*handle)?)?;
     let (life, action) = (record.life(), record.action());
     if !record.is(key) {
         return None;
     }
     let adjacency = desk.adjacencies.get(action.adjacency())?;
-    if !adjacency.is_resolved() || *len > usize::from(adjacency.mtu()) + ETHERNET_HEADER {
+    let longest = left.longest(head, *len, F::tuple(key).protocol, F::L4)?;
+    if !adjacency.is_resolved() || longest > usize::from(adjacency.mtu()) + ETHERNET_HEADER {
         return None;
     }
     let settled = action.is_current(desk.tables.stamp(), link.port.0)
@@ -233,12 +292,35 @@ fn replay<F: Plain>(
         return None;
     }
     if action.is_translated() {
-        F::translate(head, key, &record.other_key());
+        let reply = record.other_key();
+        match left.offload() {
+            Offload::Done => F::translate(head, key, &reply),
+            left => translate_unfinished::<F>(head, *len, left, &reply)?,
+        }
     } else {
         F::forward(head);
     }
     adjacency.set_macs(head);
     Some(adjacency)
+}
+
+/// As `translate`, of a packet whose checksum is that of its pseudo-header alone, and one hop less.
+fn translate_unfinished<F: Plain>(head: &mut [u8], len: usize, left: Offload, reply: &F::Key) -> Option<()> {
+    let Tuple { src, dst, src_port, dst_port, protocol, .. } = F::tuple(reply);
+    let ends = Ends { src: dst.into(), dst: src.into(), src_port: dst_port, dst_port: src_port };
+    let transport_len = u32::try_from(len - F::L4).ok();
+    let place = Place {
+        kind: F::KIND,
+        l3: ETHERNET_HEADER,
+        l4: F::L4,
+        end: len,
+        protocol,
+        later: false,
+        transport_len,
+    };
+    place.edit(head, left, &ends)?;
+    F::forward(head);
+    Some(())
 }
 
 /// Whether a packet does as the last one of its direction, though there is more to see to than to forward it: the tables are newer, and the

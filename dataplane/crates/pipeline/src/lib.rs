@@ -59,7 +59,7 @@ mod witness;
 pub use adjacency::Adjacencies;
 pub use drop::DropReason;
 pub use fragments::{FragmentConfig, FragmentLookup, FragmentTicket, Fragments, Transport};
-pub use hit::Replayed;
+pub use hit::{Left, Replayed};
 pub use lookup::Anew;
 pub use neighbour::{
     Heard, Learned, NeighbourConfig, NeighbourEvent, NeighbourRow, NeighbourState, Neighbours, Resolution,
@@ -161,11 +161,11 @@ pub struct FlowCounts {
     pub expired: u64,
 }
 
-/// How [`Router::replay`] sees a packet: only one that is finished.
-fn finished<B: Buffer>(packet: &mut Packet<B>, in_port: PortId) -> Option<(&mut [u8], usize)> {
+/// How [`Router::replay`] sees a packet.
+fn whole<B: Buffer>(packet: &mut Packet<B>, in_port: PortId) -> Option<(&mut [u8], usize, Offload)> {
     let Packet { buffer, in_port: port, offload } = packet;
     let len = buffer.frame_len();
-    (*port == in_port && *offload == Offload::Done).then(|| (buffer.head_mut(), len))
+    (*port == in_port).then(|| (buffer.head_mut(), len, *offload))
 }
 
 /// What one worker's path keeps between bursts: rate limiters, what it has just learned, its part of the flow table. No I/O, no clock.
@@ -237,21 +237,29 @@ impl<B: Buffer> Router<B> {
         verdicts: &mut ArrayVec<Verdict, BURST>,
     ) {
         let Some(in_port) = packets.first().map(|first| first.in_port) else { return verdicts.clear() };
-        let replayed = self.replay(tables, now, in_port, packets, finished);
+        // Most bursts have nothing left to finish, and are asked nothing about it.
+        let replayed = if packets.iter().all(|packet| packet.offload == Offload::Done) {
+            self.replay(tables, now, in_port, packets, |packet, port| {
+                let (head, len, _) = whole(packet, port)?;
+                Some((head, len, ()))
+            })
+        } else {
+            self.replay(tables, now, in_port, packets, whole)
+        };
         self.decide(tables, now, packets, &replayed, verdicts);
     }
 
     /// The short way alone, for packets of whatever type that came by one port: those of known flows that are as most are leave it with
-    /// their headers complete. The others are as they were, and due to [`Router::decide`]. `view` has a packet's contiguous first bytes
-    /// and its length in all, or `None` for one that has something left to finish or came by another port.
+    /// their headers complete. The others are as they were, and due to [`Router::decide`]. `view` has a packet's contiguous first bytes,
+    /// its length in all and what is left to finish, or `None` for one that came by another port.
     #[inline]
-    pub fn replay<T>(
+    pub fn replay<T, L: Left>(
         &mut self,
         tables: &Tables,
         now: Tick,
         in_port: PortId,
         packets: &mut [T],
-        view: impl Fn(&mut T, PortId) -> Option<(&mut [u8], usize)>,
+        view: impl Fn(&mut T, PortId) -> Option<(&mut [u8], usize, L)>,
     ) -> Replayed {
         debug_assert!(packets.len() <= BURST);
         let burst = packets.len().min(BURST);

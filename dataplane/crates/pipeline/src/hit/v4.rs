@@ -1,7 +1,7 @@
 //! Plain packets of IPv4.
 
 use flow::{Flows, Key4, Signal, Table, V4};
-use wire::{ETHERNET_HEADER, IPV4_HEADER, TCP_HEADER, UDP_HEADER};
+use wire::{ETHERNET_HEADER, IPV4_HEADER, PacketKind, TCP_HEADER, UDP_HEADER};
 
 use super::{Pattern, Plain, protocol_of, signal, word};
 use crate::translate::{PlainV4, end_around, fold_32, fold_64, hop_less_v4, translate_plain_v4};
@@ -11,6 +11,9 @@ const L4: usize = ETHERNET_HEADER + IPV4_HEADER;
 const LEAST: usize = L4 + UDP_HEADER;
 
 impl Plain for V4 {
+    const KIND: PacketKind = PacketKind::Ipv4;
+    const L4: usize = L4;
+
     /// EtherType, version and header length; neither more fragments nor any before it.
     const PATTERN: [[u64; 2]; 2] = [
         [

@@ -1,7 +1,7 @@
 //! Plain packets of IPv6.
 
 use flow::{Flows, Key6, Signal, Table, V6};
-use wire::{ETHERNET_HEADER, IPV6_HEADER, TCP_HEADER, UDP_HEADER};
+use wire::{ETHERNET_HEADER, IPV6_HEADER, PacketKind, TCP_HEADER, UDP_HEADER};
 
 use super::{Pattern, Plain, protocol_of, signal, word};
 use crate::translate::{PlainV6, hop_less_v6, translate_plain_v6};
@@ -11,6 +11,9 @@ const L4: usize = ETHERNET_HEADER + IPV6_HEADER;
 const LEAST: usize = L4 + UDP_HEADER;
 
 impl Plain for V6 {
+    const KIND: PacketKind = PacketKind::Ipv6;
+    const L4: usize = L4;
+
     /// EtherType and version.
     const PATTERN: [[u64; 2]; 2] = [
         [

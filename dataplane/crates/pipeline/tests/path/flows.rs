@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use pipeline::{DropReason, Fate, FlowCounts, Output, Verdict};
+use pipeline::{Buffer as _, DropReason, Fate, FlowCounts, GsoKind, Offload, Output, Verdict};
 use proptest::prelude::*;
 use smoltcp::wire::{IpAddress, TcpPacket, UdpPacket};
 use tables::{
@@ -430,6 +430,37 @@ fn a_known_flow_is_still_checked_and_limited() {
 }
 
 #[test]
+fn what_is_left_to_finish_of_a_known_flow_goes_the_short_way_and_stays_so() {
+    let mut bench = Bench::new();
+    let (a, b, vip) = ("10.244.1.2:40000", "10.244.1.3:8080", "10.96.0.10:80");
+    with_frontend(&mut bench, vip, TCP, &[(b, SERVING)]);
+    becomes(&mut bench, POD_A, &frame(POD_A, a, vip, TCP, SYN), POD_B, a, b);
+    becomes(&mut bench, POD_B, &frame(POD_B, b, a, TCP, SYN_ACK), POD_A, vip, a);
+    // As large as several of the link's packets; what counts is each of those.
+    let mut large = from(POD_A, "10.244.1.2", "10.96.0.10", TCP, &tcp(ACK, &[7; 1_900]));
+    large[34..38].copy_from_slice(&[0x9c, 0x40, 0, 80]);
+    let (start, offset) = (34, 16);
+    let gso = |size| Offload::Gso { kind: GsoKind::TcpV4, size, header_len: 54, start, offset };
+    let plain = frame(POD_A, a, vip, TCP, ACK);
+    let before = bench.router.flow_counts();
+    for (frame, left) in [(&plain, Offload::Partial { start, offset }), (&large, gso(700))] {
+        let put = bench.send_offloaded(POD_A, frame, left);
+        assert_eq!((put.verdict, put.packet.offload), (Verdict::Forward(by(POD_B)), left));
+        let after = put.packet.buffer.head();
+        let port = |at: usize| u16::from_be_bytes([after[at], after[at + 1]]);
+        assert_eq!((&after[26..34], port(34), port(36)), (&[10, 244, 1, 2, 10, 244, 1, 3][..], 40_000, 8080));
+        // The sum is of the pseudo-header alone: it knows the new address, and no port.
+        let sum = |frame: &[u8]| u16::from_be_bytes([frame[50], frame[51]]);
+        let delta = wire::ChecksumDelta::replace_ipv4([10, 96, 0, 10].into(), [10, 244, 1, 3].into());
+        assert_eq!(sum(after), delta.apply_partial(sum(frame)));
+    }
+    assert_eq!(since(&bench, before), (2, 0, 0));
+    // Too large a piece is refused as ever, by the long way.
+    let put = bench.send_offloaded(POD_A, &large, gso(1_600));
+    assert!(matches!(put.verdict, Verdict::Answer { fate: Fate::Dropped(DropReason::PacketTooBig), .. }));
+}
+
+#[test]
 fn direct_and_translated_connections_of_the_same_ends_are_told_apart() {
     let mut bench = Bench::new();
     with_frontend(&mut bench, "10.96.0.10:80", TCP, &[("10.244.1.3:8080", SERVING)]);
@@ -483,6 +514,10 @@ proptest! {
                 prop_oneof![3 => Just(0_usize), 1 => 1..20_usize],
                 prop::bool::weighted(0.8),
                 prop::bool::weighted(0.3),
+                prop_oneof![
+                    Just(None), Just(None),
+                    (0_u16..3, 0_u16..1_600, -1_i16..3).prop_map(Some),
+                ],
             ),
             1..40,
         ),
@@ -501,13 +536,24 @@ proptest! {
         let before = bench.router.flow_counts();
         becomes(&mut bench, POD_A, &frame(POD_A, a, asked, protocol, ACK), POD_B, a, b);
         prop_assert_eq!(since(&bench, before), (1, 0, 0));
-        for (edits, padding, fixed, answer) in variants {
+        for (edits, padding, fixed, answer, unfinished) in variants {
             let (port, plain) = if answer {
                 (POD_B, frame(POD_B, b, a, protocol, ACK))
             } else {
                 (POD_A, frame(POD_A, a, asked, protocol, ACK))
             };
-            bench.send(port, &edited(plain, &edits, padding, fixed));
+            let left = unfinished.map_or(Offload::Done, |(kind, size, off)| {
+                let l4: u16 = if v6 { 54 } else { 34 };
+                let (start, offset) = (l4.saturating_add_signed(off.min(0)), if tcp { 16 } else { 6 } + u16::from(off > 1));
+                let header_len = l4 + if tcp { 20 } else { 8 };
+                match (kind, tcp, v6) {
+                    (0, ..) => Offload::Partial { start, offset },
+                    (_, true, false) => Offload::Gso { kind: GsoKind::TcpV4, size, header_len, start, offset },
+                    (_, true, true) => Offload::Gso { kind: GsoKind::TcpV6, size, header_len, start, offset },
+                    (_, false, _) => Offload::Gso { kind: GsoKind::Udp, size, header_len, start, offset },
+                }
+            });
+            bench.send_offloaded(port, &edited(plain, &edits, padding, fixed), left);
         }
     }
 }

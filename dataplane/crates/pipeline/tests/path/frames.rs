@@ -123,8 +123,12 @@ impl Bench {
 
     /// As `put`, of a connection that may be translated: the frame alone says nothing of what it becomes.
     pub(crate) fn send(&mut self, port: PortId, frame: &[u8]) -> (Verdict, Vec<u8>) {
+        self.send_offloaded(port, frame, Offload::Done).into()
+    }
+
+    pub(crate) fn send_offloaded(&mut self, port: PortId, frame: &[u8], offload: Offload) -> Put {
         self.now = self.now.after_ms(1_000);
-        self.put_now(port, frame, Offload::Done).into()
+        self.put_now(port, frame, offload)
     }
 
     /// The frame is dropped for that reason, and nobody is told.
