@@ -21,7 +21,7 @@ use crate::worker::Slots;
 const SPIN_US: u64 = 100;
 
 /// Longest sleep of a poll worker that has ports to look at, in microseconds.
-const NAP_US: u64 = 250;
+const NAP_US: u64 = 400;
 
 /// Longest sleep of any worker: its statistics stay fresh.
 const SLEEP_US: u64 = 500_000;
