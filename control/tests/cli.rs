@@ -398,7 +398,10 @@ fn a_missing_permission_is_code_4() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path(), 0o755);
     let (binary, socket) = (dir.path().join("podrouter"), dir.path().join("closed.sock"));
-    std::fs::copy(env!("CARGO_BIN_EXE_podrouter"), &binary).unwrap();
+    // By a process of its own: a child that another test starts meanwhile would keep a file that is open here for writing, and such
+    // a file cannot be run.
+    let copied = std::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_podrouter")).arg(&binary).status();
+    assert!(copied.unwrap().success());
     let _listener = UnixListener::bind(&socket).unwrap();
     open(&socket, 0o000);
     for what in [["show", "ports"].as_slice(), &["status"]] {
