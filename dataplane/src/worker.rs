@@ -6,6 +6,7 @@
 mod commands;
 mod exit;
 mod fragments;
+mod guests;
 mod neighbours;
 
 use std::sync::Arc;
@@ -82,6 +83,7 @@ pub(crate) struct Worker {
     waiter: Waiter,
     /// When flows were last looked at for their time.
     expired: Tick,
+    guests: guests::Guests,
 }
 
 /// What [`Worker::new`] is given.
@@ -118,6 +120,7 @@ impl Worker {
             tools: config.tools,
             waiter: config.waiter,
             expired: clock::now(),
+            guests: guests::Guests::new(),
         }
     }
 
@@ -245,7 +248,7 @@ impl Worker {
         self.flush();
     }
 
-    /// Ends flows whose time is over, a few at a time, more when there is nothing else to do.
+    /// Ends flows whose time is over, a few at a time, more when there is nothing else to do; and what else is looked at now and then.
     fn look_after_flows(&mut self, now: Tick, worked: bool) {
         let elapsed = now.since(self.expired);
         if elapsed < EXPIRE_US {
@@ -253,6 +256,7 @@ impl Worker {
         }
         self.expired = now;
         self.give_up_fragments(now);
+        self.look_after_guests(now);
         let most = if worked { EXPIRE_BUSY } else { EXPIRE_IDLE };
         let workers = u32::try_from(self.workers.len()).unwrap_or(1);
         self.router.expire(now, elapsed, workers, most);

@@ -177,13 +177,13 @@ impl Vm {
         Ok(printed)
     }
 
-    /// Gives the guest its pod's addresses by hand.
+    /// Gives the guest its pod's addresses by hand, and IPv4's way out; that of IPv6 it learns from the router's advertisements.
     ///
     /// # Errors
     /// When the guest has no such device.
     pub fn configure(&mut self, pod: &Pod) -> Result<()> {
         let [v4, v6] = [pod.address(Family::V4), pod.address(Family::V6)];
-        let [gateway4, gateway6] = GATEWAY;
+        let [gateway4, _] = GATEWAY;
         for command in [
             format!("ip addr add {v4}/32 dev eth0"),
             "echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad".to_owned(),
@@ -191,7 +191,6 @@ impl Vm {
             "ip link set eth0 up".to_owned(),
             format!("ip route add {gateway4} dev eth0"),
             format!("ip route add default via {gateway4} dev eth0"),
-            format!("ip -6 route add default via {gateway6} dev eth0"),
         ] {
             self.run(&command)?;
         }

@@ -133,6 +133,19 @@ fn fix(port: PortId, frame: &mut [u8]) {
             icmp.fill_checksum(src, dst);
         }
     }
+    if let (Addrs::V6 { src, dst }, 17) = (parsed.addrs, parsed.protocol) {
+        if dst.is_multicast() {
+            frame[..6].copy_from_slice(&MacAddr::for_ipv6_multicast(dst).0);
+        }
+        let message = &mut frame[l4..end];
+        if let Some(field) = message.get_mut(6..8) {
+            field.fill(0);
+            let pseudo =
+                wire::checksum::pseudo_header_v6(src, dst, 17, u32::try_from(message.len()).unwrap());
+            let sum = !wire::checksum::fold(pseudo + wire::checksum::sum(message));
+            message[6..8].copy_from_slice(&if sum == 0 { 0xffff } else { sum }.to_be_bytes());
+        }
+    }
     if let (Addrs::V4 { .. }, 1) = (parsed.addrs, parsed.protocol)
         && let Ok(mut icmp) = wire::Icmpv4Packet::new_checked(&mut frame[l4..end])
     {
@@ -253,6 +266,11 @@ fn answered(tables: &Tables, packet: &Packet<VecBuffer>, fate: Fate, output: Out
         Addrs::V4 { src, dst } if parsed.protocol == 17 => {
             let len = u16::try_from(message.len()).unwrap();
             let pseudo = wire::checksum::pseudo_header_v4(src, dst, 17, len);
+            assert_eq!(wire::checksum::fold(pseudo + wire::checksum::sum(message)), 0xffff);
+        }
+        Addrs::V6 { src, dst } if parsed.protocol == 17 => {
+            let len = u32::try_from(message.len()).unwrap();
+            let pseudo = wire::checksum::pseudo_header_v6(src, dst, 17, len);
             assert_eq!(wire::checksum::fold(pseudo + wire::checksum::sum(message)), 0xffff);
         }
         Addrs::V4 { .. } => assert!(wire::Icmpv4Packet::new_checked(message).unwrap().verify_checksum()),

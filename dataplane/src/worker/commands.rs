@@ -48,6 +48,7 @@ impl Worker {
         let at = self.place(id)?;
         self.flush();
         self.forget_neighbours(id, DropReason::PortGone);
+        self.guests.forget(id);
         self.waiter.remove(at, &self.slots[at].device);
         let slot = self.slots.swap_remove(at);
         self.slot_of[usize::from(id.0)] = NO_SLOT;

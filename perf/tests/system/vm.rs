@@ -36,6 +36,7 @@ fn a_virtual_machine_talks_and_goes_on_when_the_data_plane_is_killed() {
         let pod = Pod::attach(&bed.node, "vm", Kind::VhostUser).unwrap();
         let mut vm = Vm::boot(&bed.node, &pod, &image, rings).unwrap();
         learns(&pod, &mut vm);
+        hears_of_its_router(&mut vm);
         vm.configure(&pod).unwrap();
         vm.run("httpd -p '[::]:80' -h /www").unwrap();
         let features = vm.features().unwrap();
@@ -85,6 +86,22 @@ fn learns(pod: &Pod, vm: &mut Vm) {
     let (address, gateway) = (pod.address(Family::V4), lab::node::GATEWAY[0]);
     let routes = format!("{gateway}/32 0.0.0.0 0.0.0.0/0 {gateway}");
     assert_eq!(bound, format!("bound ip={address}/32 router={gateway} mtu=1500 lease=86400 routes={routes}"));
+}
+
+/// The guest's kernel follows a router advertisement: it has a default route, for a time, that nobody set.
+fn hears_of_its_router(vm: &mut Vm) {
+    let default = format!("default via {} dev eth0", lab::node::GATEWAY[1]);
+    let route = wait_until("the guest has a default route", PATIENCE, || {
+        let routes = vm.run("ip -6 route")?;
+        let route = routes.lines().find(|line| line.starts_with(&default)).map(str::to_owned);
+        route.ok_or_else(|| anyhow::anyhow!("{routes}"))
+    })
+    .unwrap();
+    assert!(route.contains("expires"), "{route}");
+    // No prefix is on the link but its own.
+    let routes = vm.run("ip -6 route").unwrap();
+    let others = routes.lines().filter(|line| !line.starts_with("default") && line.contains("/64"));
+    assert!(others.clone().all(|line| line.starts_with("fe80::/64")), "{routes}");
 }
 
 /// Pings both ways, in both families; from the guest to another pod, the host and its gateway.

@@ -1,6 +1,6 @@
 //! Fifth step, of packets to the router itself: which of its protocols answers.
 //!
-//! The router has no service beyond ARP, ND, ping, and DHCP for pods. It puts no fragments together.
+//! The router has no service beyond ARP, ND, ping, and DHCP in both families for pods. It puts no fragments together.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::address::is_link_local;
 use crate::burst::{Halt, Hop, Ingress, Side, State, Station, Work, Works};
 use crate::icmp_error::{Complaint, icmp_type};
 use crate::neighbour::Learned;
-use crate::{BURST, Buffer, ConsumeReason, DropReason, Packet, Verdict, arp, dhcp, echo, nd, route};
+use crate::{BURST, Buffer, ConsumeReason, DropReason, Packet, Verdict, arp, dhcp, dhcp6, echo, nd, route};
 
 pub(crate) fn burst<B: Buffer>(
     tables: &Tables,
@@ -45,6 +45,9 @@ fn answer<B: Buffer>(
         (_, Some(_)) => echo::answer(tables, packet, work),
         (PacketKind::Ipv4, _) if parsed.protocol == protocol::UDP && parsed.dst_port == dhcp::SERVER => {
             dhcp::answer(tables, packet, work)
+        }
+        (PacketKind::Ipv6, _) if dhcp6::is_for_server(parsed, &work.ingress) => {
+            dhcp6::answer(tables, packet, work)
         }
         _ if parsed.protocol == protocol::UDP => {
             State::Refused(DropReason::NoService, Complaint::PortUnreachable)

@@ -27,7 +27,7 @@ const CLIENT: u16 = 68;
 
 /// A lease in seconds: an address is a pod's for its life, and a client that asks now and then notices if that has ended. It asks
 /// after half of it, and asks everybody after seven eighths (section 4.4.5).
-const LEASE: u32 = 86_400;
+pub(crate) const LEASE: u32 = 86_400;
 
 /// Options (RFC 2132; routes: RFC 3442).
 const MTU: u8 = 26;

@@ -53,7 +53,7 @@ drop_reasons! {
     /// [`wire::Malformed::ExtensionsTooLong`]
     ExtensionsTooLong = "extensions-too-long", "The headers are longer than the contiguous part of the packet.";
     /// A DHCP message that says nothing.
-    DhcpInvalid = "dhcp-invalid", "A DHCP message that is cut short, of no known kind, or not from its own station (RFC 2131).";
+    DhcpInvalid = "dhcp-invalid", "A DHCP message that is cut short, of no known kind, or not from its own station (RFC 2131, RFC 8415).";
     /// [`wire::Malformed::TransportTruncated`]
     TransportTruncated = "transport-truncated", "The packet ends within its TCP, UDP, SCTP or ICMP header.";
     /// [`wire::Malformed::FragmentInvalid`]

@@ -22,12 +22,14 @@ use tables::{PortId, Tables};
 
 mod address;
 mod adjacency;
+mod advertise;
 mod answer;
 mod arp;
 mod burst;
 mod connection;
 mod decide;
 mod dhcp;
+mod dhcp6;
 mod drop;
 mod echo;
 mod fragments;
@@ -57,6 +59,7 @@ mod verdict;
 mod witness;
 
 pub use adjacency::Adjacencies;
+pub use advertise::advertisement_frame;
 pub use drop::DropReason;
 pub use fragments::{FragmentConfig, FragmentLookup, FragmentTicket, Fragments, Transport};
 pub use hit::{Left, Replayed};

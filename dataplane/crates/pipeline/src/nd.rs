@@ -1,7 +1,7 @@
 //! Neighbour discovery (RFC 4861): answers for the router's addresses, and learns of neighbours.
 //!
 //! As with ARP, on an endpoint's link it answers for the gateway and the router's other addresses alone. Router
-//! solicitations are heard and not answered; advertisements of other routers are not followed.
+//! solicitations of pods are answered, others heard; advertisements of other routers are not followed.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -9,14 +9,13 @@ use tables::{Tables, Target};
 use wire::{Addrs, Fragment, Icmpv6Type, NdpError, NdpMessage, build_neighbour_advertisement, parse_ndp};
 
 use crate::address::{is_on_link, is_ours, macs};
-use crate::burst::{Side, State, Work};
+use crate::advertise::{self, ALL_NODES};
+use crate::burst::{Ingress, Side, State, Work};
 use crate::icmp_error::icmp_type;
 use crate::neighbour::{Heard, Learned};
 use crate::{Buffer, ConsumeReason, DropReason, Fate, Offload, Output, Packet, Verdict};
 
 const CONSUMED: State<'static> = State::Done(Verdict::Consume(ConsumeReason::Nd));
-/// ff02::1
-const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 pub(crate) fn answer<B: Buffer>(
     tables: &Tables,
@@ -80,13 +79,7 @@ pub(crate) fn answer<B: Buffer>(
                     true,
                 )
             };
-            if !packet.buffer.resize(frame.len()) {
-                return (DropReason::NoBuffer.into(), taught);
-            }
-            packet.buffer.head_mut().copy_from_slice(&frame);
-            packet.offload = Offload::Done;
-            let fate = Fate::Consumed(ConsumeReason::Nd);
-            (State::Done(Verdict::Answer { fate, output: Output::Port(ingress.port.id) }), taught)
+            (say(packet, ingress, &frame), taught)
         }
         NdpMessage::NeighbourSolicitation { target, .. } => {
             // An endpoint that sees whether its own address is taken: it is not.
@@ -101,6 +94,29 @@ pub(crate) fn answer<B: Buffer>(
             let taught = if mac == target_mac { learned(target, mac, heard) } else { None };
             (CONSUMED, taught)
         }
-        NdpMessage::RouterSolicitation { .. } => (CONSUMED, None),
+        NdpMessage::RouterSolicitation { .. } => {
+            let pod = match ingress.side {
+                Side::Endpoint(endpoint) if advertise::concerns(endpoint) => endpoint,
+                _ => return (CONSUMED, None),
+            };
+            // To whoever asks, or to all where it has no address yet (section 6.2.6): on this link that is the same station.
+            let (mac, dst) = if src.is_unspecified() {
+                (wire::MacAddr::for_ipv6_multicast(ALL_NODES), ALL_NODES)
+            } else {
+                (pod.mac, src)
+            };
+            (say(packet, ingress, &advertise::build(tables, ingress.port, mac, dst)), None)
+        }
     }
+}
+
+/// The packet's buffer gets the frame, which goes back by the port that it came by.
+fn say<B: Buffer>(packet: &mut Packet<B>, ingress: &Ingress<'_>, frame: &[u8]) -> State<'static> {
+    if !packet.buffer.resize(frame.len()) {
+        return DropReason::NoBuffer.into();
+    }
+    packet.buffer.head_mut().copy_from_slice(frame);
+    packet.offload = Offload::Done;
+    let fate = Fate::Consumed(ConsumeReason::Nd);
+    State::Done(Verdict::Answer { fate, output: Output::Port(ingress.port.id) })
 }

@@ -10,7 +10,7 @@ use wire::{Addrs, PacketKind, Parsed, protocol};
 use crate::address::{is_host_v4, is_host_v6, is_link_local, is_ours, is_subnet_broadcast, macs};
 use crate::burst::{Halt, Hop, Ingress, Side, State, Station, Works, to_endpoint};
 use crate::icmp_error::{Complaint, icmp_type};
-use crate::{Buffer, DropReason, Offload, Packet};
+use crate::{Buffer, DropReason, Offload, Packet, dhcp6};
 
 #[inline]
 pub(crate) fn burst<'t, B: Buffer>(
@@ -150,11 +150,14 @@ pub(crate) fn largest(parsed: &Parsed, offload: Offload) -> u32 {
     }
 }
 
-/// ND and MLD to a group: what a router on the link listens to.
+/// ND, MLD and DHCPv6 to a group: what a router on the link listens to.
 fn is_link_business(parsed: &Parsed, head: &[u8]) -> bool {
-    parsed.kind == PacketKind::Ipv6
-        && parsed.protocol == protocol::ICMPV6
-        && matches!(icmp_type(parsed, head), Some(130..=137 | 143))
+    let icmp = || {
+        parsed.kind == PacketKind::Ipv6
+            && parsed.protocol == protocol::ICMPV6
+            && matches!(icmp_type(parsed, head), Some(130..=137 | 143))
+    };
+    icmp() || dhcp6::is_asked(parsed)
 }
 
 /// Link-local addresses belong to the link that the packet came by.

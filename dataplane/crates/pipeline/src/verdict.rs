@@ -81,7 +81,7 @@ pub enum ConsumeReason {
     Echo,
     /// A report of who listens to which IPv6 group (RFC 3810): the link has no third station to tell.
     Mld,
-    /// A DHCP client's message (RFC 2131): a pod's is answered, any other is heard.
+    /// A DHCP client's message (RFC 2131, RFC 8415): a pod's is answered, any other is heard.
     Dhcp,
 }
 

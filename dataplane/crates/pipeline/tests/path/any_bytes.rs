@@ -48,6 +48,18 @@ fn good() -> Vec<(u8, Vec<u8>)> {
                 add(with_hop_limit(from(port, src6, dst, ICMPV6, &icmp6(src6, dst, kind, 0, &target)), 255));
             }
         }
+        // A DHCPv6 client's request: DUIDs, and an IA with an address.
+        let asks = [
+            &[
+                3, 1, 2, 3, 0, 1, 0, 10, 0, 3, 0, 1, 2, 0xaa, 0, 0, 0, 1, 0, 2, 0, 10, 0, 3, 0, 1, 2, 0, 0,
+                0, 0, 1,
+            ][..],
+            &[0, 3, 0, 40, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 24],
+            &v6(src6).octets(),
+            &[0; 8],
+        ]
+        .concat();
+        add(from(port, src6, "ff02::1:2", UDP, &udp(546, 547, &asks)));
         let asks = [
             &[0, 1, 8, 0, 6, 4, 0, 1, 2, 0xbb, 0, 0, 0, 9],
             &v4(src4).octets()[..],

@@ -199,7 +199,8 @@ fn solicitations_of_endpoints_are_answered_for_the_router_alone() {
 fn endpoints_may_ask_for_routers_and_report_groups() {
     let mut bench = Bench::new();
     for src in ["::", "fe80::77", "fd00:1::2"] {
-        assert_eq!(bench.put(POD_A, &nd(mac(POD_A), POD_A, src, "ff02::2", 133, 0, &[])).0, ND);
+        let asked = bench.put(POD_A, &nd(mac(POD_A), POD_A, src, "ff02::2", 133, 0, &[])).0;
+        assert_eq!(asked, Verdict::Answer { fate: Fate::Consumed(ConsumeReason::Nd), output: by(POD_A) });
         let report = nd(mac(POD_A), POD_A, src, "ff02::16", 143, 0, &[4, 0, 0, 0]);
         // With a router alert, as hosts send it.
         let report = extended_v6(&with_hop_limit(report, 1), 0, [0, 0, 5, 2, 0, 0, 1, 0]);

@@ -8,6 +8,7 @@ mod body;
 mod answers;
 mod any_bytes;
 mod dhcp;
+mod dhcp6;
 mod errors;
 mod flows;
 mod forwarding;

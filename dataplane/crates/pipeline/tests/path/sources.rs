@@ -119,8 +119,8 @@ fn dhcp_clients_beyond_pods_are_heard_and_not_served() {
 #[test]
 fn link_local_sources_stay_on_their_link() {
     let mut bench = Bench::new();
-    // mDNS and DHCPv6 of a pod: to a group, and not forwarded.
-    for (group, port) in [("ff02::fb", 5353), ("ff02::1:2", 547)] {
+    // mDNS of a pod, and DHCPv6 between relays: to a group, and not forwarded.
+    for (group, port) in [("ff02::fb", 5353), ("ff05::1:3", 547)] {
         let dst = MacAddr::for_ipv6_multicast(v6(group));
         let frame = packet(dst, mac(POD_A), "fe80::abcd", group, UDP, &udp(546, port, &[]));
         bench.drops(POD_A, &frame, DropReason::Multicast);

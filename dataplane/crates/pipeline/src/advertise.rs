@@ -1,0 +1,87 @@
+//! Router advertisements (RFC 4861, section 4.2): how a pod learns that the gateway is its way to everywhere, and its link's MTU.
+//!
+//! There is no on-link prefix, and none to make addresses from: a pod's address is a /128 on a link that nobody else is on, and DHCPv6
+//! gives it (M and O). A prefix said to be on the link would have guests ask by ND for neighbours that are not there. A pod without
+//! an address of this family is told nothing.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use arrayvec::ArrayVec;
+use smoltcp::time::Duration;
+use smoltcp::wire::{
+    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, Icmpv6Packet, IpProtocol, Ipv6Packet,
+    Ipv6Repr, NdiscRepr, NdiscRouterFlags,
+};
+use tables::{Endpoint, EndpointKind, PortEntry, PortId, Tables};
+use wire::{ETHERNET_HEADER, IPV6_HEADER, MacAddr, NDP_HOP_LIMIT};
+
+use crate::burst::{Ingress, Side};
+use crate::echo::HOPS;
+
+/// ff02::1
+pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+/// For how long the gateway is one, in seconds: as long as may be (section 6.2.1), so that guests keep their default route while a data
+/// plane is away. It is said anew long before.
+const LIFETIME: u64 = 9_000;
+
+/// Bytes of the message: 16, and options for the link-layer address and the MTU.
+const MESSAGE: usize = 16 + 8 + 8;
+
+/// A whole frame.
+pub(crate) type Advertisement = ArrayVec<u8, { ETHERNET_HEADER + IPV6_HEADER + MESSAGE }>;
+
+/// Whether there is something to tell this endpoint.
+pub(crate) fn concerns(endpoint: &Endpoint) -> bool {
+    endpoint.kind == EndpointKind::Pod && endpoint.addresses.iter().any(IpAddr::is_ipv6)
+}
+
+/// The frame that tells the pod behind `port`, unasked (section 6.2.4). `None` where no pod of this family is.
+#[must_use]
+pub fn advertisement_frame(tables: &Tables, port: PortId) -> Option<ArrayVec<u8, 96>> {
+    let Ingress { port, side: Side::Endpoint(endpoint), .. } = Ingress::of(tables, port)? else {
+        return None;
+    };
+    if !concerns(endpoint) {
+        return None;
+    }
+    let mut frame = ArrayVec::new();
+    let all = MacAddr::for_ipv6_multicast(ALL_NODES);
+    frame.try_extend_from_slice(&build(tables, port, all, ALL_NODES)).ok()?;
+    Some(frame)
+}
+
+/// An advertisement to `dst`.
+pub(crate) fn build(tables: &Tables, port: &PortEntry, dst_mac: MacAddr, dst: Ipv6Addr) -> Advertisement {
+    let src = tables.router().gateway6;
+    let message = NdiscRepr::RouterAdvert {
+        hop_limit: HOPS,
+        flags: NdiscRouterFlags::MANAGED | NdiscRouterFlags::OTHER,
+        router_lifetime: Duration::from_secs(LIFETIME),
+        // Unspecified: a host's own defaults (section 4.2).
+        reachable_time: Duration::ZERO,
+        retrans_time: Duration::ZERO,
+        lladdr: Some(EthernetAddress(port.mac.0).into()),
+        mtu: Some(port.mtu.into()),
+        prefix_info: None,
+    };
+    let ip = Ipv6Repr {
+        src_addr: src,
+        dst_addr: dst,
+        next_header: IpProtocol::Icmpv6,
+        payload_len: MESSAGE,
+        hop_limit: NDP_HOP_LIMIT,
+    };
+    let addresses = (EthernetAddress(port.mac.0), EthernetAddress(dst_mac.0));
+    let mut frame = Advertisement::new();
+    frame.extend(std::iter::repeat_n(0, frame.capacity()));
+    let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
+    let (src_addr, dst_addr) = addresses;
+    EthernetRepr { src_addr, dst_addr, ethertype: EthernetProtocol::Ipv6 }.emit(&mut ethernet);
+    let mut packet = Ipv6Packet::new_unchecked(ethernet.payload_mut());
+    ip.emit(&mut packet);
+    let mut icmp = Icmpv6Packet::new_unchecked(packet.payload_mut());
+    message.emit(&mut icmp);
+    icmp.fill_checksum(&src, &dst);
+    frame
+}
