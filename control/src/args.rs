@@ -54,6 +54,12 @@ pub(crate) struct Args {
     /// The gateway that every pod sees.
     #[arg(long, value_name = "ADDR", default_value = "fe80::1")]
     pub(crate) gateway6: Ipv6Addr,
+    /// A DNS server that pods are told of by DHCP and router advertisements; at most six, asked in this order.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) cluster_dns: Vec<IpAddr>,
+    /// The cluster's domain, as in `cluster.local`: pods are told to seek short names in `svc.NAME` and in NAME.
+    #[arg(long, value_name = "NAME", requires = "cluster_dns", value_parser = domain)]
+    pub(crate) cluster_domain: Option<String>,
     /// What is logged, as in `info,podrouter_control=debug`.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "PODROUTER_LOG")]
     pub(crate) log: String,
@@ -93,12 +99,32 @@ impl Args {
         if !self.gateway6.is_unicast_link_local() {
             return Err(format!("--gateway6 {}: must be link-local (fe80::/10)", self.gateway6));
         }
+        if self.cluster_dns.len() > 6 {
+            return Err(format!(
+                "--cluster-dns: is given {} times; six are used at most",
+                self.cluster_dns.len()
+            ));
+        }
+        for server in &self.cluster_dns {
+            if server.is_unspecified() || server.is_multicast() || server.is_loopback() {
+                return Err(format!("--cluster-dns {server}: is no address of a server that a pod can ask"));
+            }
+        }
         Ok(Config {
             node: self.node.clone(),
             vhost_dir: self.vhost_dir.clone(),
             uplink: self.uplink_config()?,
             host: (self.host_interface != "none").then(|| self.host_interface.clone()),
-            router: Router { gateway4: self.gateway4, gateway6: self.gateway6 },
+            router: Router {
+                gateway4: self.gateway4,
+                gateway6: self.gateway6,
+                dns_servers: self.cluster_dns.clone(),
+                dns_search: self
+                    .cluster_domain
+                    .iter()
+                    .flat_map(|name| [format!("svc.{name}"), name.clone()])
+                    .collect(),
+            },
             mtu: self.uplink_mtu,
         })
     }
@@ -153,6 +179,18 @@ fn non_empty(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
+fn domain(text: &str) -> Result<String, String> {
+    let label =
+        |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_graphic());
+    // Twice in an option of 255 bytes, with a label before one of them (RFC 3397).
+    if text.len() > 120 || !text.split('.').all(label) {
+        return Err(
+            "write labels of 1 to 63 bytes with dots between, 120 in all, as in cluster.local".to_owned()
+        );
+    }
+    Ok(text.to_owned())
+}
+
 fn interface_address(text: &str) -> Result<InterfaceAddress, String> {
     let bad = "write an address and the length of its subnet, as in 192.168.77.11/24";
     let (address, length) = text.split_once('/').ok_or(bad)?;
@@ -186,6 +224,13 @@ mod tests {
     }
 
     #[test]
+    fn names_are_sought_among_services_first() {
+        let config = config(&["--cluster-dns", "10.96.0.10", "--cluster-domain", "cluster.local"]).unwrap();
+        assert_eq!(config.router.dns_search, ["svc.cluster.local", "cluster.local"]);
+        assert_eq!(config.router.dns_servers.len(), 1);
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_flag_and_value() {
         let uplink = ["--uplink", "net_null0", "--uplink-address", "192.168.77.11/24"];
         let with = |more: &[&str]| config(&[&uplink, more].concat());
@@ -202,6 +247,9 @@ mod tests {
             (vec!["--host-interface", "sixteen-bytes-xx"], "--host-interface sixteen-bytes-xx"),
             (vec!["--gateway4", "10.0.0.1"], "--gateway4 10.0.0.1"),
             (vec!["--gateway6", "fd00::1"], "--gateway6 fd00::1"),
+            (vec!["--cluster-dns", "224.0.0.1"], "--cluster-dns 224.0.0.1"),
+            (vec!["--cluster-domain", "cluster.local"], "--cluster-dns"),
+            (vec!["--cluster-dns", "10.96.0.10", "--cluster-domain", "a..b"], "--cluster-domain"),
         ] {
             let message = with(&bad).unwrap_err();
             assert!(message.contains(named), "{bad:?}: {message}");

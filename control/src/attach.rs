@@ -199,7 +199,7 @@ fn draw_up(
             "start podrouter-control with a shorter --vhost-dir",
         ));
     }
-    let routes = pod::routes(addresses, store.config.router);
+    let routes = pod::routes(addresses, &store.config.router);
     let attached = Attached {
         mac: request.mac.unwrap_or_else(|| ipam::mac_of(addresses)),
         mtu: request.mtu.unwrap_or(store.config.mtu),

@@ -72,7 +72,7 @@ fn set_up(name: &str, mtu: u16) -> Result<(), HostError> {
 }
 
 /// Follows the desired state for good, on the calling thread.
-pub(crate) fn follow(store: &Store, name: &str, router: Router) {
+pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
     let mut seen = 0;
     loop {
         let plan = store.next_plan(seen, LOOK);
@@ -156,7 +156,7 @@ async fn add(
     ))
 }
 
-fn wanted(desired: &Desired, router: Router) -> Vec<KernelRoute> {
+fn wanted(desired: &Desired, router: &Router) -> Vec<KernelRoute> {
     if !desired.ports.contains_key(HOST_PORT) {
         return Vec::new();
     }

@@ -93,7 +93,7 @@ fn run(args: &Args, config: Config) -> anyhow::Result<()> {
     start("session", move || session::follow(&shared, &dataplane))?;
     if let Some(name) = store.config.host.clone() {
         let shared = Arc::clone(&store);
-        start("host", move || host::follow(&shared, &name, shared.config.router))?;
+        start("host", move || host::follow(&shared, &name, &shared.config.router))?;
     }
     let shared = Arc::clone(&store);
     start("sandbox", move || sandbox::follow(&shared))?;

@@ -93,7 +93,7 @@ pub(crate) fn remove(tap: Option<&Tap>, attachment: &Attachment) {
 }
 
 /// Destinations that the pod reaches, as the kernel is told and as ADD answers.
-pub(crate) fn routes(addresses: &[IpAddr], router: Router) -> Vec<AttachedRoute> {
+pub(crate) fn routes(addresses: &[IpAddr], router: &Router) -> Vec<AttachedRoute> {
     let mut routes = Vec::new();
     let gateways: [(IpAddr, IpAddr); 2] = [
         (Ipv4Addr::UNSPECIFIED.into(), router.gateway4.into()),
@@ -159,12 +159,16 @@ mod tests {
 
     #[test]
     fn a_pod_has_the_routes_of_its_families() {
-        let router =
-            Router { gateway4: "169.254.1.1".parse().unwrap(), gateway6: "fe80::1".parse().unwrap() };
+        let router = Router {
+            gateway4: "169.254.1.1".parse().unwrap(),
+            gateway6: "fe80::1".parse().unwrap(),
+            dns_servers: vec![],
+            dns_search: vec![],
+        };
         let text = |addresses: &[&str]| -> Vec<String> {
             let addresses: Vec<IpAddr> = addresses.iter().map(|own| own.parse().unwrap()).collect();
             let show = |route: &AttachedRoute| format!("{} {:?}", route.destination, route.gateway);
-            routes(&addresses, router).iter().map(show).collect()
+            routes(&addresses, &router).iter().map(show).collect()
         };
         assert_eq!(text(&["10.0.0.2"]), ["169.254.1.1/32 None", "0.0.0.0/0 Some(169.254.1.1)"]);
         assert_eq!(text(&["fd00::2"]), ["::/0 Some(fe80::1)"]);

@@ -217,7 +217,7 @@ impl Store {
         };
         let local = Local {
             node: self.config.node.clone(),
-            router: self.config.router,
+            router: self.config.router.clone(),
             uplink: self.config.uplink.clone(),
             host: self.config.host.is_some().then_some(Host { mac: host::MAC, mtu: self.config.mtu }),
             attachments,

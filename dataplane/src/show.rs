@@ -84,7 +84,12 @@ impl Core {
         rows::Snapshot {
             generation: self.publisher.generation(),
             ports: self.ports.iter().map(|record| record.info.clone()).collect(),
-            router: Some(rows::Router { gateway4: router.gateway4, gateway6: router.gateway6 }),
+            router: Some(rows::Router {
+                gateway4: router.gateway4,
+                gateway6: router.gateway6,
+                dns_servers: self.tables.resolver().servers().to_vec(),
+                dns_search: self.tables.resolver().search().to_vec(),
+            }),
             interfaces: self
                 .tables
                 .interfaces()

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use proto::dataplane::{self as rows, Op, Response, RouteKey, Transaction};
 use tables::{
-    Endpoint, EndpointId, EndpointKind, Generation, IdentityId, Interface, NetworkId, RouteTarget, Router,
-    Tables,
+    Endpoint, EndpointId, EndpointKind, Generation, IdentityId, Interface, NetworkId, Resolver, RouteTarget,
+    Router, Tables,
 };
 
 use crate::convert;
@@ -74,8 +74,10 @@ impl Core {
     fn apply(&self, tables: &mut Tables, op: &Op) -> anyhow::Result<()> {
         match op {
             Op::SetRouter { router } => {
-                let rows::Router { gateway4, gateway6 } = *router;
+                let &rows::Router { gateway4, gateway6, ref dns_servers, ref dns_search } = router;
+                let resolver = Resolver::new(dns_servers.clone(), dns_search.clone())?;
                 tables.set_router(Router { gateway4, gateway6, ..*tables.router() })?;
+                tables.set_resolver(resolver);
             }
             Op::SetInterfaces { interfaces } => {
                 for interface in interfaces {

@@ -179,7 +179,7 @@ fn answer(state: &mut State, request: Request, mut fds: Vec<OwnedFd>) -> (Respon
         Request::Snapshot => Response::Snapshot(Snapshot {
             generation: state.generation,
             ports: state.ports.values().cloned().collect(),
-            router: state.rows.router,
+            router: state.rows.router.clone(),
             interfaces: state.rows.interfaces.values().cloned().collect(),
             endpoints: state.rows.endpoints.values().cloned().collect(),
             routes: state

@@ -24,7 +24,12 @@ impl Deref for Pod {
 /// The gateway that pods are given.
 pub(crate) fn gateway() -> Op {
     Op::SetRouter {
-        router: Router { gateway4: "169.254.1.1".parse().unwrap(), gateway6: "fe80::1".parse().unwrap() },
+        router: Router {
+            gateway4: "169.254.1.1".parse().unwrap(),
+            gateway6: "fe80::1".parse().unwrap(),
+            dns_servers: vec![],
+            dns_search: vec![],
+        },
     }
 }
 

@@ -45,7 +45,7 @@ impl Desired {
         }
         let own = own.unwrap_or_default();
 
-        desired.rows.router = Some(local.router);
+        desired.rows.router = Some(local.router.clone());
         desired.uplink(local.uplink.as_ref());
         desired.attachments(local);
         desired.host(local, &own);

@@ -59,7 +59,7 @@ pub fn diff(current: &Rows, desired: &Rows) -> Vec<Op> {
         .filter(|(key, row)| current.routes.get(*key) != Some(*row) || gone_routes.binary_search(key).is_ok())
         .map(|(&key, target)| Route { key, target: target.clone() })
         .collect();
-    let router = desired.router.filter(|router| current.router != Some(*router));
+    let router = desired.router.clone().filter(|router| current.router.as_ref() != Some(router));
 
     let frontends = changed(&current.frontends, &desired.frontends).map(|(_, row)| row.clone()).collect();
     let identities = changed(&current.identities, &desired.identities)
@@ -222,6 +222,8 @@ mod tests {
                 router: Some(Router {
                     gateway4: Ipv4Addr::new(169, 254, 1, gateway),
                     gateway6: Ipv6Addr::LOCALHOST,
+                    dns_servers: vec![Ipv4Addr::new(10, 96, 0, gateway / 2).into()],
+                    dns_search: vec![],
                 }),
                 ..Rows::default()
             };

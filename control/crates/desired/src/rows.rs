@@ -143,7 +143,7 @@ pub(crate) fn port_of(target: &RouteTarget) -> Option<&str> {
 pub fn apply(rows: &mut Rows, ops: &[Op]) -> Result<(), ApplyError> {
     for op in ops {
         match op {
-            Op::SetRouter { router } => rows.router = Some(*router),
+            Op::SetRouter { router } => rows.router = Some(router.clone()),
             Op::SetInterfaces { interfaces } => {
                 rows.interfaces.extend(interfaces.iter().map(|row| (row.port.clone(), row.clone())));
                 unique_owners(rows)?;

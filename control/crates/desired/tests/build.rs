@@ -47,7 +47,12 @@ fn local() -> Local {
     let own = |text: &str, prefix_len| InterfaceAddress { address: ip(text), prefix_len };
     Local {
         node: "knode1".into(),
-        router: Router { gateway4: "169.254.1.1".parse().unwrap(), gateway6: "fe80::1".parse().unwrap() },
+        router: Router {
+            gateway4: "169.254.1.1".parse().unwrap(),
+            gateway6: "fe80::1".parse().unwrap(),
+            dns_servers: vec![],
+            dns_search: vec![],
+        },
         uplink: Some(Uplink {
             device: "net_af_packet0".into(),
             mtu: 1500,

@@ -245,13 +245,19 @@ pub enum Op {
     RemoveMasquerades { networks: Vec<u16> },
 }
 
-/// The gateway that every pod sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The gateway that every pod sees, and what it tells of names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Router {
     /// Link-local, the same in every pod (169.254.1.1 by default).
     pub gateway4: Ipv4Addr,
     /// Link-local, the same in every pod (fe80::1 by default).
     pub gateway6: Ipv6Addr,
+    /// DNS servers that pods are told of which ask for their address, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_servers: Vec<IpAddr>,
+    /// The domains that they are to seek short names in, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_search: Vec<String>,
 }
 
 /// The router's own addresses on an uplink. It answers ARP, ND and ping for them, and reaches their subnets directly.

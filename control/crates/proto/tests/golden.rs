@@ -42,7 +42,12 @@ fn info() -> PortInfo {
 }
 
 fn router() -> Router {
-    Router { gateway4: "169.254.1.1".parse().unwrap(), gateway6: "fe80::1".parse().unwrap() }
+    Router {
+        gateway4: "169.254.1.1".parse().unwrap(),
+        gateway6: "fe80::1".parse().unwrap(),
+        dns_servers: vec!["10.96.0.10".parse().unwrap()],
+        dns_search: vec!["svc.cluster.local".to_owned(), "cluster.local".to_owned()],
+    }
 }
 
 fn interface() -> Interface {

@@ -12,7 +12,7 @@ use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, Icmpv6Packet, IpProtocol, Ipv6Packet,
     Ipv6Repr, NdiscRepr, NdiscRouterFlags,
 };
-use tables::{Endpoint, EndpointKind, PortEntry, PortId, Tables};
+use tables::{Endpoint, EndpointKind, PortEntry, PortId, Resolver, Tables};
 use wire::{ETHERNET_HEADER, IPV6_HEADER, MacAddr, NDP_HOP_LIMIT};
 
 use crate::burst::{Ingress, Side};
@@ -28,8 +28,14 @@ const LIFETIME: u64 = 9_000;
 /// Bytes of the message: 16, and options for the link-layer address and the MTU.
 const MESSAGE: usize = 16 + 8 + 8;
 
+/// DNS servers and search list (RFC 8106), good for as long as the gateway.
+const SERVERS: u8 = 25;
+const SEARCH: u8 = 31;
+/// Bytes of both: six servers, and 255 bytes of names.
+const NAMES: usize = 8 + 6 * 16 + 8 + 256;
+
 /// A whole frame.
-pub(crate) type Advertisement = ArrayVec<u8, { ETHERNET_HEADER + IPV6_HEADER + MESSAGE }>;
+pub type Advertisement = ArrayVec<u8, { ETHERNET_HEADER + IPV6_HEADER + MESSAGE + NAMES }>;
 
 /// Whether there is something to tell this endpoint.
 pub(crate) fn concerns(endpoint: &Endpoint) -> bool {
@@ -38,17 +44,14 @@ pub(crate) fn concerns(endpoint: &Endpoint) -> bool {
 
 /// The frame that tells the pod behind `port`, unasked (section 6.2.4). `None` where no pod of this family is.
 #[must_use]
-pub fn advertisement_frame(tables: &Tables, port: PortId) -> Option<ArrayVec<u8, 96>> {
+pub fn advertisement_frame(tables: &Tables, port: PortId) -> Option<Advertisement> {
     let Ingress { port, side: Side::Endpoint(endpoint), .. } = Ingress::of(tables, port)? else {
         return None;
     };
     if !concerns(endpoint) {
         return None;
     }
-    let mut frame = ArrayVec::new();
-    let all = MacAddr::for_ipv6_multicast(ALL_NODES);
-    frame.try_extend_from_slice(&build(tables, port, all, ALL_NODES)).ok()?;
-    Some(frame)
+    Some(build(tables, port, MacAddr::for_ipv6_multicast(ALL_NODES), ALL_NODES))
 }
 
 /// An advertisement to `dst`.
@@ -65,23 +68,54 @@ pub(crate) fn build(tables: &Tables, port: &PortEntry, dst_mac: MacAddr, dst: Ip
         mtu: Some(port.mtu.into()),
         prefix_info: None,
     };
+    let names = names(tables.resolver());
     let ip = Ipv6Repr {
         src_addr: src,
         dst_addr: dst,
         next_header: IpProtocol::Icmpv6,
-        payload_len: MESSAGE,
+        payload_len: MESSAGE + names.len(),
         hop_limit: NDP_HOP_LIMIT,
     };
     let addresses = (EthernetAddress(port.mac.0), EthernetAddress(dst_mac.0));
     let mut frame = Advertisement::new();
-    frame.extend(std::iter::repeat_n(0, frame.capacity()));
+    frame.extend(std::iter::repeat_n(0, ETHERNET_HEADER + IPV6_HEADER + MESSAGE));
+    frame.extend(names);
     let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
     let (src_addr, dst_addr) = addresses;
     EthernetRepr { src_addr, dst_addr, ethertype: EthernetProtocol::Ipv6 }.emit(&mut ethernet);
     let mut packet = Ipv6Packet::new_unchecked(ethernet.payload_mut());
     ip.emit(&mut packet);
     let mut icmp = Icmpv6Packet::new_unchecked(packet.payload_mut());
+    // It knows nothing of the options behind its own.
     message.emit(&mut icmp);
     icmp.fill_checksum(&src, &dst);
     frame
+}
+
+/// The options that smoltcp does not have.
+fn names(resolver: &Resolver) -> ArrayVec<u8, NAMES> {
+    let lifetime = u32::try_from(LIFETIME).unwrap_or(u32::MAX).to_be_bytes();
+    let mut options = ArrayVec::new();
+    let mut option = |kind: u8, data: &mut dyn Iterator<Item = u8>| {
+        let start = options.len();
+        options.extend([kind, 0, 0, 0]);
+        options.extend(lifetime);
+        options.extend(data);
+        if options.len() == start + 8 {
+            // Nothing to tell.
+            return options.truncate(start);
+        }
+        while !options.len().is_multiple_of(8) {
+            options.push(0);
+        }
+        // In units of eight bytes.
+        options[start + 1] = u8::try_from((options.len() - start) / 8).unwrap_or(u8::MAX);
+    };
+    let of_family = |server: &IpAddr| match server {
+        IpAddr::V6(server) => Some(server.octets()),
+        IpAddr::V4(_) => None,
+    };
+    option(SERVERS, &mut resolver.servers().iter().filter_map(of_family).flatten());
+    option(SEARCH, &mut resolver.names().iter().copied());
+    options
 }

@@ -13,7 +13,7 @@ use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpAddress, IpProtocol, Ipv4Packet,
     Ipv4Repr, UdpPacket, UdpRepr,
 };
-use tables::{Endpoint, EndpointKind, Tables};
+use tables::{Endpoint, EndpointKind, Resolver, Tables};
 use wire::{ETHERNET_HEADER, IPV4_HEADER, UDP_HEADER};
 
 use crate::burst::{Side, State, Work};
@@ -30,6 +30,8 @@ const CLIENT: u16 = 68;
 pub(crate) const LEASE: u32 = 86_400;
 
 /// Options (RFC 2132; routes: RFC 3442).
+const DNS_SERVERS: u8 = 6;
+const DOMAIN: u8 = 15;
 const MTU: u8 = 26;
 const REQUESTED: u8 = 50;
 const MESSAGE_TYPE: u8 = 53;
@@ -39,13 +41,15 @@ const REBIND: u8 = 59;
 /// To be given back as it came (RFC 6842).
 const CLIENT_ID: u8 = 61;
 const ROUTES: u8 = 121;
+/// RFC 3397.
+const SEARCH: u8 = 119;
 
 /// What options begin with (RFC 2131, section 3).
 const COOKIE: u32 = 0x6382_5363;
 
-/// Bytes of the UDP payload, with the longest client identifier there can be. Any other answer is far shorter than the 548 that
-/// every client takes (section 2).
-const LONGEST: usize = 576;
+/// Bytes of the UDP payload, with the longest client identifier and search list that there can be. Usual ones are far shorter than the
+/// 548 bytes that every client takes (section 2).
+const LONGEST: usize = 1_152;
 
 const CONSUMED: State<'static> = State::Done(Verdict::Consume(ConsumeReason::Dhcp));
 
@@ -103,7 +107,8 @@ fn reply<B: Buffer>(
         // It has found the address in use, or needs it no longer. There is no other.
         _ => return Ok(None),
     };
-    Ok(Some(build(&Answer { kind, gateway, own, asked: &asked, pod, work })))
+    let names = tables.resolver();
+    Ok(Some(build(&Answer { kind, gateway, own, asked: &asked, pod, work, names })))
 }
 
 /// What of a client's message matters. A client's identifier may be anything (RFC 2132, section 9.14), which smoltcp's own reading
@@ -172,10 +177,11 @@ struct Answer<'a> {
     asked: &'a Asked<'a>,
     pod: &'a Endpoint,
     work: &'a Work<'a>,
+    names: &'a Resolver,
 }
 
 fn build(answer: &Answer<'_>) -> Reply {
-    let Answer { kind, gateway, own, asked, pod, work } = answer;
+    let Answer { kind, gateway, own, asked, pod, work, names } = answer;
     let port = work.ingress.port;
     let granted = *kind != Kind::Nak;
     // One that tells what it has needs no lease, and its address is not given to it (section 4.3.5).
@@ -185,7 +191,14 @@ fn build(answer: &Answer<'_>) -> Reply {
     let [a, b, c, d] = gateway.octets();
     let routes = [32, a, b, c, d, 0, 0, 0, 0, 0, a, b, c, d];
     let (renew, rebind) = ((LEASE / 2).to_be_bytes(), (LEASE / 8 * 7).to_be_bytes());
-    let mut options: ArrayVec<DhcpOption<'_>, 5> = ArrayVec::new();
+    let mut servers = ArrayVec::<u8, 32>::new();
+    for server in names.servers() {
+        if let IpAddr::V4(server) = server {
+            // A few at most: there is room.
+            let _ = servers.try_extend_from_slice(&server.octets());
+        }
+    }
+    let mut options: ArrayVec<DhcpOption<'_>, 8> = ArrayVec::new();
     if leased {
         options.push(DhcpOption { kind: RENEW, data: &renew });
         options.push(DhcpOption { kind: REBIND, data: &rebind });
@@ -193,6 +206,14 @@ fn build(answer: &Answer<'_>) -> Reply {
     if granted {
         options.push(DhcpOption { kind: MTU, data: &mtu });
         options.push(DhcpOption { kind: ROUTES, data: &routes });
+        if !servers.is_empty() {
+            options.push(DhcpOption { kind: DNS_SERVERS, data: &servers });
+        }
+        if let Some(first) = names.search().first() {
+            // For clients that know of one domain alone.
+            options.push(DhcpOption { kind: DOMAIN, data: first.as_bytes() });
+            options.push(DhcpOption { kind: SEARCH, data: names.names() });
+        }
     }
     options.extend(asked.client_id);
     let body = DhcpRepr {

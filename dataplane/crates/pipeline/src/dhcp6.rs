@@ -12,7 +12,7 @@ use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpAddress, IpProtocol, Ipv6Packet,
     Ipv6Repr, UdpPacket, UdpRepr,
 };
-use tables::{Endpoint, EndpointKind, Tables};
+use tables::{Endpoint, EndpointKind, Resolver, Tables};
 use wire::{Addrs, ETHERNET_HEADER, IPV6_HEADER, MacAddr, Parsed, UDP_HEADER, protocol};
 
 use crate::burst::{Ingress, Side, State, Work};
@@ -47,6 +47,9 @@ const IA_TA: u16 = 4;
 const IA_ADDRESS: u16 = 5;
 const STATUS: u16 = 13;
 const RAPID_COMMIT: u16 = 14;
+/// DNS servers and search list (RFC 3646).
+const DNS_SERVERS: u16 = 23;
+const SEARCH: u16 = 24;
 const IA_PD: u16 = 25;
 
 /// Status codes (section 21.13).
@@ -93,7 +96,8 @@ pub(crate) fn answer<B: Buffer>(tables: &Tables, packet: &mut Packet<B>, work: &
         return CONSUMED;
     }
     let mac = tables.router().mac;
-    let told = message(packet, work, src, dst).and_then(|bytes| tell(bytes, pod, dst.is_multicast(), mac));
+    let told = message(packet, work, src, dst)
+        .and_then(|bytes| tell(bytes, pod, dst.is_multicast(), mac, tables.resolver()));
     let body = match told {
         Ok(Some(body)) => body,
         Ok(None) => return CONSUMED,
@@ -246,6 +250,7 @@ fn tell(
     pod: &Endpoint,
     to_group: bool,
     mac: MacAddr,
+    names: &Resolver,
 ) -> Result<Option<ArrayVec<u8, LONGEST>>, DropReason> {
     let asked = Asked::read(bytes)?;
     let [a, b, c, d, e, f] = mac.0;
@@ -286,6 +291,7 @@ fn tell(
                 let own = own().filter(|_| Some(at) == first);
                 put_association(&mut body, association, own, known);
             }
+            put_names(&mut body, names);
         }
         CONFIRM => {
             let mut addresses = asked.associations.iter().flat_map(Association::addresses).flatten();
@@ -295,7 +301,7 @@ fn tell(
             put_status(&mut body, if here { SUCCESS } else { NOT_ON_LINK });
         }
         RELEASE | DECLINE => put_status(&mut body, SUCCESS),
-        _ => {}
+        _ => put_names(&mut body, names),
     }
     Ok(Some(body))
 }
@@ -333,6 +339,23 @@ fn put_association(
         put(body, IA_TA, &[&association.id, &inner]);
     } else {
         put(body, association.kind, &[&association.id, &t1, &t2, &inner]);
+    }
+}
+
+/// Servers of this family, and where to seek names.
+fn put_names(body: &mut ArrayVec<u8, LONGEST>, names: &Resolver) {
+    let mut servers = ArrayVec::<u8, 128>::new();
+    for server in names.servers() {
+        if let IpAddr::V6(server) = server {
+            // A few at most: there is room.
+            let _ = servers.try_extend_from_slice(&server.octets());
+        }
+    }
+    if !servers.is_empty() {
+        put(body, DNS_SERVERS, &[&servers]);
+    }
+    if !names.names().is_empty() {
+        put(body, SEARCH, &[names.names()]);
     }
 }
 

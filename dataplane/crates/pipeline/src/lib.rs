@@ -59,7 +59,7 @@ mod verdict;
 mod witness;
 
 pub use adjacency::Adjacencies;
-pub use advertise::advertisement_frame;
+pub use advertise::{Advertisement, advertisement_frame};
 pub use drop::DropReason;
 pub use fragments::{FragmentConfig, FragmentLookup, FragmentTicket, Fragments, Transport};
 pub use hit::{Left, Replayed};

@@ -26,6 +26,9 @@ pub enum TableError {
     /// Too small for IPv6.
     #[error("port `{name}`: mtu {mtu} is too small: IPv6 needs 1280 (RFC 8200, section 5)")]
     Mtu { name: String, mtu: u16 },
+    /// What pods cannot be told of names.
+    #[error("router: {value} cannot be used: {why}")]
+    Resolver { value: String, why: &'static str },
     /// Zero, or a group's.
     #[error(
         "{item}: mac {mac} is not the address of one station: use a unicast one, such as 02:00:00:00:00:01"

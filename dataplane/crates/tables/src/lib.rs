@@ -1,4 +1,4 @@
-//! What is true in one generation: ports, endpoints, interfaces, routes, frontends, identities, policies, and the lookups that a
+//! What is true in one generation: ports, endpoints, interfaces, routes, frontends, identities, policies, who knows names, and the lookups that a
 //! packet needs.
 //!
 //! [`Tables`] is a value. A clone shares everything with the original, and a change copies only the path to what changed:
@@ -27,6 +27,7 @@ mod network;
 mod policies;
 mod ports;
 mod prefixes;
+mod resolver;
 mod routes;
 mod services;
 mod stamp;
@@ -42,6 +43,7 @@ pub use identities::IdentityId;
 pub use masquerade::Masquerade;
 pub use network::Origin;
 pub use policies::Policy;
+pub use resolver::Resolver;
 pub use routes::Route;
 pub use stamp::{Address, Rests};
 pub use tables::Tables;

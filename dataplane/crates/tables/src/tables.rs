@@ -17,6 +17,7 @@ use crate::masquerade::Masquerade;
 use crate::network::{Network, Origin};
 use crate::policies::Policies;
 use crate::prefixes::Prefixes;
+use crate::resolver::Resolver;
 use crate::services::Services;
 use crate::stamp::{Place, Stamps};
 use crate::target::{Target, Targets};
@@ -29,6 +30,7 @@ use crate::target::{Target, Targets};
 pub struct Tables {
     pub(crate) generation: Generation,
     pub(crate) router: Router,
+    pub(crate) resolver: Arc<Resolver>,
     pub(crate) ports: Chunked<PortEntry>,
     pub(crate) endpoints: Chunked<Endpoint>,
     pub(crate) endpoint_names: Map<Arc<str>, u32>,

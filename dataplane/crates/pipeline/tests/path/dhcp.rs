@@ -197,3 +197,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_asks_is_told_of_names() {
+    let mut bench = Bench::new();
+    bench.change(|tables| {
+        let servers = ["10.96.0.10", "fd00::10", "10.96.0.11"].map(ip).to_vec();
+        let search = vec!["svc.a".to_owned(), "b".to_owned()];
+        tables.set_resolver(tables::Resolver::new(servers, search).unwrap());
+    });
+    let reply = bench.put_now(POD_A, &frame(&asks(Kind::Discover), NOBODY, ALL), Offload::Done).packet.buffer;
+    let bytes = pipeline::Buffer::head(&reply);
+    let message = DhcpPacket::new_checked(&read(bytes).payload[8..]).unwrap();
+    let option = |kind: u8| message.options().find(|option| option.kind == kind).unwrap().data;
+    assert_eq!(option(6), [10, 96, 0, 10, 10, 96, 0, 11]);
+    assert_eq!(option(15), b"svc.a");
+    assert_eq!(option(119), b"\x03svc\x01a\0\x01b\0");
+    // The longest there can be, to a client of the longest name.
+    bench.change(|tables| {
+        let servers = vec![ip("10.96.0.10"); 6];
+        let search = vec![["a"; 126].join(".")];
+        tables.set_resolver(tables::Resolver::new(servers, search).unwrap());
+    });
+    let identifier = [7; 255];
+    let named = [smoltcp::wire::DhcpOption { kind: 61, data: &identifier }];
+    let long = DhcpRepr { client_identifier: None, additional_options: &named, ..asks(Kind::Discover) };
+    let reply = bench.put_now(POD_A, &frame(&long, NOBODY, ALL), Offload::Done).packet.buffer;
+    let bytes = pipeline::Buffer::head(&reply);
+    let message = DhcpPacket::new_checked(&read(bytes).payload[8..]).unwrap();
+    let lengths = [61, 119, 15, 6].map(|kind| message.options().find(|o| o.kind == kind).unwrap().data.len());
+    assert_eq!(lengths, [255, 253, 251, 24]);
+}

@@ -258,6 +258,41 @@ fn a_guest_may_leave_the_checksum_to_us() {
     assert!(matches!(put.verdict, Verdict::Answer { .. }), "{:?}", put.verdict);
 }
 
+fn names() -> tables::Resolver {
+    let servers = ["10.96.0.10", "fd00::10", "fd00::11"].map(ip).to_vec();
+    tables::Resolver::new(servers, vec!["svc.a".to_owned(), "b".to_owned()]).unwrap()
+}
+
+#[test]
+fn who_asks_is_told_of_names() {
+    let mut bench = Bench::new();
+    bench.change(|tables| tables.set_resolver(names()));
+    let servers = option(23, &[v6("fd00::10").octets(), v6("fd00::11").octets()].concat());
+    let told = [servers, option(24, b"\x03svc\x01a\0\x01b\0")].concat();
+    for (kind, named) in [(1, false), (3, true), (5, true), (6, false), (11, false)] {
+        let mut options = vec![client()];
+        options.extend(named.then(server));
+        let reply = bench.put_now(POD_A, &frame_to(SERVERS, &message(kind, &options)), Offload::Done);
+        let frame = pipeline::Buffer::head(&reply.packet.buffer);
+        let first = if kind == 1 { 2 } else { 7 };
+        assert_eq!(read(frame).payload[8..], message(first, &[client(), server(), told.clone()]), "{kind}");
+    }
+    // One that confirms, releases or declines has no use for them.
+    let release = frame_to(SERVERS, &message(8, &[client(), server()]));
+    let reply = bench.put_now(POD_A, &release, Offload::Done).packet.buffer;
+    let plain = message(7, &[client(), server(), status(0)]);
+    assert_eq!(read(pipeline::Buffer::head(&reply)).payload[8..], plain);
+
+    // RFC 8106: lengths in units of eight bytes, names padded.
+    let frame = advertisement_frame(&bench.tables, POD_A).unwrap();
+    advertises(&frame, POD_A, "ff02::1", MacAddr([0x33, 0x33, 0, 0, 0, 1]), 1500);
+    let lifetime = 9_000_u32.to_be_bytes();
+    let servers =
+        [&[25, 5, 0, 0][..], &lifetime, &v6("fd00::10").octets(), &v6("fd00::11").octets()].concat();
+    let search = [&[31, 3, 0, 0][..], &lifetime, b"\x03svc\x01a\0\x01b\0", &[0; 6]].concat();
+    assert_eq!(frame[14 + 40 + 32..], [servers, search].concat());
+}
+
 fn any_option() -> impl Strategy<Value = Vec<u8>> {
     let data = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..60),
