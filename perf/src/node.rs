@@ -308,5 +308,7 @@ fn spawn_control(
         command.args(["--uplink-address", &format!("{address}/{length}"), "--uplink-gateway", gateway]);
     }
     command.args(["--host-interface", HOST_DEVICE]);
+    command.args(["--cluster-dns", "10.96.0.10", "--cluster-dns", "fd00:96::10"]);
+    command.args(["--cluster-domain", "cluster.local"]);
     Process::spawn(run, "control", &mut command)
 }

@@ -36,9 +36,17 @@ impl Set {
     const fn packages(self) -> &'static [&'static str] {
         match self {
             Self::Build => &["gcc", "libclang-dev", "libdpdk-dev", "pkg-config"],
-            Self::Run => {
-                &["dpdk", "dpdk-dev", "ethtool", "iperf3", "iproute2", "iputils-ping", "nftables", "tcpdump"]
-            }
+            Self::Run => &[
+                "dpdk",
+                "dpdk-dev",
+                "ethtool",
+                "iperf3",
+                "iproute2",
+                "iputils-ping",
+                "isc-dhcp-client",
+                "nftables",
+                "tcpdump",
+            ],
             Self::Vm => &["busybox-static", "cpio", "qemu-system-x86"],
             Self::Fuzz => &["g++"],
             Self::Gauge => &["valgrind"],

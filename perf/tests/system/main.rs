@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking")]
 
+mod addresses;
 mod errors;
 mod lifecycle;
 mod pings;
