@@ -31,6 +31,18 @@ impl Artefacts {
         }
     }
 
+    /// Those in this folder, which another build made.
+    ///
+    /// # Errors
+    /// When there is no data plane in it.
+    pub fn at(dir: &Path) -> Result<Self> {
+        let this = Self { dir: dir.to_path_buf() };
+        if !this.path("podrouter-dataplane").is_file() {
+            bail!("{} holds no podrouter-dataplane: name a folder as target/release is", dir.display());
+        }
+        Ok(this)
+    }
+
     /// Builds all of them in the release profile.
     ///
     /// # Errors

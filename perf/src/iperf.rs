@@ -19,6 +19,8 @@ pub enum Load {
     Tcp,
     /// Datagrams of 1,200 bytes at this rate.
     Udp { megabits: u32 },
+    /// Datagrams of so many bytes, as many as the sender can.
+    Flood { bytes: u16 },
 }
 
 /// What the receiver got.
@@ -26,6 +28,8 @@ pub enum Load {
 pub struct Transferred {
     pub bytes: u64,
     pub megabits_per_second: f64,
+    /// How long the sender sent.
+    pub seconds: f64,
     /// Datagrams that did not arrive, and how many were sent; 0 and 0 for TCP.
     pub lost: u64,
     pub sent: u64,
@@ -46,8 +50,14 @@ pub fn transfer(
     let _server = serve(run, server)?;
     let mut command: Command = client.command("iperf3");
     command.args(["-J", "-c", address, "-t", &seconds.to_string()]);
-    if let Load::Udp { megabits } = load {
-        command.args(["-u", "-l", "1200", "-b", &format!("{megabits}M")]);
+    match load {
+        Load::Tcp => {}
+        Load::Udp { megabits } => {
+            command.args(["-u", "-l", "1200", "-b", &format!("{megabits}M")]);
+        }
+        Load::Flood { bytes } => {
+            command.args(["-u", "-l", &bytes.to_string(), "-b", "0"]);
+        }
     }
     let finished = finish(&mut command, Duration::from_secs(seconds.into()) + PATIENCE)?;
     let report: Value =
@@ -80,6 +90,7 @@ fn parse(report: &Value) -> Option<Transferred> {
     Some(Transferred {
         bytes: sum["bytes"].as_u64()?,
         megabits_per_second: sum["bits_per_second"].as_f64()? / 1e6,
+        seconds: sum["seconds"].as_f64()?,
         lost: end["sum"]["lost_packets"].as_u64().unwrap_or(0),
         sent: end["sum"]["packets"].as_u64().unwrap_or(0),
     })

@@ -51,6 +51,11 @@ impl Machine {
         }
     }
 
+    /// Cores that this process may use.
+    pub(crate) const fn cores(&self) -> usize {
+        self.cores
+    }
+
     pub(crate) fn facts(&self, hugepages: bool) -> Value {
         let Self { tsc_hz, cpu, kernel, cores, commit } = self;
         json!({

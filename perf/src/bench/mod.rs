@@ -6,6 +6,7 @@
 mod contestant;
 mod flows;
 mod guests;
+mod kernel_pods;
 mod machine;
 mod micro;
 mod ovs;
@@ -18,6 +19,7 @@ mod storm;
 mod testpmd;
 mod traffic;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -56,6 +58,9 @@ pub(crate) struct Arguments {
     /// Also tables of 10 million entries, in the micro benches and in peers: some 10 GB, and minutes.
     #[arg(long)]
     large: bool,
+    /// Of `kernel-pods`: also the node of another build, whose binaries are in this folder.
+    #[arg(long, value_name = "FOLDER")]
+    beside: Option<PathBuf>,
     /// One JSON document instead of tables.
     #[arg(long)]
     json: bool,
@@ -80,6 +85,8 @@ enum Bench {
     Routing,
     /// Between vhost-user ports, and between those and net_null, against testpmd.
     Guests,
+    /// TCP and 64-byte UDP between two kernel pods, against a veth pair.
+    KernelPods,
     /// Our tables against rte_lpm, rte_fib and rte_hash.
     Peers,
 }
@@ -98,7 +105,8 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 /// Runs one.
 pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
-    let Arguments { bench, filter, rounds, seconds, core, source, hugepages, large, json } = arguments;
+    let Arguments { bench, filter, rounds, seconds, core, source, hugepages, large, beside, json } =
+        arguments;
     if *bench == Bench::Micro {
         return micro::run(filter.as_deref(), *large, *json);
     }
@@ -107,6 +115,9 @@ pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
     }
     if filter.is_some() && *bench != Bench::Guests {
         bail!("--filter is for the micro benches and for guests: {bench:?} has no parts");
+    }
+    if beside.is_some() && *bench != Bench::KernelPods {
+        bail!("--beside is for kernel-pods");
     }
     let pace = Pace { rounds: *rounds, turn: Duration::from_secs_f64(*seconds) };
     if *bench == Bench::Peers {
@@ -132,6 +143,9 @@ pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
     let sources = source.map_or_else(|| vec![Source::Pcap, Source::Templates], |one| vec![one]);
     let report = match bench {
         Bench::Micro | Bench::Peers => return Ok(()),
+        Bench::KernelPods => {
+            kernel_pods::kernel_pods(&stage.artefacts, pace, machine.cores(), beside.as_deref())?
+        }
         Bench::Routing => flows::routing(&stage, &machine, &sources)?,
         Bench::KnownFlows => flows::known(&stage, &machine, &sources)?,
         Bench::NewFlows => flows::new_flows(&stage)?,

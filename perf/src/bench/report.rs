@@ -92,9 +92,16 @@ pub(crate) struct Report {
     pub(crate) notes: Vec<String>,
     /// Not all of the path that the aims speak of was there.
     partial: bool,
+    /// What is measured, where that is not 64-byte packets on one core.
+    subject: Option<&'static str>,
 }
 
 impl Report {
+    /// An empty one, of something else than 64-byte packets on one core.
+    pub(crate) fn of(subject: &'static str) -> Self {
+        Self { subject: Some(subject), ..Self::default() }
+    }
+
     /// Once is enough.
     pub(crate) fn note(&mut self, note: &str) {
         if !self.notes.iter().any(|there| there == note) {
@@ -134,7 +141,8 @@ impl Report {
             return say(format_args!("{document:#}"));
         }
         let pages = if hugepages { "hugepages" } else { "no hugepages" };
-        say(format_args!("{bench}, 64-byte packets, one core, {pages}\n{machine}\n"))?;
+        let subject = self.subject.unwrap_or("64-byte packets, one core");
+        say(format_args!("{bench}, {subject}, {pages}\n{machine}\n"))?;
         self.print(machine.tsc_hz)?;
         say(format_args!("Raw data: {}", file.display()))
     }
