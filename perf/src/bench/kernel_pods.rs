@@ -231,7 +231,7 @@ pub(crate) fn kernel_pods(
     }
     let [ours, veth, rest @ ..] = contestants.as_slice() else { return Ok(report) };
     ensure!(!veth.tcp.is_empty(), "no round was run");
-    // The aims: where sender, receiver and worker have a core each, and on two.
+    // Of two kernel pods beside a veth pair: where sender, receiver and worker have a core each, and on two.
     let aim = if cores >= 3 { 0.9 } else { 0.75 };
     ours.ratios(veth, Some(Aim::AtLeast(aim)), &mut report.figures);
     for other in rest {
