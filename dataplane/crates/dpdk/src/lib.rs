@@ -36,9 +36,11 @@ pub use hotplug::HotplugError;
 pub use lpm::{Lpm, Lpm6, RouteRoom};
 pub use mbuf::Mbuf;
 pub use memory::Huge;
-pub use offload::{RxChecksum, TxOffload, ol_flags, rx_offload, tx_offload};
+pub use offload::{
+    RxChecksum, TxOffload, ol_flags, rx_offload, rx_offload_names, tx_offload, tx_offload_names,
+};
 pub use pool::{Pool, PoolConfig, PoolError};
-pub use port::{Port, PortConfig, PortError};
+pub use port::{InUse, Port, PortConfig, PortError};
 pub use port_info::{Link, PortInfo, Stats};
 pub use queue::{RxQueue, TxQueue};
 pub use segments::{Segments, SegmentsMut};

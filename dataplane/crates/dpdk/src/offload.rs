@@ -24,6 +24,9 @@ pub mod ol_flags {
     pub const TX_TCP_SEG: u64 = sys::DPDK_SHIM_TX_TCP_SEG;
     /// Cut UDP into datagrams of `tso_segsz` bytes.
     pub const TX_UDP_SEG: u64 = sys::DPDK_SHIM_TX_UDP_SEG;
+    /// Of received packets: set where a TCP, UDP or SCTP checksum was wrong, and where it was left unfinished. What it was says
+    /// [`crate::Mbuf::rx_l4_checksum`]; this is to see of a whole burst at once that no packet needs the question.
+    pub const RX_L4_CKSUM_NOT_GOOD: u64 = sys::DPDK_SHIM_RX_L4_CKSUM_BAD;
 }
 
 /// What a port can do on receive, for `PortConfig::rx_offloads` and `PortInfo::rx_offload_capa`.
@@ -36,6 +39,10 @@ pub mod rx_offload {
     pub const UDP_CKSUM: u64 = sys::DPDK_SHIM_RX_OFFLOAD_UDP_CKSUM;
     /// Check TCP's; on virtio it lets the peer send unfinished ones.
     pub const TCP_CKSUM: u64 = sys::DPDK_SHIM_RX_OFFLOAD_TCP_CKSUM;
+    /// Check SCTP's.
+    pub const SCTP_CKSUM: u64 = sys::DPDK_SHIM_RX_OFFLOAD_SCTP_CKSUM;
+    /// Take the 802.1Q tag off: see [`crate::Mbuf::vlan_stripped`].
+    pub const VLAN_STRIP: u64 = sys::DPDK_SHIM_RX_OFFLOAD_VLAN_STRIP;
     /// Merge TCP segments.
     pub const TCP_LRO: u64 = sys::DPDK_SHIM_RX_OFFLOAD_TCP_LRO;
     /// Spread a packet over several segments.
@@ -54,10 +61,50 @@ pub mod tx_offload {
     pub const UDP_CKSUM: u64 = sys::DPDK_SHIM_TX_OFFLOAD_UDP_CKSUM;
     /// Fill in TCP's.
     pub const TCP_CKSUM: u64 = sys::DPDK_SHIM_TX_OFFLOAD_TCP_CKSUM;
+    /// Put an 802.1Q tag in: see [`crate::Mbuf::insert_vlan`].
+    pub const VLAN_INSERT: u64 = sys::DPDK_SHIM_TX_OFFLOAD_VLAN_INSERT;
+    /// Cut UDP into datagrams.
+    pub const UDP_TSO: u64 = sys::DPDK_SHIM_TX_OFFLOAD_UDP_TSO;
     /// Cut TCP into segments.
     pub const TCP_TSO: u64 = sys::DPDK_SHIM_TX_OFFLOAD_TCP_TSO;
     /// Send chains of several segments.
     pub const MULTI_SEGS: u64 = sys::DPDK_SHIM_TX_OFFLOAD_MULTI_SEGS;
+}
+
+/// The names of offloads, as operators know them, in no order.
+fn names(offloads: u64, known: &[(u64, &'static str)]) -> Vec<&'static str> {
+    known.iter().filter(|(bit, _)| offloads & bit != 0).map(|&(_, name)| name).collect()
+}
+
+/// The names of [`rx_offload`]s.
+#[must_use]
+pub fn rx_offload_names(offloads: u64) -> Vec<&'static str> {
+    let known = [
+        (rx_offload::IPV4_CKSUM, "ipv4-checksum"),
+        (rx_offload::UDP_CKSUM, "udp-checksum"),
+        (rx_offload::TCP_CKSUM, "tcp-checksum"),
+        (rx_offload::SCTP_CKSUM, "sctp-checksum"),
+        (rx_offload::VLAN_STRIP, "vlan-strip"),
+        (rx_offload::TCP_LRO, "lro"),
+        (rx_offload::SCATTER, "scatter"),
+        (rx_offload::RSS_HASH, "rss-hash"),
+    ];
+    names(offloads, &known)
+}
+
+/// The names of [`tx_offload`]s.
+#[must_use]
+pub fn tx_offload_names(offloads: u64) -> Vec<&'static str> {
+    let known = [
+        (tx_offload::IPV4_CKSUM, "ipv4-checksum"),
+        (tx_offload::UDP_CKSUM, "udp-checksum"),
+        (tx_offload::TCP_CKSUM, "tcp-checksum"),
+        (tx_offload::VLAN_INSERT, "vlan-insert"),
+        (tx_offload::UDP_TSO, "uso"),
+        (tx_offload::TCP_TSO, "tso"),
+        (tx_offload::MULTI_SEGS, "multi-segs"),
+    ];
+    names(offloads, &known)
 }
 
 /// What the device found of a checksum.
@@ -109,6 +156,23 @@ impl Mbuf {
     #[inline]
     pub fn ol_flags(&self) -> u64 {
         self.head().ol_flags
+    }
+
+    /// The tag control information of an 802.1Q tag that the device took off ([`rx_offload::VLAN_STRIP`]); `None` if it took none.
+    #[must_use]
+    #[inline]
+    pub fn vlan_stripped(&self) -> Option<u16> {
+        let head = self.head();
+        (head.ol_flags & sys::DPDK_SHIM_RX_VLAN_STRIPPED != 0).then_some(head.vlan_tci)
+    }
+
+    /// Has the device put in an 802.1Q tag with this tag control information; beside what [`Self::set_tx_offload`] asked for, which
+    /// comes first. For devices with [`tx_offload::VLAN_INSERT`].
+    #[inline]
+    pub fn insert_vlan(&mut self, tci: u16) {
+        let head = self.head_mut();
+        head.vlan_tci = tci;
+        head.ol_flags |= sys::DPDK_SHIM_TX_VLAN;
     }
 
     /// The RSS hash, if the device computed one.

@@ -18,7 +18,8 @@ use crate::{Errno, rx_offload, tx_offload};
 /// How a port is set up.
 #[derive(Clone)]
 pub struct PortConfig<'a> {
-    /// Receive queues; with more than one, RSS spreads flows over them.
+    /// Receive queues; with more than one, RSS spreads flows over them, by addresses and ports, where the device has it
+    /// ([`PortInfo::spreads`]).
     pub rx_queues: u16,
     /// Transmit queues.
     pub tx_queues: u16,
@@ -113,6 +114,19 @@ fn existing(ports: &[String]) -> String {
     if ports.is_empty() { "there are none".into() } else { format!("there are {}", ports.join(", ")) }
 }
 
+/// What a running port was set up with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InUse {
+    /// Receive queues.
+    pub rx_queues: u16,
+    /// Transmit queues.
+    pub tx_queues: u16,
+    /// Of [`rx_offload`], those that were wanted and that the device has.
+    pub rx_offloads: u64,
+    /// Of [`tx_offload`], those that were wanted and that the device has.
+    pub tx_offloads: u64,
+}
+
 /// A running port. Dropping it leaves it running for as long as queues of it exist.
 pub struct Port(Arc<PortInner>);
 
@@ -120,7 +134,7 @@ pub(crate) struct PortInner {
     id: u16,
     name: String,
     driver: String,
-    rx_queues: u16,
+    in_use: InUse,
     rx_desc: u16,
     /// Received packets are put there; it is also what keeps EAL.
     pool: Pool,
@@ -160,7 +174,12 @@ impl Port {
             id,
             name: name.to_owned(),
             driver: info.driver,
-            rx_queues: config.rx_queues,
+            in_use: InUse {
+                rx_queues: config.rx_queues,
+                tx_queues: config.tx_queues,
+                rx_offloads: config.rx_offloads & info.rx_offload_capa,
+                tx_offloads: config.tx_offloads & info.tx_offload_capa,
+            },
             rx_desc,
             pool: config.pool.clone(),
             calls: Mutex::new(()),
@@ -168,6 +187,17 @@ impl Port {
         let rx = (0..config.rx_queues).map(|queue| RxQueue::new(Arc::clone(&inner), queue)).collect();
         let tx = (0..config.tx_queues).map(|queue| TxQueue::new(Arc::clone(&inner), queue)).collect();
         Ok((Self(inner), rx, tx))
+    }
+
+    /// What the device called `name` can do, before it is opened.
+    ///
+    /// # Errors
+    /// There is no such device, or its driver does not say.
+    pub fn probe(eal: &Eal, name: &str) -> Result<PortInfo, PortError> {
+        let _control = eal.control();
+        log::mark();
+        let id = find(name)?;
+        info(id).map_err(|errno| failed("rte_eth_dev_info_get", name, errno, ""))
     }
 
     /// Taken before a control call. Forgets what this thread logged before, so that an error shows only its own.
@@ -186,6 +216,12 @@ impl Port {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// What it was set up with.
+    #[must_use]
+    pub fn in_use(&self) -> InUse {
+        self.0.in_use
     }
 
     /// The MAC address, in transmission order.
@@ -288,7 +324,8 @@ fn start(id: u16, name: &str, config: &PortConfig<'_>) -> Result<(PortInfo, u16)
     raw.rxmode.offloads = config.rx_offloads & info.rx_offload_capa;
     raw.txmode.offloads = config.tx_offloads & info.tx_offload_capa;
     raw.rxmode.mtu = config.mtu.map_or(0, u32::from);
-    let rss = info.rss & (sys::DPDK_SHIM_RSS_IP | sys::DPDK_SHIM_RSS_TCP | sys::DPDK_SHIM_RSS_UDP);
+    let rss = info.rss
+        & (sys::DPDK_SHIM_RSS_IP | sys::DPDK_SHIM_RSS_TCP | sys::DPDK_SHIM_RSS_UDP | sys::DPDK_SHIM_RSS_SCTP);
     if config.rx_queues > 1 && rss != 0 {
         raw.rxmode.mq_mode = sys::DPDK_SHIM_MQ_RX_RSS as u32;
         raw.rx_adv_conf.rss_conf.rss_hf = rss;
@@ -366,7 +403,7 @@ impl PortInner {
     /// another port sends to may never be empty.
     fn drain(&self) {
         let mut burst = Burst::new();
-        for queue in 0..self.rx_queues {
+        for queue in 0..self.in_use.rx_queues {
             for _ in 0..usize::from(self.rx_desc.max(1024)).div_ceil(Burst::CAPACITY) * 2 {
                 // SAFETY: the port still runs, and the last handle of this queue is gone.
                 if unsafe { receive(self, queue, &mut burst, Burst::CAPACITY) } == 0 {

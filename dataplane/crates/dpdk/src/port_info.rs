@@ -59,6 +59,17 @@ pub struct PortInfo {
     pub tx_offload_capa: u64,
     /// Headers its RSS can hash (DPDK's `RTE_ETH_RSS_*`); zero if it has no RSS.
     pub rss: u64,
+    /// Most segments of one packet on transmit, with segmentation by the device.
+    pub max_tx_segments: u16,
+}
+
+impl PortInfo {
+    /// The device itself spreads flows over its receive queues. Where it does not, somebody else does who knows nothing of how many
+    /// are read (the kernel's fanout, the peer of a virtual device), so that all there are must be.
+    #[must_use]
+    pub const fn spreads(&self) -> bool {
+        self.rss & sys::DPDK_SHIM_RSS_IP != 0
+    }
 }
 
 pub(crate) fn info(id: u16) -> Result<PortInfo, Errno> {
@@ -94,6 +105,7 @@ pub(crate) fn info(id: u16) -> Result<PortInfo, Errno> {
         rx_offload_capa: raw.rx_offload_capa,
         tx_offload_capa: raw.tx_offload_capa,
         rss: raw.flow_type_rss_offloads,
+        max_tx_segments: raw.tx_desc_lim.nb_seg_max,
     })
 }
 
