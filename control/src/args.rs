@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use desired::Uplink;
-use proto::dataplane::{InterfaceAddress, Router};
+use proto::dataplane::{Ethdev, InterfaceAddress, Router};
 use wire::IpPrefix;
 
 /// Turns what the cluster says into a node's routes and attaches its pods.
@@ -36,6 +36,16 @@ pub(crate) struct Args {
     /// DPDK's name of the device towards other nodes, as the data plane knows it.
     #[arg(long, value_name = "DEVICE", value_parser = non_empty)]
     pub(crate) uplink: Option<String>,
+    /// Queue pairs of the uplink; without this one for each poll worker, or all that the device has where it does not itself
+    /// spread flows over them.
+    #[arg(long, value_name = "N", requires = "uplink", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) uplink_queues: Option<u16>,
+    /// The VLAN (IEEE 802.1Q) that the router is on at the uplink; without this it is untagged.
+    #[arg(long, value_name = "ID", requires = "uplink", value_parser = clap::value_parser!(u16).range(1..=4094))]
+    pub(crate) uplink_vlan: Option<u16>,
+    /// Finish checksums, cut segments and tag frames in software, whatever the uplink's device could do of it.
+    #[arg(long, requires = "uplink")]
+    pub(crate) uplink_no_offloads: bool,
     /// The router's own address on the uplink, with the length of its subnet.
     #[arg(long, value_name = "ADDR/LEN", requires = "uplink", value_parser = interface_address)]
     pub(crate) uplink_address: Vec<InterfaceAddress>,
@@ -152,7 +162,12 @@ impl Args {
             }
         }
         Ok(Some(Uplink {
-            device: device.clone(),
+            device: Ethdev {
+                queues: self.uplink_queues,
+                vlan: self.uplink_vlan,
+                offloads: !self.uplink_no_offloads,
+                ..Ethdev::new(device)
+            },
             mtu: self.uplink_mtu,
             addresses: self.uplink_address.clone(),
             gateways: self.uplink_gateway.clone(),

@@ -307,6 +307,7 @@ fn port(id: u16, name: &str) -> PortStatus {
         tx_packets: 0,
         tx_bytes: 0,
         tx_drops: 0,
+        device: None,
     }
 }
 

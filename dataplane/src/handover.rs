@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use arrayvec::ArrayVec;
 use crossbeam::channel::Sender;
 use crossbeam::queue::{ArrayQueue, SegQueue};
-use pipeline::{BURST, NeighbourRow, Output, Packet, Tick};
+use pipeline::{BURST, Learned, NeighbourRow, Output, Packet, Tick};
 use tables::{MAX_PORTS, PortId};
 
 use crate::counters::WorkerCounters;
@@ -27,6 +27,9 @@ pub(crate) type Batch = ArrayVec<Handed, BURST>;
 
 /// Bursts that may wait for a worker.
 const INBOX: usize = 128;
+
+/// News of neighbours that may wait for a worker. What is lost is asked again, a second later.
+const HEARD: usize = 256;
 
 /// What a worker is told by the thread that has the sockets.
 pub(crate) enum Command {
@@ -65,6 +68,8 @@ pub(crate) struct WorkerShared {
     pub(crate) counters: WorkerCounters,
     /// Pushed by all other workers, popped by this one.
     pub(crate) inbox: ArrayQueue<Batch>,
+    /// Of neighbours on ports that this worker owns. Pushed by workers with other queues of the port, popped by this one.
+    pub(crate) heard: ArrayQueue<Learned>,
     /// Pushed by the socket's threads, popped by this one. Ports come and go rarely: this queue may allocate.
     pub(crate) commands: SegQueue<Command>,
     pub(crate) doorbell: Arc<Doorbell>,
@@ -80,6 +85,7 @@ impl WorkerShared {
             core,
             counters: WorkerCounters::new(),
             inbox: ArrayQueue::new(INBOX),
+            heard: ArrayQueue::new(HEARD),
             commands: SegQueue::new(),
             doorbell: Arc::new(Doorbell::new()?),
             stop: AtomicBool::new(false),
@@ -93,7 +99,10 @@ impl WorkerShared {
 
     /// Nothing waits for the worker.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.inbox.is_empty() && self.commands.is_empty() && !self.stop.load(Ordering::Relaxed)
+        self.inbox.is_empty()
+            && self.heard.is_empty()
+            && self.commands.is_empty()
+            && !self.stop.load(Ordering::Relaxed)
     }
 }
 

@@ -14,6 +14,7 @@ mod flows;
 mod frame;
 mod handover;
 mod io;
+mod links;
 mod ports;
 mod serve;
 mod show;
@@ -176,11 +177,13 @@ fn run(args: &Args) -> anyhow::Result<()> {
         warnings,
     })));
     socket.serve(&core)?;
+    let links = links::Watch::start(&core).context("starting the thread that watches links")?;
     tracing::info!(socket = %args.socket.display(), workers = workers.len(), "ready");
 
     if let Some(signal) = signals.forever().next() {
         tracing::info!(signal, "ending");
     }
+    drop(links);
     // Taken out: clients that are still there find nothing, and nothing of DPDK outlives this function.
     let core = serve::lock(&core).take();
     drop(socket);

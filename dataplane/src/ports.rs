@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use crossbeam::channel;
-use dpdk::PortConfig;
+use dpdk::{PortConfig, rx_offload, rx_offload_names, tx_offload, tx_offload_names};
 use podrouter_vhost::{Mode, PeerState, VhostConfig, VhostPort};
-use proto::dataplane::{PortInfo, PortKind, PortSpec};
+use proto::dataplane::{DeviceCounter, DeviceStatus, Ethdev, PortInfo, PortKind, PortSpec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tables::{MAX_PORTS, PortEntry, PortId, PortRole};
 use wire::MacAddr;
@@ -17,7 +18,7 @@ use wire::MacAddr;
 use crate::core::Core;
 use crate::frame::LARGE_ROOM;
 use crate::handover::{Command, Kind};
-use crate::io::{Device, Ethdev, Memory, Staged, TapPort, Vhost};
+use crate::io::{self, Device, LinkUp, Memory, Staged, TapPort, Vhost};
 use crate::worker::Slot;
 
 /// Longest that a worker may take to give a port back before that is an error worth telling.
@@ -54,7 +55,7 @@ pub(crate) struct PortRecord {
 pub(crate) enum Handle {
     Tap(OwnedFd),
     Vhost(VhostPort),
-    Ethdev(dpdk::Port),
+    Ethdev(dpdk::Port, Arc<LinkUp>),
     Memory,
 }
 
@@ -69,13 +70,53 @@ impl Handle {
                 poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0) && fds[0].revents().contains(PollFlags::OUT)
             }
             Self::Vhost(port) => port.state() == PeerState::Running,
-            Self::Ethdev(port) => port.link().is_ok_and(|link| link.up),
+            Self::Ethdev(_, link) => link.get(),
             Self::Memory => true,
         }
     }
 }
 
+impl Handle {
+    /// What a DPDK device says of itself; none for other kinds. A driver may take its time over it.
+    pub(crate) fn device(&self) -> Option<DeviceStatus> {
+        let Self::Ethdev(port, _) = self else { return None };
+        let in_use = port.in_use();
+        let text = |names: Vec<&'static str>| names.into_iter().map(str::to_owned).collect();
+        Some(DeviceStatus {
+            driver: port.info().map(|info| info.driver).unwrap_or_default(),
+            speed_mbps: port.link().ok().and_then(|link| link.speed),
+            rx_queues: in_use.rx_queues,
+            tx_queues: in_use.tx_queues,
+            rx_offloads: text(rx_offload_names(in_use.rx_offloads)),
+            tx_offloads: text(tx_offload_names(in_use.tx_offloads)),
+            counters: port
+                .xstats()
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(name, count)| DeviceCounter { name, count })
+                .collect(),
+        })
+    }
+}
+
 impl Ports {
+    /// Has workers know of links that went down or came back; says so in the log.
+    pub(crate) fn watch_links(&self) {
+        for record in self.iter() {
+            let Handle::Ethdev(port, up) = &record.handle else { continue };
+            // A driver that does not say is left as it was.
+            let Ok(link) = port.link() else { continue };
+            let name = &record.info.spec.name;
+            match (up.set(link.up), link.up) {
+                (false, true) => tracing::info!(port = name, speed_mbps = link.speed, "the link is up"),
+                (true, false) => {
+                    tracing::warn!(port = name, "the link is down: what is sent by it is dropped (tx-down)");
+                }
+                (true, true) | (false, false) => {}
+            }
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &PortRecord> {
         self.by_name.values()
     }
@@ -208,7 +249,7 @@ impl Core {
         }
         // Queues are gone now, so that the device they belong to may go.
         drop(record.handle);
-        if let PortKind::Ethdev { device, .. } = &record.info.spec.kind
+        if let PortKind::Ethdev(Ethdev { device, .. }) = &record.info.spec.kind
             && let Err(error) = self.eal.detach(device)
         {
             // It is closed, and does no harm; but adding it again will fail, with a reason.
@@ -224,7 +265,9 @@ impl Core {
         let (kind, most) = match spec.kind {
             PortKind::Tap => (Kind::Kernel, 1),
             PortKind::Vhost { queue_pairs, .. } => (Kind::Poll, usize::from(queue_pairs)),
-            PortKind::Ethdev { .. } | PortKind::Memory { .. } => (Kind::Poll, 1),
+            // So many as its queues turn out to be.
+            PortKind::Ethdev(_) => (Kind::Poll, self.workers.len()),
+            PortKind::Memory { .. } => (Kind::Poll, 1),
         };
         let load = |id: u16| self.ports.iter().filter(|record| record.workers.contains(&id)).count();
         let mut workers: Vec<u16> =
@@ -239,7 +282,6 @@ impl Core {
 
     /// Opens a port for so many workers; gives at most one device for each, and at least one.
     fn open(&self, spec: &PortSpec, fds: Vec<OwnedFd>, workers: usize) -> anyhow::Result<Opened> {
-        let one = |(device, handle, mac)| (vec![device], handle, mac);
         Ok(match &spec.kind {
             PortKind::Tap => {
                 let (device, handle) = open_tap(fds)?;
@@ -262,9 +304,7 @@ impl Core {
                 let devices = shares.into_iter().map(|pairs| Device::Vhost(Vhost::new(pairs)));
                 (devices.collect(), Handle::Vhost(port), None)
             }
-            PortKind::Ethdev { device, devargs } => {
-                one(self.open_ethdev(spec, device, devargs.as_deref())?)
-            }
+            PortKind::Ethdev(ethdev) => self.open_ethdev(spec, ethdev, workers)?,
             PortKind::Memory { rx_pcap, tx_pcap, repeat } => {
                 let memory = Memory::open(rx_pcap.as_deref(), tx_pcap.clone(), *repeat)?;
                 (vec![Device::Memory(memory)], Handle::Memory, None)
@@ -279,14 +319,10 @@ impl Core {
         self.state.as_ref().map(|state| state.with_added_extension(format!("rings-{name}")))
     }
 
-    fn open_ethdev(
-        &self,
-        spec: &PortSpec,
-        device: &str,
-        devargs: Option<&str>,
-    ) -> anyhow::Result<(Device, Handle, Option<MacAddr>)> {
+    fn open_ethdev(&self, spec: &PortSpec, ethdev: &Ethdev, workers: usize) -> anyhow::Result<Opened> {
+        let device = &ethdev.device;
         // One that was closed is gone from DPDK: it comes back by the arguments it had at start.
-        let devargs = devargs.or_else(|| self.devices.get(device).map(String::as_str));
+        let devargs = ethdev.devargs.as_deref().or_else(|| self.devices.get(device).map(String::as_str));
         let mut attached = false;
         if let Some(devargs) = devargs
             && !self.eal.devices().iter().any(|there| there == device)
@@ -297,21 +333,7 @@ impl Core {
             self.eal.attach(devargs)?;
             attached = true;
         }
-        let config = PortConfig {
-            rx_desc: DESCRIPTORS,
-            tx_desc: DESCRIPTORS,
-            promiscuous: spec.mac.is_some(),
-            // Every Ethernet device takes 1,500; not every one can be told.
-            mtu: (spec.mtu > 1_500).then_some(spec.mtu),
-            ..PortConfig::new(&self.pools.small)
-        };
-        let opened =
-            dpdk::Port::open(&self.eal, device, config).map_err(anyhow::Error::from).and_then(|opened| {
-                let (port, rx, tx) = opened;
-                let mac = MacAddr(port.mac()?);
-                let (rx, tx) = rx.into_iter().zip(tx).next().context("the device has no queue pair")?;
-                Ok((Device::Ethdev(Ethdev::new(rx, tx)), Handle::Ethdev(port), Some(mac)))
-            });
+        let opened = self.open_attached(spec, ethdev, workers);
         if opened.is_err()
             && attached
             && let Err(error) = self.eal.detach(device)
@@ -320,6 +342,76 @@ impl Core {
         }
         opened
     }
+
+    fn open_attached(&self, spec: &PortSpec, ethdev: &Ethdev, workers: usize) -> anyhow::Result<Opened> {
+        let info = dpdk::Port::probe(&self.eal, &ethdev.device)?;
+        let (mtus, driver) = (info.min_mtu..=info.max_mtu, &info.driver);
+        if !mtus.contains(&spec.mtu) {
+            bail!(
+                "mtu {}: `{}` (driver {driver}) takes {} to {}",
+                spec.mtu,
+                ethdev.device,
+                mtus.start(),
+                mtus.end()
+            );
+        }
+        let (rx_queues, tx_queues) = queues(&info, ethdev.queues, workers);
+        let (mut rx_offloads, mut tx_offloads) = (rx_offload::SCATTER, tx_offload::MULTI_SEGS);
+        if ethdev.offloads {
+            rx_offloads |= rx_offload::TCP_CKSUM | rx_offload::UDP_CKSUM | rx_offload::SCTP_CKSUM;
+            tx_offloads |= tx_offload::IPV4_CKSUM | tx_offload::TCP_CKSUM | tx_offload::UDP_CKSUM;
+            tx_offloads |= tx_offload::TCP_TSO | tx_offload::UDP_TSO;
+            if ethdev.vlan.is_some() {
+                rx_offloads |= rx_offload::VLAN_STRIP;
+                tx_offloads |= tx_offload::VLAN_INSERT;
+            }
+        }
+        let config = PortConfig {
+            rx_queues,
+            tx_queues,
+            rx_desc: DESCRIPTORS,
+            tx_desc: DESCRIPTORS,
+            promiscuous: spec.mac.is_some(),
+            // Every Ethernet device takes 1,500; not every one can be told.
+            mtu: (spec.mtu > 1_500).then_some(spec.mtu),
+            rx_offloads,
+            tx_offloads,
+            ..PortConfig::new(&self.pools.small)
+        };
+        let (port, rx, tx) = dpdk::Port::open(&self.eal, &ethdev.device, config)?;
+        let mac = MacAddr(port.mac()?);
+        let link = Arc::new(LinkUp::new(port.link().is_ok_and(|link| link.up)));
+        let shares = tx.len().min(workers);
+        if shares == 0 {
+            bail!("`{}` has no queue to send by", ethdev.device);
+        }
+        let mut rx_of: Vec<_> = (0..shares).map(|_| Vec::new()).collect();
+        for (number, queue) in rx.into_iter().enumerate() {
+            rx_of[number % shares].push(queue);
+        }
+        // A queue to send by that no worker has is not used.
+        let devices = rx_of.into_iter().zip(tx).map(|(rx, tx)| {
+            let link = Arc::clone(&link);
+            Device::Ethdev(io::Ethdev::new(rx, tx, link, port.in_use(), info.max_tx_segments, ethdev.vlan))
+        });
+        Ok((devices.collect(), Handle::Ethdev(port, link), Some(mac)))
+    }
+}
+
+/// How many queues a device is opened with to receive and to send: as asked, else one for each of so many workers where the device
+/// itself spreads flows. Where it does not, whoever does knows nothing of what is read, so that all there are must be.
+fn queues(info: &dpdk::PortInfo, asked: Option<u16>, workers: usize) -> (u16, u16) {
+    /// A device that claims more than this makes its queues as it is asked to (net_memif), and has none to be read beside them.
+    const SPREAD_BY_OTHERS: u16 = 64;
+    let workers = u16::try_from(workers).unwrap_or(u16::MAX).max(1);
+    let rx = match asked {
+        Some(asked) => asked,
+        None if info.spreads() => workers.min(info.max_rx_queues).min(info.max_tx_queues),
+        None if info.max_rx_queues <= SPREAD_BY_OTHERS => info.max_rx_queues,
+        None => 1,
+    };
+    // As many, as some drivers demand; where they have not so many, these have all the same.
+    (rx, if asked.is_some() { rx } else { rx.min(info.max_tx_queues) })
 }
 
 fn open_tap(fds: Vec<OwnedFd>) -> anyhow::Result<(Device, Handle)> {
@@ -349,12 +441,22 @@ fn check(spec: &PortSpec) -> anyhow::Result<()> {
         bail!("port `{}`: mac {mac} is no unicast address", spec.name);
     }
     // What a frame of that MTU must fit, beside the Ethernet header.
-    let room = match spec.kind {
+    let room = match &spec.kind {
         // The vnet header passes segments of any length.
         PortKind::Tap => u16::MAX,
         // Received as chains, but finished and cut in one buffer.
-        PortKind::Vhost { .. } | PortKind::Ethdev { .. } | PortKind::Memory { .. } => LARGE_ROOM - ETHERNET,
+        PortKind::Vhost { .. } | PortKind::Ethdev(_) | PortKind::Memory { .. } => LARGE_ROOM - ETHERNET,
     };
+    if let PortKind::Ethdev(Ethdev { queues, vlan, .. }) = &spec.kind {
+        if *queues == Some(0) {
+            bail!("port `{}`: queues 0: at least one is needed", spec.name);
+        }
+        if let Some(id) = vlan
+            && !(1..=4_094).contains(id)
+        {
+            bail!("port `{}`: vlan {id}: a VLAN has a number from 1 to 4094 (IEEE 802.1Q)", spec.name);
+        }
+    }
     if spec.mtu > room {
         bail!(
             "port `{}`: mtu {} is more than the {room} that the buffers of such a port hold",

@@ -192,6 +192,7 @@ impl Core {
                     tx_packets: totals.tx.packets,
                     tx_bytes: totals.tx.bytes,
                     tx_drops: totals.tx.drops.iter().sum(),
+                    device: record.handle.device(),
                 }
             })
             .collect()

@@ -135,6 +135,7 @@ impl Worker {
             self.shared.counters.generation.set(self.tables.generation());
             worked = self.commands(now);
             worked |= self.take_handed(now);
+            worked |= self.take_heard(now);
             for at in 0..self.slots.len() {
                 if self.waiter.is_ready(at) {
                     worked |= self.forward(at, now, &mut received);

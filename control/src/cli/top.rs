@@ -209,6 +209,7 @@ mod tests {
             tx_packets: 0,
             tx_bytes: 0,
             tx_drops: factor,
+            device: None,
         };
         let load = WorkerLoad {
             busy_us: 500_000 * factor,

@@ -18,7 +18,9 @@ use dpdk::{Burst, Mbuf};
 use pipeline::{BURST, DropReason, Offload, Packet};
 use tables::PortId;
 
-pub(crate) use self::{ethdev::Ethdev, memory::Memory, staged::Staged, tap::TapPort, vhost::Vhost};
+pub(crate) use self::{
+    ethdev::Ethdev, ethdev::LinkUp, memory::Memory, staged::Staged, tap::TapPort, vhost::Vhost,
+};
 use crate::frame::{Frame, LARGE_ROOM, Pools};
 
 /// Buffers for one read of a TAP: 64 KiB of IP packet and the Ethernet header take five.
@@ -143,7 +145,7 @@ impl Device {
         refused: &mut dyn FnMut(DropReason),
     ) {
         match self {
-            Self::Ethdev(port) => port.receive(into),
+            Self::Ethdev(port) => port.receive(id, tools, into, refused),
             Self::Vhost(port) => port.receive(id, tools, into, refused),
             Self::Tap(port) => port.receive(id, tools, &mut into.packets, refused),
             Self::Memory(port) => port.receive(tools, into),

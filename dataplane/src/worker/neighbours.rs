@@ -1,6 +1,7 @@
 //! Neighbours: what was learned is taken in, who does not answer is asked again, and what waited leaves or is given up.
 
-use pipeline::{DropReason, NeighbourEvent, Offload, Packet, Tick};
+use arrayvec::ArrayVec;
+use pipeline::{BURST, DropReason, Learned, NeighbourEvent, Offload, Packet, Tick};
 use tables::PortId;
 use wire::MacAddr;
 
@@ -11,18 +12,47 @@ use crate::frame::Frame;
 const BUDGET: usize = 64;
 
 impl Worker {
-    /// What the last burst taught about neighbours; packets that waited for it leave.
+    /// What the last burst taught about neighbours. Those of a port are its owner's affair, by whichever queue it was heard.
     pub(super) fn learn(&mut self, now: Tick) {
-        let Self { router, neighbours, .. } = self;
+        let mut ours = ArrayVec::<Learned, BURST>::new();
+        for learned in self.router.learned() {
+            match self.owners.get(learned.port) {
+                Some(owner) if owner == self.shared.id => ours.push(learned),
+                Some(owner) => {
+                    let owner = &self.workers[usize::from(owner)];
+                    // Where it has no room, the neighbour is asked again.
+                    if owner.heard.push(learned).is_ok() {
+                        owner.doorbell.ring();
+                    }
+                }
+                None => {}
+            }
+        }
+        self.take_in(now, &ours);
+    }
+
+    /// What other workers have heard of neighbours on our ports. True if there was anything.
+    pub(super) fn take_heard(&mut self, now: Tick) -> bool {
+        // As with what is handed over: to find it empty must cost no fence.
+        if self.shared.heard.is_empty() {
+            return false;
+        }
+        let heard: ArrayVec<Learned, BURST> =
+            std::iter::from_fn(|| self.shared.heard.pop()).take(BURST).collect();
+        self.take_in(now, &heard);
+        true
+    }
+
+    /// Packets that waited for it leave.
+    fn take_in(&mut self, now: Tick, all: &[Learned]) {
+        if all.is_empty() {
+            return;
+        }
         // Allocates only where packets waited: once a neighbour, not once a packet.
         let mut released: Vec<(PortId, MacAddr, Packet<Frame>)> = Vec::new();
-        let mut any = false;
-        for learned in router.learned() {
-            any = true;
-            neighbours.learn(now, &learned, &mut |mac, packet| released.push((learned.port, mac, packet)));
-        }
-        if !any {
-            return;
+        for learned in all {
+            let port = learned.port;
+            self.neighbours.learn(now, learned, &mut |mac, packet| released.push((port, mac, packet)));
         }
         self.tell_adjacencies();
         for (port, mac, packet) in released {

@@ -1,7 +1,7 @@
 //! Ports and rows that come and go: whole or not at all, while others forward.
 
 use proto::dataplane::{
-    Backend, BackendState, Endpoint, Frontend, FrontendKey, Identity, IdentityKey, Interface,
+    Backend, BackendState, Endpoint, Ethdev, Frontend, FrontendKey, Identity, IdentityKey, Interface,
     InterfaceAddress, Masquerade, Op, Peer, Policy, PolicyStatus, PortKind, PortRange, PortSpec, Protocol,
     Request, Response, Route, RouteKey, RouteTarget, Rule, RuleVerdict,
 };
@@ -165,7 +165,7 @@ fn a_device_is_one_port_at_a_time_and_can_come_back() {
     let mut dataplane = Dataplane::start(&["--vdev", "net_ring0"]);
     let spec = |name: &str, device: &str, devargs: Option<&str>| PortSpec {
         name: name.into(),
-        kind: PortKind::Ethdev { device: device.into(), devargs: devargs.map(Into::into) },
+        kind: PortKind::Ethdev(Ethdev { devargs: devargs.map(Into::into), ..Ethdev::new(device) }),
         mac: Some(ROUTER),
         mtu: 1500,
     };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use proto::Connection;
 use proto::dataplane::{
-    Ledger, Op, PortKind, PortSpec, PortStatus, Request, Response, Transaction, WorkerStatus,
+    Ethdev, Ledger, Op, PortKind, PortSpec, PortStatus, Request, Response, Transaction, WorkerStatus,
 };
 use wire::MacAddr;
 
@@ -96,7 +96,7 @@ impl Dataplane {
     }
 
     pub(crate) fn ethdev(&mut self, name: &str, device: &str) {
-        self.add(name, PortKind::Ethdev { device: device.into(), devargs: None });
+        self.add(name, PortKind::Ethdev(Ethdev::new(device)));
     }
 
     pub(crate) fn commit(&mut self, base: u64, ops: Vec<Op>) {

@@ -10,6 +10,7 @@
 
 mod changes;
 mod dataplane;
+mod devices;
 mod flows;
 mod frames;
 mod guests;

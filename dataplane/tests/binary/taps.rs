@@ -204,7 +204,7 @@ fn a_datagram_above_the_outputs_mtu_is_fragmented_if_it_allows_that_and_refused_
     assert_eq!(wire::checksum::fold(sum + wire::checksum::sum(&whole)), 0xffff, "UDP checksum");
 }
 
-fn mac_of(pod: &Pod, device: &str) -> [u8; 6] {
+pub(crate) fn mac_of(pod: &Pod, device: &str) -> [u8; 6] {
     let output =
         pod.run(|| std::process::Command::new("ip").args(["-o", "link", "show", device]).output().unwrap());
     let text = String::from_utf8(output.stdout).unwrap();
@@ -214,7 +214,7 @@ fn mac_of(pod: &Pod, device: &str) -> [u8; 6] {
 }
 
 /// A TCP segment from pod 1's second address to pod 2, to be cut at 1,000 bytes, its checksum the pseudo-header's.
-fn large_segment(payload: &[u8], v6: bool, to: [u8; 6]) -> (Vec<u8>, VirtioNetHeader) {
+pub(crate) fn large_segment(payload: &[u8], v6: bool, to: [u8; 6]) -> (Vec<u8>, VirtioNetHeader) {
     use wire::checksum::{fold, internet_checksum, pseudo_header_v4, pseudo_header_v6};
     let tcp = u16::try_from(20 + payload.len()).unwrap();
     let mut frame = [to, [2, 0, 0, 0, 0, 0x99]].concat();

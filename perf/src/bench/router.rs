@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use lab::client::Client;
 use lab::process::{Process, describe};
-use proto::dataplane::{Endpoint, EndpointKind, Op, PortKind, PortSpec};
+use proto::dataplane::{Endpoint, EndpointKind, Ethdev, Op, PortKind, PortSpec};
 
 use super::contestant::{Contestant, Play, Source, Stage};
 use super::traffic::{CLIENT, CLIENT_MAC, ROUTER_MAC, SERVER, SERVER_MAC};
@@ -23,8 +23,8 @@ pub(crate) const OUT: &str = "out";
 
 /// A device of DPDK's, by its arguments.
 pub(crate) fn ethdev(devargs: &str) -> PortKind {
-    let device = devargs.split(',').next().unwrap_or_default().to_owned();
-    PortKind::Ethdev { device, devargs: Some(devargs.to_owned()) }
+    let device = devargs.split(',').next().unwrap_or_default();
+    PortKind::Ethdev(Ethdev { devargs: Some(devargs.to_owned()), ..Ethdev::new(device) })
 }
 
 /// A data plane with one poll worker that forwards from its first port to its second.

@@ -68,7 +68,7 @@ impl Desired {
 
     fn uplink(&mut self, uplink: Option<&Uplink>) {
         let Some(uplink) = uplink else { return };
-        let kind = PortKind::Ethdev { device: uplink.device.clone(), devargs: None };
+        let kind = PortKind::Ethdev(uplink.device.clone());
         self.port(UPLINK_PORT, kind, None, uplink.mtu);
         let row = Interface { port: UPLINK_PORT.to_owned(), network: 0, addresses: uplink.addresses.clone() };
         self.rows.interfaces.insert(row.port.clone(), row);

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use proto::dataplane::{InterfaceAddress, PortKind, Router};
+use proto::dataplane::{Ethdev, InterfaceAddress, PortKind, Router};
 use wire::MacAddr;
 
 /// Nodes and pods, trimmed to what routing needs. Order does not matter.
@@ -67,8 +67,7 @@ pub struct Local {
 /// The data plane's device towards other nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {
-    /// DPDK's name of the device.
-    pub device: String,
+    pub device: Ethdev,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
     pub addresses: Vec<InterfaceAddress>,

@@ -9,7 +9,7 @@ use desired::{
     UPLINK_PORT, Uplink, apply, diff,
 };
 use proptest::prelude::*;
-use proto::dataplane::{InterfaceAddress, PortKind, RouteKey, RouteTarget, Router};
+use proto::dataplane::{Ethdev, InterfaceAddress, PortKind, RouteKey, RouteTarget, Router};
 use wire::MacAddr;
 
 fn ip(text: &str) -> IpAddr {
@@ -54,7 +54,7 @@ fn local() -> Local {
             dns_search: vec![],
         },
         uplink: Some(Uplink {
-            device: "net_af_packet0".into(),
+            device: Ethdev::new("net_af_packet0"),
             mtu: 1500,
             addresses: vec![own("172.16.0.1", 24), own("fd00:16::1", 64)],
             gateways: vec![ip("172.16.0.254"), ip("fe80::254")],

@@ -155,12 +155,8 @@ pub enum PortKind {
         #[serde(default = "one", skip_serializing_if = "is_one")]
         queue_pairs: u16,
     },
-    /// A DPDK device by its name (`net_af_packet0`, `0000:3b:00.0`), probed with `devargs` if it is not there yet.
-    Ethdev {
-        device: String,
-        #[serde(default)]
-        devargs: Option<String>,
-    },
+    /// A device that DPDK drives.
+    Ethdev(Ethdev),
     /// Frames from one pcap file, frames to another: for tests and benches.
     Memory {
         #[serde(default)]
@@ -171,6 +167,37 @@ pub enum PortKind {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         repeat: bool,
     },
+}
+
+/// A DPDK device, and how it is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ethdev {
+    /// Its name: `net_af_packet0`, `0000:3b:00.0`.
+    pub device: String,
+    /// What it is probed with if it is not there yet; begins with its name.
+    #[serde(default)]
+    pub devargs: Option<String>,
+    /// Queue pairs. `None`: one for each poll worker where the device itself spreads flows (RSS), else all that it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
+    /// The VLAN that it is on (IEEE 802.1Q, 1 to 4094): frames leave with its tag, and those without it are not taken. `None`:
+    /// untagged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// What the device can do itself it does: checksums, segmentation, VLAN tags.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub offloads: bool,
+}
+
+impl Ethdev {
+    /// With the defaults.
+    pub fn new(device: impl Into<String>) -> Self {
+        Self { device: device.into(), devargs: None, queues: None, vlan: None, offloads: true }
+    }
+}
+
+const fn yes() -> bool {
+    true
 }
 
 const fn one() -> u16 {
@@ -375,6 +402,35 @@ pub struct PortStatus {
     pub tx_packets: u64,
     pub tx_bytes: u64,
     pub tx_drops: u64,
+    /// Of DPDK devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceStatus>,
+}
+
+/// What a DPDK device says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// `net_ixgbe`.
+    pub driver: String,
+    /// `None`: the driver does not know.
+    #[serde(default)]
+    pub speed_mbps: Option<u32>,
+    pub rx_queues: u16,
+    pub tx_queues: u16,
+    /// Offloads in use: `tcp-checksum`, `vlan-strip`.
+    pub rx_offloads: Vec<String>,
+    /// Offloads in use: `tso`, `multi-segs`.
+    pub tx_offloads: Vec<String>,
+    /// All that the driver counts, in its order, since the port was made.
+    pub counters: Vec<DeviceCounter>,
+}
+
+/// One of a device's counters.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DeviceCounter {
+    /// DPDK's name: `rx_missed_errors`, `rx_q0_packets`.
+    pub name: String,
+    pub count: u64,
 }
 
 /// `podrouter show routes`, a row.

@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 
 use proto::control::{self, AttachPort, AttachRequest, Attached, AttachedRoute, PodName};
 use proto::dataplane::{
-    self, Backend, BackendState, DropStatus, Endpoint, EndpointKind, FlowFilter, FlowQuery, FlowStatus,
-    FlowUse, FlowWay, Frontend, FrontendKey, Hello, Identity, IdentityKey, Interface, InterfaceAddress,
-    Ledger, Masquerade, NeighbourStatus, Op, Peer, Policy, PolicyStatus, PortInfo, PortKind, PortRange,
-    PortSpec, PortStatus, Protocol, Route, RouteKey, RouteStatus, RouteTarget, Router, Rule, RuleVerdict,
-    Snapshot, Trace, TraceQuestion, TraceStep, TraceVerdict, Transaction, WorkerFlows, WorkerLoad,
-    WorkerStatus,
+    self, Backend, BackendState, DeviceCounter, DeviceStatus, DropStatus, Endpoint, EndpointKind, Ethdev,
+    FlowFilter, FlowQuery, FlowStatus, FlowUse, FlowWay, Frontend, FrontendKey, Hello, Identity, IdentityKey,
+    Interface, InterfaceAddress, Ledger, Masquerade, NeighbourStatus, Op, Peer, Policy, PolicyStatus,
+    PortInfo, PortKind, PortRange, PortSpec, PortStatus, Protocol, Route, RouteKey, RouteStatus, RouteTarget,
+    Router, Rule, RuleVerdict, Snapshot, Trace, TraceQuestion, TraceStep, TraceVerdict, Transaction,
+    WorkerFlows, WorkerLoad, WorkerStatus,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -205,9 +205,8 @@ fn trace(verdict: TraceVerdict) -> dataplane::Response {
 
 fn dataplane_requests() -> Vec<(&'static str, dataplane::Request)> {
     use dataplane::Request;
-    let ethdev = |devargs: Option<&str>| PortKind::Ethdev {
-        device: "net_af_packet0".into(),
-        devargs: devargs.map(str::to_owned),
+    let ethdev = |devargs: Option<&str>| {
+        PortKind::Ethdev(Ethdev { devargs: devargs.map(str::to_owned), ..Ethdev::new("net_af_packet0") })
     };
     let memory = |repeat| PortKind::Memory { rx_pcap: Some("/tmp/in.pcap".into()), tx_pcap: None, repeat };
     vec![
@@ -222,6 +221,11 @@ fn dataplane_requests() -> Vec<(&'static str, dataplane::Request)> {
         }),
         ("add-port-ethdev", Request::AddPort(PortSpec { mac: None, ..port("uplink", ethdev(None)) })),
         ("add-port-ethdev-devargs", Request::AddPort(port("uplink", ethdev(Some("iface=eth1"))))),
+        ("add-port-ethdev-vlan", {
+            let (queues, vlan) = (Some(2), Some(100));
+            let ethdev = Ethdev { queues, vlan, offloads: false, ..Ethdev::new("0000:3b:00.0") };
+            Request::AddPort(port("uplink", PortKind::Ethdev(ethdev)))
+        }),
         ("add-port-memory", Request::AddPort(port("m0", memory(false)))),
         ("add-port-memory-repeat", Request::AddPort(port("m0", memory(true)))),
         ("remove-port", Request::RemovePort { name: "p0".into() }),
@@ -340,6 +344,15 @@ fn dataplane_responses() -> Vec<(&'static str, dataplane::Response)> {
                     tx_packets: 4,
                     tx_bytes: 5,
                     tx_drops: 6,
+                    device: Some(DeviceStatus {
+                        driver: "net_ixgbe".into(),
+                        speed_mbps: Some(10_000),
+                        rx_queues: 2,
+                        tx_queues: 2,
+                        rx_offloads: vec!["tcp-checksum".into()],
+                        tx_offloads: vec!["tso".into()],
+                        counters: vec![DeviceCounter { name: "rx_missed_errors".into(), count: 7 }],
+                    }),
                 }],
             },
         ),

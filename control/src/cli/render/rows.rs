@@ -4,7 +4,8 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use proto::dataplane::{
-    Frontend, NeighbourStatus, Policy, PolicyStatus, PortKind, PortStatus, RouteStatus, Rule,
+    DeviceCounter, DeviceStatus, Frontend, NeighbourStatus, Policy, PolicyStatus, PortKind, PortStatus,
+    RouteStatus, Rule,
 };
 
 use crate::table::{Cell, Style, Table};
@@ -32,7 +33,7 @@ pub(crate) fn ports(ports: &[PortStatus], style: Style, out: &mut impl Write) ->
             PortKind::Tap => ("tap", String::new()),
             PortKind::Vhost { path, server: true, .. } => ("vhost-server", path.display().to_string()),
             PortKind::Vhost { path, server: false, .. } => ("vhost-client", path.display().to_string()),
-            PortKind::Ethdev { device, .. } => ("ethdev", device.clone()),
+            PortKind::Ethdev(ethdev) => ("ethdev", ethdev.device.clone()),
             PortKind::Memory { rx_pcap, .. } => {
                 ("memory", rx_pcap.as_ref().map_or_else(String::new, |path| path.display().to_string()))
             }
@@ -54,7 +55,34 @@ pub(crate) fn ports(ports: &[PortStatus], style: Style, out: &mut impl Write) ->
             device.into(),
         ]);
     }
-    table.print(style, out)
+    table.print(style, out)?;
+    match ports {
+        // One alone is looked at more closely.
+        [PortStatus { device: Some(device), up, .. }] => self::device(device, *up, out),
+        _ => Ok(()),
+    }
+}
+
+/// What a DPDK device says of itself; of its counters those that have counted.
+fn device(device: &DeviceStatus, up: bool, out: &mut impl Write) -> io::Result<()> {
+    let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let link = match device.speed_mbps {
+        Some(speed) if up => format!("up, {speed} Mbit/s"),
+        _ if up => "up".to_owned(),
+        _ => "down".to_owned(),
+    };
+    writeln!(out)?;
+    writeln!(out, "driver       {}", device.driver)?;
+    writeln!(out, "link         {link}")?;
+    writeln!(out, "queues       {} to receive, {} to send", device.rx_queues, device.tx_queues)?;
+    writeln!(out, "rx offloads  {}", list(&device.rx_offloads))?;
+    writeln!(out, "tx offloads  {}", list(&device.tx_offloads))?;
+    let counted: Vec<_> = device.counters.iter().filter(|counter| counter.count > 0).collect();
+    let width = counted.iter().map(|counter| counter.name.len()).max().unwrap_or(0);
+    for DeviceCounter { name, count } in counted {
+        writeln!(out, "  {name:width$}  {count}")?;
+    }
+    Ok(())
 }
 
 pub(crate) fn routes(routes: &[RouteStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
@@ -186,6 +214,7 @@ mod tests {
             tx_packets: 9,
             tx_bytes: 999,
             tx_drops: 1,
+            device: None,
         };
         assert_eq!(
             text(|out| ports(std::slice::from_ref(&port), PEOPLE, out)),
@@ -196,6 +225,34 @@ p0123456789ab  vhost-server  down        0  1500  02:00:00:00:00:01       12.3M 
         );
         let whole = text(|out| ports(&[port], PROGRAMS, out));
         assert!(whole.contains(" 12345678 ") && whole.contains(" 1500 "), "{whole}");
+    }
+
+    #[test]
+    fn a_device_alone_is_shown_in_full() {
+        let device = DeviceStatus {
+            driver: "net_ixgbe".into(),
+            speed_mbps: Some(10_000),
+            rx_queues: 4,
+            tx_queues: 2,
+            rx_offloads: vec![],
+            tx_offloads: vec!["tcp-checksum".into(), "tso".into()],
+            counters: [("rx_missed_errors", 7), ("rx_q0_packets", 12), ("tx_errors", 0)]
+                .map(|(name, count)| DeviceCounter { name: name.to_owned(), count })
+                .into(),
+        };
+        assert_eq!(
+            text(|out| super::device(&device, true, out)),
+            "
+driver       net_ixgbe
+link         up, 10000 Mbit/s
+queues       4 to receive, 2 to send
+rx offloads  none
+tx offloads  tcp-checksum, tso
+  rx_missed_errors  7
+  rx_q0_packets     12
+"
+        );
+        assert!(text(|out| super::device(&device, false, out)).contains("link         down\n"));
     }
 
     #[test]

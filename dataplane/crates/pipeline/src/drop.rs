@@ -62,6 +62,10 @@ drop_reasons! {
     // What the receiving side refuses.
     /// Vnet header of a TAP or guest.
     OffloadInvalid = "offload-invalid", "The checksum or segmentation request that came with the frame does not fit it.";
+    /// What a device found, and a second sum confirmed.
+    TransportChecksumWrong = "transport-checksum-wrong", "The checksum of TCP, UDP or SCTP does not add up.";
+    /// Not of the VLAN that the port is on.
+    VlanOther = "vlan-other", "The frame has another VLAN's tag than the port's, or none.";
     /// Longer than a port's buffers.
     FrameTooLong = "frame-too-long", "The frame is longer than the port's MTU allows.";
     /// Descriptor chain of a guest.
@@ -158,7 +162,9 @@ drop_reasons! {
     HandoverFull = "handover-full", "The ring to the worker that owns the output port is full.";
     /// NIC queue, virtqueue or TAP takes no more.
     TxFull = "tx-full", "The output port takes no more: its queue is full.";
-    /// The peer of a vhost-user port is away, or a TAP is down.
+    /// `rte_eth_tx_prepare` has refused it.
+    TxRefused = "tx-refused", "The output device's driver will not do what it was asked to do with the packet.";
+    /// The peer of a vhost-user port is away, a TAP is down, or a device has no link.
     TxDown = "tx-down", "Nobody is on the other end of the output port.";
     /// A large segment that cannot be cut up.
     SegmentInvalid = "segment-invalid", "A large segment or unfinished checksum that does not fit its headers.";
