@@ -168,6 +168,11 @@ impl WorkerCounters {
         self.ledger.drops.add(n);
     }
 
+    /// Packets refused for a reason on their way out, by any port.
+    pub(crate) fn drops_of(&self, reason: DropReason) -> u64 {
+        self.ports.iter().map(|port| port.tx.drops[reason as usize].get()).sum()
+    }
+
     /// The ledger as a reader sees it; at rest it adds up.
     pub(crate) fn ledger(&self) -> Ledger {
         let l = &self.ledger;

@@ -288,6 +288,8 @@ impl Core {
                     .collect(),
                 generation: worker.counters.generation.get(),
                 icmp_errors_suppressed: worker.counters.icmp_suppressed.get(),
+                handed_waiting: count(worker.inbox.len()),
+                handover_full: worker.counters.drops_of(DropReason::HandoverFull),
                 parked: worker.doorbell.is_parked(),
                 busy_permille: worker.counters.busy_permille.load(Ordering::Relaxed),
                 ledger: worker.counters.ledger(),

@@ -28,8 +28,8 @@ impl Dataplane {
     pub(crate) fn start(args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("s");
-        let mut all = vec!["--no-huge", "--mbufs", "4096", "--large-mbufs", "256"];
-        for default in [["--workers", "0"], ["--log", "warn"]] {
+        let mut all = vec!["--no-huge", "--large-mbufs", "256"];
+        for default in [["--workers", "0"], ["--log", "warn"], ["--mbufs", "4096"]] {
             if !args.contains(&default[0]) {
                 all.extend(default);
             }

@@ -156,6 +156,26 @@ fn a_plain_port_gets_finished_frames_that_fit_and_a_tap_gets_what_a_plain_port_s
 }
 
 #[test]
+fn what_a_kernel_worker_cannot_take_in_time_is_counted_by_the_worker_that_handed_it() {
+    let pod = Pod::new(1);
+    // More than the ring holds: 128 bursts.
+    let mut dataplane = Dataplane::start(&["--mbufs", "16384"]);
+    let source = dataplane.dir.path().join("source");
+    pcap(&source, &[udp(2, 1, 64)]);
+    dataplane.tap("a", pod.fd());
+    dataplane.add("m", PortKind::Memory { rx_pcap: Some(source), tx_pcap: None, repeat: true });
+    dataplane
+        .commit(0, vec![gateway(), Op::SetEndpoints { endpoints: vec![endpoint(1, "a"), endpoint(2, "m")] }]);
+    // A TAP costs a system call a packet, the source a copy.
+    dataplane.until("the ring is full", |d| d.drops("a", "handover-full") > 1_000);
+    dataplane.commit(1, vec![Op::RemoveEndpoints { names: vec!["pod2".into()] }]);
+    dataplane.assert_ledger();
+    let dropped = dataplane.drops("a", "handover-full");
+    let overflow: Vec<_> = dataplane.workers().iter().map(|w| (w.handover_full, w.handed_waiting)).collect();
+    assert_eq!(overflow, [(dropped, 0), (0, 0)], "the poll worker's, and nothing waits at rest");
+}
+
+#[test]
 fn a_datagram_above_the_outputs_mtu_is_fragmented_if_it_allows_that_and_refused_if_not() {
     let (one, three) = (Pod::new(1), Pod::new(3));
     let mut dataplane = Dataplane::start(&[]);

@@ -473,6 +473,12 @@ pub struct WorkerStatus {
     /// ICMP errors that were not sent, for want of tokens.
     #[serde(default)]
     pub icmp_errors_suppressed: u64,
+    /// Bursts that other workers have handed to it and that it has not taken yet.
+    #[serde(default)]
+    pub handed_waiting: u32,
+    /// Packets for other workers that it dropped (`handover-full`), since as many bursts as there may be waited for them.
+    #[serde(default)]
+    pub handover_full: u64,
     /// Share of the last second spent on packets, in per mille.
     pub busy_permille: u32,
     pub ledger: Ledger,

@@ -393,6 +393,8 @@ fn dataplane_responses() -> Vec<(&'static str, dataplane::Response)> {
                 parked: false,
                 busy_permille: 250,
                 icmp_errors_suppressed: 8,
+                handed_waiting: 2,
+                handover_full: 9,
                 ledger,
                 flows: WorkerFlows {
                     replayed: 80,

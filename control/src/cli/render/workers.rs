@@ -8,7 +8,18 @@ use crate::table::{Cell, Style, Table};
 
 /// Four tables: the workers themselves, what they do with their time, their ledgers, and what they did by the flow table.
 pub(crate) fn workers(workers: &[WorkerStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
-    let mut table = Table::new(&[">WORKER", "KIND", ">CORE", "STATE", ">BUSY", ">GENERATION", "PORTS"]);
+    // What other workers have handed to it and waits; what it could not hand to others.
+    let mut table = Table::new(&[
+        ">WORKER",
+        "KIND",
+        ">CORE",
+        "STATE",
+        ">BUSY",
+        ">GENERATION",
+        ">WAITING",
+        ">OVERFLOW",
+        "PORTS",
+    ]);
     for worker in workers {
         table.row([
             worker.id.to_string().into(),
@@ -17,6 +28,8 @@ pub(crate) fn workers(workers: &[WorkerStatus], style: Style, out: &mut impl Wri
             (if worker.parked { "parked" } else { "running" }).into(),
             format!("{}.{}%", worker.busy_permille / 10, worker.busy_permille % 10).into(),
             worker.generation.to_string().into(),
+            worker.handed_waiting.to_string().into(),
+            Cell::from(style.count(worker.handover_full)).alert_if(worker.handover_full > 0),
             worker.ports.join(",").into(),
         ]);
     }
@@ -161,6 +174,8 @@ mod tests {
                 generation: 42,
                 parked: false,
                 icmp_errors_suppressed: 0,
+                handed_waiting: 3,
+                handover_full: 20_000,
                 busy_permille: 123,
                 ledger: Ledger { rx: 100, tx: 60, drops: 10, handed_out: 30, ..Ledger::default() },
                 flows: WorkerFlows {
@@ -190,9 +205,9 @@ mod tests {
         assert_eq!(
             text(|out| workers(&list, PEOPLE, out)),
             "\
-WORKER  KIND    CORE  STATE     BUSY  GENERATION  PORTS
-     0  poll       2  running  12.3%          42  uplink,p1
-     1  kernel     -  parked    0.0%          42  -
+WORKER  KIND    CORE  STATE     BUSY  GENERATION  WAITING  OVERFLOW  PORTS
+     0  poll       2  running  12.3%          42        3     20.0k  uplink,p1
+     1  kernel     -  parked    0.0%          42        0         0  -
 
 WORKER  BUSY-TIME  CYCLES/PACKET  EMPTY-ROUNDS  BURSTS:1  2  3-4  5-8  9-16  17-32
      0      12.3s            123         20.0k         7  6    5    4     3      2
