@@ -16,6 +16,9 @@ use crate::error::{Failure, code};
 /// Longest configuration that is read, in bytes. A `prevResult` of a long chain has some kilobytes.
 pub(crate) const MAX_CONFIG: u64 = 4 << 20;
 
+/// Most queue pairs of a guest that the data plane serves.
+const MAX_QUEUE_PAIRS: u16 = 128;
+
 /// Smallest MTU: pods have IPv6, whose links carry 1,280 bytes (RFC 8200, section 5).
 const MIN_MTU: u16 = 1280;
 
@@ -156,6 +159,22 @@ impl Config {
             None | Some(Some("tap")) => Ok(AttachPort::Tap),
             Some(Some("vhost-user")) => Ok(AttachPort::VhostUser),
             Some(_) => Err(invalid("port", self.given("port"), "write \"tap\" or \"vhost-user\"")),
+        }
+    }
+
+    /// `queuePairs` that a vhost-user pod may have; missing: one.
+    pub(crate) fn queue_pairs(&self) -> Result<Option<u16>, Failure> {
+        let Some(value) = self.given("queuePairs") else { return Ok(None) };
+        if self.port()? != AttachPort::VhostUser {
+            return Err(invalid(
+                "queuePairs",
+                Some(value),
+                "take it out: only port \"vhost-user\" has queues",
+            ));
+        }
+        match value.as_u64().map(u16::try_from) {
+            Some(Ok(pairs)) if (1..=MAX_QUEUE_PAIRS).contains(&pairs) => Ok(Some(pairs)),
+            _ => Err(invalid("queuePairs", Some(value), "write a number from 1 to 128")),
         }
     }
 
@@ -308,6 +327,7 @@ mod tests {
         config.name()?;
         config.socket()?;
         config.port()?;
+        config.queue_pairs()?;
         config.mtu()?;
         config.dns()?;
         config.mac_and_no_more()?;
@@ -322,7 +342,7 @@ mod tests {
         assert_eq!(check(&config), Ok(()));
         assert_eq!(config.socket().unwrap(), PathBuf::from(proto::CONTROL_SOCKET));
         assert_eq!(config.port(), Ok(AttachPort::Tap));
-        assert_eq!(config.mtu(), Ok(None));
+        assert_eq!((config.mtu(), config.queue_pairs()), (Ok(None), Ok(None)));
         assert_eq!(config.previous(), Ok(None));
     }
 
@@ -336,6 +356,7 @@ mod tests {
             (code::INVALID_CONFIG, "socket", json!(format!("/{}", "x".repeat(107)))),
             (code::INVALID_CONFIG, "port", json!("bridge")),
             (code::INVALID_CONFIG, "port", json!(1)),
+            (code::INVALID_CONFIG, "queuePairs", json!(2)),
             (code::INVALID_CONFIG, "mtu", json!(1279)),
             (code::INVALID_CONFIG, "mtu", json!(65536)),
             (code::INVALID_CONFIG, "mtu", json!(-1)),
@@ -435,7 +456,7 @@ mod tests {
         #[test]
         fn any_value_at_any_key(
             key in prop::sample::select(vec![
-                "cniVersion", "name", "socket", "port", "mtu", "dns", "ipam", "runtimeConfig", "prevResult",
+                "cniVersion", "name", "socket", "port", "queuePairs", "mtu", "dns", "ipam", "runtimeConfig", "prevResult",
             ]),
             value in any_json(),
         ) {

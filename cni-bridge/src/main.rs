@@ -82,6 +82,7 @@ fn add(config: &Config, attachment: Attachment, netns: PathBuf) -> Result<Value,
     let network = config.name()?;
     let socket = config.socket()?;
     let port = config.port()?;
+    let queue_pairs = config.queue_pairs()?;
     let mtu = config.mtu()?;
     let dns = config.dns()?;
     let mac = config.mac_and_no_more()?;
@@ -100,6 +101,7 @@ fn add(config: &Config, attachment: Attachment, netns: PathBuf) -> Result<Value,
         interface: attachment.interface.clone(),
         netns: netns.clone(),
         port,
+        queue_pairs,
         mtu,
         mac: mac.or(args.mac),
         pod: args.pod,

@@ -30,6 +30,9 @@ const SOCKET_PATH: usize = 107;
 /// Smallest MTU that carries IPv6 (RFC 8200, section 5).
 const LEAST_MTU: u16 = 1280;
 
+/// Most queue pairs of a guest that the data plane serves.
+const MOST_QUEUE_PAIRS: u16 = 128;
+
 /// Why an interface was not attached or detached, as CNI's error object has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
@@ -149,6 +152,11 @@ fn check(request: &AttachRequest) -> Result<(), Failure> {
     let name = &request.interface;
     if let Some(why) = interface_name_fault(name) {
         return Err(failure(code::INVALID_ENVIRONMENT, format!("CNI_IFNAME `{name}`: {why}"), ""));
+    }
+    let most = if request.port == AttachPort::VhostUser { MOST_QUEUE_PAIRS } else { 1 };
+    if let Some(pairs) = request.queue_pairs.filter(|pairs| !(1..=most).contains(pairs)) {
+        let details = "a vhost-user pod has 1 to 128, a kernel pod none to choose";
+        return Err(failure(code::INVALID_CONFIG, format!("queue pairs `{pairs}` cannot be"), details));
     }
     if let Some(mtu) = request.mtu.filter(|mtu| *mtu < LEAST_MTU) {
         let details = format!("at least {LEAST_MTU} (RFC 8200, section 5)");
@@ -365,6 +373,7 @@ mod tests {
             interface: "eth0".into(),
             netns: "/run/netns/x".into(),
             port: AttachPort::Tap,
+            queue_pairs: None,
             mtu: Some(1280),
             mac: None,
             pod: None,
@@ -375,6 +384,13 @@ mod tests {
             (AttachRequest { interface: "a/b".into(), ..good.clone() }, 4, "`a/b`"),
             (AttachRequest { interface: "sixteen-bytes-xx".into(), ..good.clone() }, 4, "`sixteen-bytes-xx`"),
             (AttachRequest { interface: "lo".into(), ..good.clone() }, 4, "`lo`"),
+            (AttachRequest { queue_pairs: Some(2), ..good.clone() }, 7, "queue pairs `2`"),
+            (AttachRequest { queue_pairs: Some(0), port: AttachPort::VhostUser, ..good.clone() }, 7, "`0`"),
+            (
+                AttachRequest { queue_pairs: Some(129), port: AttachPort::VhostUser, ..good.clone() },
+                7,
+                "`129`",
+            ),
             (AttachRequest { mtu: Some(68), ..good.clone() }, 7, "`68`"),
             (AttachRequest { mac: Some(wire::MacAddr::BROADCAST), ..good.clone() }, 7, "ff:ff"),
         ] {

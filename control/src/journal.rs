@@ -252,6 +252,7 @@ mod tests {
                 interface: "eth0".into(),
                 netns: "/run/netns/é".into(),
                 port: AttachPort::Tap,
+                queue_pairs: None,
                 mtu: None,
                 mac: None,
                 pod: Some(PodName { namespace: "shop".into(), name: "line\nfeed".into() }),

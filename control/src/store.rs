@@ -461,9 +461,11 @@ impl Store {
 
 fn desired_attachment(own: &Attachment) -> desired::Attachment {
     let kind = match (own.request.port, &own.attached.socket) {
-        (AttachPort::VhostUser, Some(path)) => {
-            PortKind::Vhost { path: path.clone(), server: true, queue_pairs: 1 }
-        }
+        (AttachPort::VhostUser, Some(path)) => PortKind::Vhost {
+            path: path.clone(),
+            server: true,
+            queue_pairs: own.request.queue_pairs.unwrap_or(1),
+        },
         _ => PortKind::Tap,
     };
     desired::Attachment {

@@ -43,6 +43,7 @@ fn a_kernel_pod_in_every_version() {
             interface: "eth0".into(),
             netns: NETNS.into(),
             port: AttachPort::Tap,
+            queue_pairs: None,
             mtu: None,
             mac: None,
             pod: Some(PodName { namespace: "default".into(), name: "web-1".into() }),
@@ -58,7 +59,7 @@ fn a_vhost_user_pod() {
     let control = FakeControl::willing();
     // A VM's runtime may name a namespace that is none of the kernel's.
     let change = [("CNI_NETNS", "/nonexistent/vm-7"), ("CNI_ARGS", "")];
-    let result = add(&control, "1.1.0", json!({"port": "vhost-user", "mtu": 9000}), &change);
+    let result = add(&control, "1.1.0", json!({"port": "vhost-user", "queuePairs": 4, "mtu": 9000}), &change);
     assert_eq!(
         result["interfaces"],
         json!([{"name": "eth0", "mac": "02:00:00:00:00:05", "mtu": 9000, "sandbox": "/nonexistent/vm-7",
@@ -67,6 +68,7 @@ fn a_vhost_user_pod() {
     let asked = control.asked();
     let [(Request::Attach(request), fds)] = &asked[..] else { panic!("{asked:?}") };
     assert_eq!((request.port, request.mtu, &request.pod), (AttachPort::VhostUser, Some(9000), &None));
+    assert_eq!(request.queue_pairs, Some(4));
     assert_eq!(request.netns, PathBuf::from("/nonexistent/vm-7"));
     assert!(fds.is_empty());
 

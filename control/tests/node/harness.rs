@@ -270,6 +270,7 @@ pub(crate) fn pod(name: &str, netns: &Netns) -> AttachRequest {
         interface: "eth0".into(),
         netns: netns.path(),
         port: AttachPort::Tap,
+        queue_pairs: None,
         mtu: None,
         mac: None,
         pod: Some(proto::control::PodName { namespace: "shop".into(), name: name.into() }),

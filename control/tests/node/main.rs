@@ -134,13 +134,14 @@ fn a_data_plane_that_starts_anew_gets_all_again() {
     node.start_and_sync(&fake);
     let (first, second) = (Netns::new(), Netns::new());
     node.attach(pod("front", &first), &first);
-    let vhost = AttachRequest { port: AttachPort::VhostUser, ..pod("vm", &second) };
+    let queue_pairs = Some(4);
+    let vhost = AttachRequest { port: AttachPort::VhostUser, queue_pairs, ..pod("vm", &second) };
     let attached = node.attach(vhost.clone(), &second);
     let before = fake.contents();
     let socket = attached.socket.unwrap();
     assert!(socket.starts_with(node.path("vhost")) && socket.as_os_str().len() <= 107);
     let port = &before.1[&before.0.endpoints["shop/vm"].port];
-    assert_eq!(port.kind, PortKind::Vhost { path: socket, server: true, queue_pairs: 1 });
+    assert_eq!(port.kind, PortKind::Vhost { path: socket, server: true, queue_pairs: 4 });
     assert!(second.link("eth0").is_none());
 
     drop(fake);

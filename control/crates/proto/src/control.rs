@@ -53,6 +53,9 @@ pub struct AttachRequest {
     /// `CNI_NETNS`, journalled so that the device can be opened again.
     pub netns: PathBuf,
     pub port: AttachPort,
+    /// Queue pairs that a vhost-user pod may have; `None`: one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_pairs: Option<u16>,
     /// Largest IP packet; `None`: what the uplink allows.
     #[serde(default)]
     pub mtu: Option<u16>,

@@ -449,12 +449,14 @@ fn control_requests() -> Vec<(&'static str, control::Request)> {
         interface: "eth0".into(),
         netns: "/run/netns/cni-1".into(),
         port: AttachPort::Tap,
+        queue_pairs: None,
         mtu: None,
         mac: None,
         pod: None,
     };
     let named = AttachRequest {
         port: AttachPort::VhostUser,
+        queue_pairs: Some(4),
         mtu: Some(9000),
         mac: Some(MAC),
         pod: Some(PodName { namespace: "shop".into(), name: "front".into() }),
