@@ -173,7 +173,7 @@ impl Device {
         match self {
             Self::Ethdev(port) => port.send(tools, staged, &mut sent),
             Self::Vhost(port) => port.send(tools, staged, &mut sent),
-            Self::Tap(port) => port.send(staged, &mut sent),
+            Self::Tap(port) => port.send(tools, staged, &mut sent),
             Self::Memory(port) => port.send(tools, staged, &mut sent),
         }
         sent

@@ -4,17 +4,20 @@ use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use arrayvec::ArrayVec;
-use pipeline::{Buffer, DropReason, Packet};
+use pipeline::{Buffer, DropReason, GsoKind, Offload, Packet};
 use tables::PortId;
 use tap::vnet::SHORT_LEN;
 use tap::{Offloads, Tap, TapError};
 
-use super::{CHAIN, Packets, Sent, Staged, Tools, vnet};
+use super::{CHAIN, Packets, Sent, Staged, Tools, finish, vnet};
+use crate::frame::Frame;
 
 /// One TAP device.
 #[derive(Debug)]
 pub(crate) struct TapPort {
     tap: Tap,
+    /// Whether the kernel knows large UDP segments, and so takes them as well.
+    uso: bool,
 }
 
 impl TapPort {
@@ -25,8 +28,13 @@ impl TapPort {
     pub(crate) fn new(fd: OwnedFd) -> Result<Self, TapError> {
         let tap = Tap::from_fd(fd)?;
         tap.set_vnet_header_size(SHORT_LEN)?;
-        tap.set_offload(Offloads { checksum: true, tso4: true, tso6: true })?;
-        Ok(Self { tap })
+        let offloads = Offloads { checksum: true, tso4: true, tso6: true, uso: true };
+        // Linux 6.2 and newer give and take USO; an older one refuses all of the request for it.
+        let uso = tap.set_offload(offloads).is_ok();
+        if !uso {
+            tap.set_offload(Offloads { uso: false, ..offloads })?;
+        }
+        Ok(Self { tap, uso })
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -67,36 +75,45 @@ impl TapPort {
         }
     }
 
-    pub(crate) fn send(&mut self, staged: &mut Staged, sent: &mut Sent) {
+    pub(crate) fn send(&mut self, tools: &mut Tools, staged: &mut Staged, sent: &mut Sent) {
         for packet in staged.drain() {
-            let header = vnet::header(packet.offload).encode();
-            let mbuf = &packet.buffer.0;
-            let mut pieces: ArrayVec<IoSlice<'_>, 16> = ArrayVec::new();
-            pieces.push(IoSlice::new(&header[..SHORT_LEN]));
-            if mbuf.segments().any(|piece| pieces.try_push(IoSlice::new(piece)).is_err()) {
-                sent.refuse(DropReason::FrameTooLong, 1);
-                continue;
+            let udp = matches!(packet.offload, Offload::Gso { kind: GsoKind::Udp, .. });
+            if udp && !self.uso {
+                finish::for_plain_port(packet, tools, sent, &mut |frame, sent| {
+                    self.write(&frame, Offload::Done, sent);
+                });
+            } else {
+                self.write(&packet.buffer, packet.offload, sent);
             }
-            let result = loop {
-                match self.tap.write_vectored(&pieces) {
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    result => break result,
-                }
-            };
-            match result {
-                Ok(_) => {
-                    sent.packets += 1;
-                    sent.bytes += packet.buffer.frame_len() as u64;
-                }
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory) => {
-                    sent.refuse(DropReason::TxFull, 1);
-                }
-                // EINVAL: the kernel does not believe the header. Anything else: the device is down or gone.
-                Err(error) if error.kind() == ErrorKind::InvalidInput => {
-                    sent.refuse(DropReason::SegmentInvalid, 1);
-                }
-                Err(_) => sent.refuse(DropReason::TxDown, 1),
+        }
+    }
+
+    fn write(&self, frame: &Frame, offload: Offload, sent: &mut Sent) {
+        let header = vnet::header(offload).encode();
+        let mut pieces: ArrayVec<IoSlice<'_>, 16> = ArrayVec::new();
+        pieces.push(IoSlice::new(&header[..SHORT_LEN]));
+        if frame.0.segments().any(|piece| pieces.try_push(IoSlice::new(piece)).is_err()) {
+            return sent.refuse(DropReason::FrameTooLong, 1);
+        }
+        let result = loop {
+            match self.tap.write_vectored(&pieces) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => break result,
             }
+        };
+        match result {
+            Ok(_) => {
+                sent.packets += 1;
+                sent.bytes += frame.frame_len() as u64;
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory) => {
+                sent.refuse(DropReason::TxFull, 1);
+            }
+            // EINVAL: the kernel does not believe the header. Anything else: the device is down or gone.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                sent.refuse(DropReason::SegmentInvalid, 1);
+            }
+            Err(_) => sent.refuse(DropReason::TxDown, 1),
         }
     }
 }

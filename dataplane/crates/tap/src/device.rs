@@ -28,7 +28,7 @@ pub struct TapConfig {
 }
 
 /// Which unfinished packets the kernel may hand over through the TAP (`TUNSETOFFLOAD`). Without `checksum` the kernel
-/// refuses the other two.
+/// refuses the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offloads {
     /// Checksums left for us to finish (`NEEDS_CSUM`).
@@ -37,6 +37,9 @@ pub struct Offloads {
     pub tso4: bool,
     /// TCP segments over IPv6 larger than the MTU.
     pub tso6: bool,
+    /// UDP of either family larger than the MTU, to be cut into datagrams (`TUN_F_USO4` and `TUN_F_USO6`): since Linux
+    /// 6.2, and refused before.
+    pub uso: bool,
 }
 
 /// An open TAP.
@@ -157,7 +160,7 @@ impl Tap {
     /// Says which unfinished packets we take from the kernel. What we may give it needs no setting.
     ///
     /// # Errors
-    /// A TAP without vnet header, segmentation without checksums, or a device that was deleted.
+    /// A TAP without vnet header, segmentation without checksums, USO of a kernel that has none, or a device that was deleted.
     pub fn set_offload(&self, offloads: Offloads) -> Result<(), TapError> {
         if !self.vnet_hdr && offloads != Offloads::default() {
             return Err(TapError::NoVnetHeader { name: self.name.clone() });
@@ -167,6 +170,7 @@ impl Tap {
             (offloads.checksum, ioctl::TUN_F_CSUM),
             (offloads.tso4, ioctl::TUN_F_TSO4),
             (offloads.tso6, ioctl::TUN_F_TSO6),
+            (offloads.uso, ioctl::TUN_F_USO),
         ] {
             if wanted {
                 bits |= bit;

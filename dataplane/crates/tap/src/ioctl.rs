@@ -21,6 +21,8 @@ pub(crate) const IFF_VNET_HDR: u16 = 0x4000;
 pub(crate) const TUN_F_CSUM: c_uint = 0x01;
 pub(crate) const TUN_F_TSO4: c_uint = 0x02;
 pub(crate) const TUN_F_TSO6: c_uint = 0x04;
+/// USO4 and USO6 (Linux 6.2): the kernel takes only both together.
+pub(crate) const TUN_F_USO: c_uint = 0x20 | 0x40;
 
 // Their names say `int` where the argument is a pointer to an ifreq: the sizes in these numbers are historical.
 const TUNSETIFF: Opcode = opcode::write::<c_int>(b'T', 202);

@@ -139,7 +139,7 @@ fn a_passed_descriptor_is_read_for_what_it_is() {
         passed.set_vnet_header_size(12).unwrap();
         assert_eq!(passed.vnet_header_size().unwrap(), 12);
         assert!(matches!(passed.set_vnet_header_size(11), Err(TapError::VnetHeaderSize { bytes: 11, .. })));
-        passed.set_offload(Offloads { checksum: true, tso4: true, tso6: true }).unwrap();
+        passed.set_offload(Offloads { checksum: true, tso4: true, tso6: true, uso: false }).unwrap();
         let alone = passed.set_offload(Offloads { tso4: true, ..Offloads::default() }).unwrap_err();
         assert!(alone.to_string().contains("TUNSETOFFLOAD"), "{alone}");
     });
@@ -219,7 +219,7 @@ fn the_kernel_answers_arp_and_ping_through_the_tap() {
         let name = unique_name();
         let tap = Tap::create(&TapConfig { vnet_hdr: true, ..plain(&name) }).unwrap();
         tap.set_vnet_header_size(12).unwrap();
-        tap.set_offload(Offloads { checksum: true, tso4: true, tso6: true }).unwrap();
+        tap.set_offload(Offloads { checksum: true, tso4: true, tso6: true, uso: false }).unwrap();
         ip(&format!("address add 10.99.0.1/24 dev {name}")).unwrap();
         ip(&format!("link set dev {name} up")).unwrap();
 
