@@ -56,8 +56,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 16_384, value_name = "N", value_parser = clap::value_parser!(u32).range(1_024..=4_194_304))]
     pub(crate) mbufs: u32,
 
-    /// Packet buffers of 16 KiB for TAPs
-    #[arg(long, default_value_t = 2_048, value_name = "N", value_parser = clap::value_parser!(u32).range(256..=262_144))]
+    /// Packet buffers of 16 KiB for TAPs; each queue that a NIC sends by may keep 512 of them
+    #[arg(long, default_value_t = 4_096, value_name = "N", value_parser = clap::value_parser!(u32).range(256..=262_144))]
     pub(crate) large_mbufs: u32,
 
     /// Connections of IPv4 that are kept at most: 112 bytes each

@@ -30,8 +30,10 @@ const NAME_MAX: usize = 63;
 /// Bytes of an Ethernet header with one VLAN tag (IEEE 802.1Q), which no MTU counts.
 const ETHERNET: u16 = 18;
 
-/// Descriptors of a NIC queue: DPDK's own example default, and what a burst of 32 wants.
-const DESCRIPTORS: u16 = 1_024;
+/// Descriptors of a NIC's queue to receive by: DPDK's own example default, and what a burst of 32 wants.
+const RX_DESCRIPTORS: u16 = 1_024;
+/// Descriptors of one to send by. Fewer, since drivers keep the buffers of what was sent until they need its descriptor.
+const TX_DESCRIPTORS: u16 = 512;
 
 /// All ports by name.
 #[derive(Default)]
@@ -369,8 +371,8 @@ impl Core {
         let config = PortConfig {
             rx_queues,
             tx_queues,
-            rx_desc: DESCRIPTORS,
-            tx_desc: DESCRIPTORS,
+            rx_desc: RX_DESCRIPTORS,
+            tx_desc: TX_DESCRIPTORS,
             promiscuous: spec.mac.is_some(),
             // Every Ethernet device takes 1,500; not every one can be told.
             mtu: (spec.mtu > 1_500).then_some(spec.mtu),

@@ -14,6 +14,7 @@ use tables::{EndpointKind, Origin, PortId, PortRole, Target};
 use crate::convert;
 use crate::core::Core;
 use crate::counters::Direction;
+use crate::frame::Pools;
 use crate::handover::{Command, WorkerShared};
 
 mod view;
@@ -164,7 +165,7 @@ impl Core {
             workers: count(self.workers.len()),
             flows4: rows::FlowUse { used: self.flows.v4.len(), capacity: self.flows.v4.capacity() },
             flows6: rows::FlowUse { used: self.flows.v6.len(), capacity: self.flows.v6.capacity() },
-            warnings: self.warnings.clone(),
+            warnings: self.warnings.iter().cloned().chain(short(pools)).collect(),
         }
     }
 
@@ -335,6 +336,21 @@ impl Core {
     fn port_name(&self, id: PortId) -> String {
         self.tables.port(id).map_or_else(|| format!("#{id}"), |entry| entry.name.clone())
     }
+}
+
+/// Says which pools are nearly empty, and so who waits or loses packets for it.
+fn short(pools: &Pools) -> impl Iterator<Item = String> {
+    let pools = [
+        (&pools.small, "--mbufs", "what NICs and guests send is dropped (no-buffer)"),
+        (&pools.large, "--large-mbufs", "kernel pods wait"),
+    ];
+    pools.into_iter().filter(|(pool, ..)| pool.available() < pool.size() / 20).map(|(pool, flag, what)| {
+        format!(
+            "{} of {} packet buffers are in use: {what}; start with more {flag}",
+            pool.in_use(),
+            pool.size()
+        )
+    })
 }
 
 fn count(n: usize) -> u32 {

@@ -54,6 +54,8 @@ pub(crate) struct Ethdev {
     checks: bool,
     asks: Asks,
     vlan: Option<Vlan>,
+    /// The device sends no packet that lies in pieces.
+    one_piece: bool,
     leaving: Burst,
 }
 
@@ -82,6 +84,7 @@ impl Ethdev {
                 Asks::default()
             },
             vlan,
+            one_piece: in_use.tx_offloads & tx_offload::MULTI_SEGS == 0,
             leaving: Burst::new(),
         }
     }
@@ -118,10 +121,13 @@ impl Ethdev {
             staged.drain().for_each(drop);
             return;
         }
-        let Self { tx, leaving, vlan, asks, .. } = self;
+        let Self { tx, leaving, vlan, asks, one_piece, .. } = self;
         let vlan = vlan.as_ref();
         let (finished, bytes) = staged.finished();
-        if vlan.is_some() {
+        if *one_piece {
+            gather(finished, tools, sent);
+        }
+        if vlan.is_some() || *one_piece {
             flush_asking(tx, finished, vlan, sent);
         } else if !finished.is_empty() {
             flush(tx, finished, bytes, sent);
@@ -139,6 +145,20 @@ impl Ethdev {
             }
         }
         flush_asking(tx, leaving, vlan, sent);
+    }
+}
+
+/// Copies frames that lie in pieces, as those of jumbo size from a device do.
+fn gather(frames: &mut Burst, tools: &Tools, sent: &mut Sent) {
+    if frames.iter().all(|mbuf| mbuf.segment_count() == 1) {
+        return;
+    }
+    for mbuf in std::mem::take(frames) {
+        match finish::in_one_piece(Frame(mbuf), tools) {
+            // As many as there were.
+            Some(frame) => drop(frames.push(frame.0)),
+            None => sent.refuse(DropReason::NoBuffer, 1),
+        }
     }
 }
 

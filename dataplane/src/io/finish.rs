@@ -18,7 +18,7 @@ const ETHERNET: u16 = 14;
 
 /// Gives `out` the frame, or the frames, that go on the wire for `packet`.
 pub(crate) fn for_plain_port(
-    mut packet: Packet<Frame>,
+    packet: Packet<Frame>,
     tools: &mut Tools,
     sent: &mut Sent,
     out: &mut impl FnMut(Frame, &mut Sent),
@@ -26,17 +26,26 @@ pub(crate) fn for_plain_port(
     match packet.offload {
         Offload::Done => out(packet.buffer, sent),
         Offload::Partial { start, offset } => {
-            if packet.buffer.0.segment_count() > 1 {
-                // Only a frame longer than a TAP's buffer is in pieces, and no plain port takes one so long.
-                sent.refuse(DropReason::FrameTooLong, 1);
-            } else if let Err(reason) = segment::finish_checksum(packet.buffer.0.data_mut(), start, offset) {
-                sent.refuse(reason, 1);
-            } else {
-                out(packet.buffer, sent);
+            let Some(mut frame) = in_one_piece(packet.buffer, tools) else {
+                return sent.refuse(DropReason::NoBuffer, 1);
+            };
+            match segment::finish_checksum(frame.0.data_mut(), start, offset) {
+                Ok(()) => out(frame, sent),
+                Err(reason) => sent.refuse(reason, 1),
             }
         }
         Offload::Gso { .. } => cut(&packet, tools, sent, out),
     }
+}
+
+/// A frame whose bytes lie side by side: a copy, where they came in pieces. None where it is longer than any buffer, or none is free.
+pub(crate) fn in_one_piece(frame: Frame, tools: &Tools) -> Option<Frame> {
+    if frame.0.segment_count() == 1 {
+        return Some(frame);
+    }
+    let mut whole = tools.pools.large.alloc()?;
+    frame.0.copy_to_slice(whole.append(frame.0.total_len())?);
+    Some(Frame(whole))
 }
 
 /// The fragments of a packet above `mtu` that allows it (RFC 1812, section 4.2.2.7), finished; all of them or none. Rare,
