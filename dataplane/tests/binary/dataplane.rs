@@ -28,8 +28,9 @@ impl Dataplane {
     pub(crate) fn start(args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("s");
-        let mut all = vec!["--no-huge", "--large-mbufs", "256"];
-        for default in [["--workers", "0"], ["--log", "warn"], ["--mbufs", "4096"]] {
+        let mut all = vec!["--no-huge"];
+        for default in [["--workers", "0"], ["--log", "warn"], ["--mbufs", "4096"], ["--large-mbufs", "256"]]
+        {
             if !args.contains(&default[0]) {
                 all.extend(default);
             }

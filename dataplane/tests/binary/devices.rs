@@ -3,9 +3,6 @@
 //! The peer of most is this test itself: the back end of a net_virtio_user, whose rings it reads and writes frame by frame, and so
 //! sees what the device was asked for.
 
-use std::path::Path;
-
-use podrouter_vhost::{HEADER_LEN, VhostConfig, VhostPort, VhostRx, VhostTx};
 use proto::dataplane::{
     Ethdev, Interface, InterfaceAddress, Op, PortKind, PortSpec, Response, Route, RouteKey, RouteTarget,
 };
@@ -13,6 +10,7 @@ use tap::vnet::{GSO_NONE, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, SHORT_LEN};
 use tap::{Tap, TapConfig, VirtioNetHeader};
 
 use crate::dataplane::{Dataplane, ROUTER};
+use crate::ends::Backend;
 use crate::frames::{assert_valid, endpoint, frames_of, pcap, udp};
 use crate::namespace::Namespace;
 use crate::pod::{Pod, gateway};
@@ -22,54 +20,6 @@ use crate::taps::{large_segment, mac_of};
 /// The data plane's own address on the uplink, and a neighbour's.
 const OWN: [u8; 4] = [192, 0, 2, 1];
 const NEIGHBOUR_MAC: [u8; 6] = [2, 0, 0, 0, 9, 9];
-
-/// The back end of a net_virtio_user device.
-struct Peer {
-    pairs: Vec<(VhostRx, VhostTx)>,
-    _port: VhostPort,
-}
-
-impl Peer {
-    fn start(socket: &Path, queue_pairs: u16) -> Self {
-        let config = VhostConfig { queue_pairs, ..VhostConfig::new(socket, "peer") };
-        let (port, pairs) = VhostPort::start(config, Vec::new()).unwrap();
-        Self { pairs, _port: port }
-    }
-
-    /// The device that talks to it.
-    fn device(socket: &Path, queues: u16) -> Ethdev {
-        let devargs = format!("net_virtio_user0,path={},queues={queues}", socket.display());
-        Ethdev { devargs: Some(devargs), ..Ethdev::new("net_virtio_user0") }
-    }
-
-    /// What the device has sent since, with what it asks for.
-    fn take(&mut self) -> Vec<(VirtioNetHeader, Vec<u8>)> {
-        let mut all = Vec::new();
-        for (rx, _) in &mut self.pairs {
-            let burst = rx.burst(64);
-            for frame in burst.frames() {
-                let frame = frame.unwrap();
-                let mut bytes = vec![0; frame.len()];
-                assert!(frame.copy(0, &mut bytes));
-                all.push((VirtioNetHeader::decode(&frame.header()).unwrap(), bytes));
-            }
-        }
-        all
-    }
-
-    /// Gives the device a frame by one of its queues.
-    fn give(&mut self, queue: usize, header: [u8; HEADER_LEN], frame: &[u8]) {
-        let began = std::time::Instant::now();
-        loop {
-            let sent = self.pairs[queue].1.burst(1).send(header, frame.len(), std::iter::once(frame));
-            if sent == podrouter_vhost::Sent::Ok {
-                return;
-            }
-            assert!(began.elapsed() < crate::dataplane::PATIENCE, "{sent:?}");
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-    }
-}
 
 /// The rows of an uplink, with a neighbour on it that each of these prefixes is behind.
 fn uplink(routes: &[(&str, [u8; 4])]) -> Vec<Op> {
@@ -118,8 +68,8 @@ fn arp_reply(address: [u8; 4]) -> Vec<u8> {
 fn each_worker_has_queues_of_a_device_and_a_neighbour_is_heard_by_any_of_them() {
     let mut dataplane = Dataplane::start(&["--workers", "0,1"]);
     let socket = dataplane.dir.path().join("peer");
-    let mut peer = Peer::start(&socket, 4);
-    dataplane.add("uplink", PortKind::Ethdev(Peer::device(&socket, 4)));
+    let mut peer = Backend::start(&socket, 4);
+    dataplane.add("uplink", PortKind::Ethdev(Backend::device("net_virtio_user0", &socket, 4)));
     let device = dataplane.port("uplink").device.unwrap();
     assert_eq!((device.rx_queues, device.tx_queues), (4, 4), "who spreads knows nothing of two workers");
     let source = dataplane.dir.path().join("source");
@@ -137,7 +87,7 @@ fn each_worker_has_queues_of_a_device_and_a_neighbour_is_heard_by_any_of_them() 
         for (_, frame) in peer.take() {
             if let Some(address) = asked_for(&frame) {
                 let queue = neighbours.iter().position(|&one| one == address).unwrap();
-                peer.give(queue, [0; HEADER_LEN], &arp_reply(address));
+                peer.give(queue, VirtioNetHeader::default(), &arp_reply(address));
             } else if frame[12..14] == [8, 0] {
                 assert_eq!(frame[..6], NEIGHBOUR_MAC);
                 let at = neighbours.iter().position(|one| one[3] == frame[33]).unwrap();
@@ -157,7 +107,7 @@ fn each_worker_has_queues_of_a_device_and_a_neighbour_is_heard_by_any_of_them() 
     for queue in 0..4 {
         let mut frame = udp(50, 2, 64);
         frame[6..12].copy_from_slice(&NEIGHBOUR_MAC);
-        peer.give(queue, [0; HEADER_LEN], &frame);
+        peer.give(queue, VirtioNetHeader::default(), &frame);
     }
     dataplane.until("a frame of each queue has arrived", |d| d.port("m").tx_packets == before + 4);
     dataplane.commit(1, vec![Op::RemoveEndpoints { names: vec!["pod2".into()] }]);
@@ -170,7 +120,10 @@ fn each_worker_has_queues_of_a_device_and_a_neighbour_is_heard_by_any_of_them() 
     dataplane.commit(2, vec![Op::RemoveRoutes { routes }, Op::RemoveInterfaces { ports }]);
     dataplane.remove("uplink");
     let spec = |queues| {
-        let kind = PortKind::Ethdev(Ethdev { queues: Some(queues), ..Peer::device(&socket, 4) });
+        let kind = PortKind::Ethdev(Ethdev {
+            queues: Some(queues),
+            ..Backend::device("net_virtio_user0", &socket, 4)
+        });
         PortSpec { name: "uplink".into(), kind, mac: Some(ROUTER), mtu: 1500 }
     };
     for (queues, word) in [(0, "queues 0"), (9, "rx_queues = 9")] {
@@ -188,9 +141,12 @@ fn a_device_is_asked_to_finish_what_it_can_and_the_rest_is_finished_before() {
         let pod = Pod::new(1);
         let mut dataplane = Dataplane::start(&[]);
         let socket = dataplane.dir.path().join("peer");
-        let mut peer = Peer::start(&socket, 1);
+        let mut peer = Backend::start(&socket, 1);
         dataplane.tap("a", pod.fd());
-        dataplane.add("uplink", PortKind::Ethdev(Ethdev { offloads, ..Peer::device(&socket, 1) }));
+        dataplane.add(
+            "uplink",
+            PortKind::Ethdev(Ethdev { offloads, ..Backend::device("net_virtio_user0", &socket, 1) }),
+        );
         let device = dataplane.port("uplink").device.unwrap();
         assert_eq!(device.tx_offloads.contains(&"tso".to_owned()), offloads, "{device:?}");
         let mut ops = uplink(&[("10.0.0.2/32", [192, 0, 2, 9]), ("fd00::2/128", [192, 0, 2, 9])]);
@@ -228,13 +184,13 @@ fn a_device_is_asked_to_finish_what_it_can_and_the_rest_is_finished_before() {
         dataplane.until("all of it has left", |_| {
             for (header, frame) in peer.take() {
                 if asked_for(&frame).is_some() {
-                    peer.give(0, [0; HEADER_LEN], &arp_reply([192, 0, 2, 9]));
+                    peer.give(0, VirtioNetHeader::default(), &arp_reply([192, 0, 2, 9]));
                     continue;
                 }
                 let v6 = match frame[12..14] {
                     [8, 0] => false,
                     [0x86, 0xdd] if frame[20] == 58 => {
-                        peer.give(0, [0; HEADER_LEN], &advertisement());
+                        peer.give(0, VirtioNetHeader::default(), &advertisement());
                         continue;
                     }
                     _ => true,
@@ -287,7 +243,7 @@ fn a_device_is_asked_to_finish_what_it_can_and_the_rest_is_finished_before() {
                 csum_offset: 6,
                 num_buffers: 0,
             };
-            peer.give(0, header.encode(), &frame);
+            peer.give(0, header, &frame);
             let mut got = [0; 100];
             assert_eq!(server.recv(&mut got).unwrap(), 18);
         }
