@@ -19,7 +19,6 @@ const FUNCTIONS: &[&str] = &[
     "rte_version",
     "rte_thread_register",
     "rte_thread_unregister",
-    "rte_pktmbuf_pool_create",
     "rte_pktmbuf_free_bulk",
     "rte_mempool_avail_count",
     "rte_eth_find_next",

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <rte_log.h>
+#include <rte_mbuf_pool_ops.h>
 
 #if RTE_VERSION < RTE_VERSION_NUM(22, 11, 0, 0)
 #error "DPDK 22.11 or newer is needed"
@@ -15,6 +16,34 @@
 int dpdk_shim_errno(void)
 {
     return rte_errno;
+}
+
+struct rte_mempool *dpdk_shim_pool_create(const char *name, unsigned int mbufs, unsigned int cache, uint16_t data_room)
+{
+    struct rte_pktmbuf_pool_private sizes;
+    struct rte_mempool *pool;
+    int error;
+
+    if (rte_eal_iova_mode() != RTE_IOVA_VA)
+        return rte_pktmbuf_pool_create(name, mbufs, cache, 0, data_room, SOCKET_ID_ANY);
+    memset(&sizes, 0, sizeof(sizes));
+    sizes.mbuf_data_room_size = data_room;
+    pool = rte_mempool_create_empty(name, mbufs, sizeof(struct rte_mbuf) + data_room, cache, sizeof(sizes),
+                                    SOCKET_ID_ANY, RTE_MEMPOOL_F_NO_IOVA_CONTIG);
+    if (pool == NULL)
+        return NULL;
+    error = rte_mempool_set_ops_byname(pool, rte_mbuf_best_mempool_ops(), NULL);
+    if (error == 0) {
+        rte_pktmbuf_pool_init(pool, &sizes);
+        error = rte_mempool_populate_default(pool);
+    }
+    if (error < 0) {
+        rte_mempool_free(pool);
+        rte_errno = -error;
+        return NULL;
+    }
+    rte_mempool_obj_iter(pool, rte_pktmbuf_init, NULL);
+    return pool;
 }
 
 unsigned int dpdk_shim_alloc(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned int wanted)

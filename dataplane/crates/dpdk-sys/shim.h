@@ -105,6 +105,12 @@ enum {
 /* rte_errno of the calling thread. It is a macro over a thread-local variable. */
 int dpdk_shim_errno(void);
 
+/* rte_pktmbuf_pool_create on any NUMA node, and buffer beside buffer where nothing is against it: where devices see the
+ * process's own addresses, a buffer may lie across two pages. Without that each takes a page of its own where pages are
+ * small, and net_af_xdp, which has the kernel use as much memory as all buffers would take without gaps between them,
+ * loses whatever is sent from those at the end. NULL if it cannot be: rte_errno says why. */
+struct rte_mempool *dpdk_shim_pool_create(const char *name, unsigned int mbufs, unsigned int cache, uint16_t data_room);
+
 /* Takes up to `wanted` mbufs from `pool`, reset for use; returns how many. Unlike rte_pktmbuf_alloc_bulk it does
  * not give up all of them where the pool holds fewer. */
 unsigned int dpdk_shim_alloc(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned int wanted);

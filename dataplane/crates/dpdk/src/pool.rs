@@ -62,7 +62,7 @@ pub enum PoolError {
     /// A pool of that name is in use, or is dormant with other sizes.
     #[error("pool `{0}` exists, in use or with other sizes: choose another name")]
     Exists(String),
-    /// `rte_pktmbuf_pool_create` failed.
+    /// `rte_pktmbuf_pool_create`, or what it is made of, failed.
     #[error("rte_pktmbuf_pool_create(`{name}`, {mbufs} mbufs of {data_room} bytes): {errno}; {hint}{log}")]
     Create {
         /// The pool.
@@ -145,10 +145,9 @@ impl Pool {
             return Ok(pool);
         }
         log::mark();
-        // SAFETY: EAL is initialised; the name outlives the call, which copies it. -1 is any NUMA node.
-        let raw = unsafe {
-            sys::rte_pktmbuf_pool_create(c_name.as_ptr(), config.mbufs, config.cache, 0, config.data_room, -1)
-        };
+        let PoolConfig { mbufs, cache, data_room } = config;
+        // SAFETY: EAL is initialised; the name outlives the call, which copies it.
+        let raw = unsafe { sys::dpdk_shim_pool_create(c_name.as_ptr(), mbufs, cache, data_room) };
         let Some(raw) = NonNull::new(raw).map(RawPool) else {
             let errno = Errno::last();
             let hint = match errno {
@@ -159,7 +158,6 @@ impl Pool {
                 Errno::EXISTS => "choose another name",
                 _ => "check its sizes",
             };
-            let PoolConfig { mbufs, data_room, .. } = config;
             return Err(PoolError::Create {
                 name: name.to_owned(),
                 mbufs,
