@@ -100,6 +100,12 @@ impl Dataplane {
         self.add(name, PortKind::Ethdev(Ethdev::new(device)));
     }
 
+    /// A device that is not there yet, by its arguments.
+    pub(crate) fn attach(&mut self, name: &str, devargs: &str) {
+        let device = devargs.split(',').next().unwrap();
+        self.add(name, PortKind::Ethdev(Ethdev { devargs: Some(devargs.to_owned()), ..Ethdev::new(device) }));
+    }
+
     pub(crate) fn commit(&mut self, base: u64, ops: Vec<Op>) {
         let target = base + 1;
         match self.call(&Request::Transaction(Transaction { base, target, ops })) {

@@ -1,49 +1,18 @@
 //! Guests on vhost-user ports, played by DPDK's testpmd: several queue pairs, several workers, and both ends that die.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use proto::dataplane::{Op, PortKind};
 
 use crate::dataplane::Dataplane;
 use crate::frames::{endpoint, pcap, udp};
+use crate::testpmd::Testpmd;
 
-/// A DPDK pod that sends each datagram back to where it came from. Ends with the test.
-struct Echo {
-    child: Child,
-    prefix: String,
-}
-
-impl Echo {
-    fn start(socket: &Path, device: &str, queues: u16) -> Self {
-        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let prefix = format!("podrouter-echo-{}-{number}", std::process::id());
-        let log = std::fs::File::create(socket.with_extension("log")).unwrap();
-        // It writes to a back end that has gone, and should not die of that.
-        let child = Command::new("sh")
-            .args(["-c", "trap '' PIPE; exec dpdk-testpmd \"$@\"", "dpdk-testpmd"])
-            .args(["--no-huge", "--no-pci", "-m", "256", "--lcores", "0@(0-1),1@(0-1)"])
-            .arg(format!("--file-prefix={prefix}"))
-            .arg(format!("--vdev=net_virtio_user0,path={},queues={queues}{device}", socket.display()))
-            .args(["--", "--total-num-mbufs=8192", "--no-mlockall", "--no-flush-rx", "--forward-mode=5tswap"])
-            .args([format!("--rxq={queues}"), format!("--txq={queues}")])
-            // It runs until its standard input ends.
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .expect("dpdk-testpmd starts (apt-get install dpdk-dev)");
-        Self { child, prefix }
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-        drop(std::fs::remove_dir_all(Path::new("/var/run/dpdk").join(&self.prefix)));
-    }
+/// A DPDK pod that sends each datagram back to where it came from.
+fn echo(socket: &Path, device: &str, queues: u16) -> Testpmd {
+    let device = format!("net_virtio_user0,path={},queues={queues}{device}", socket.display());
+    let queues = [format!("--rxq={queues}"), format!("--txq={queues}"), "--forward-mode=5tswap".to_owned()];
+    Testpmd::start(&socket.with_extension("log"), &[device], &queues)
 }
 
 /// Datagrams of 64 flows from pod `from` to pod 1.
@@ -71,7 +40,7 @@ fn a_guest_with_four_queue_pairs_is_served_by_two_workers() {
         let mut dataplane = Dataplane::start(&["--workers", "0,1"]);
         let socket = dataplane.dir.path().join("guest");
         dataplane.add("guest", PortKind::Vhost { path: socket.clone(), server: true, queue_pairs: 4 });
-        let echo = Echo::start(&socket, device, 4);
+        let guest = echo(&socket, device, 4);
         dataplane.until("the guest is there", |d| d.port("guest").up);
         // One on each worker.
         let sources = [source(&mut dataplane, 2), source(&mut dataplane, 3)];
@@ -85,7 +54,7 @@ fn a_guest_with_four_queue_pairs_is_served_by_two_workers() {
         // Each worker gave its own source's packets to a queue of its own: nothing was handed over but answers.
         assert!(ports.iter().all(|worker| worker.ledger.rx > 1_000 && worker.ledger.tx > 1_000), "{ports:?}");
 
-        drop(echo);
+        drop(guest);
         dataplane.until("the guest is gone", |d| !d.port("guest").up);
         dataplane.commit(1, vec![Op::RemoveEndpoints { names: (1..4).map(|n| format!("pod{n}")).collect() }]);
         dataplane.assert_ledger();
@@ -101,7 +70,7 @@ fn a_guest_goes_on_when_the_data_plane_is_killed_and_started_again() {
         let socket = dataplane.dir.path().join("guest");
         // The guest makes the socket: the data plane comes to it, as often as it has to.
         let kind = PortKind::Vhost { path: socket.clone(), server: false, queue_pairs: 1 };
-        let _echo = Echo::start(&socket, &format!("{device},server=1"), 1);
+        let _guest = echo(&socket, &format!("{device},server=1"), 1);
         for _ in 0..2 {
             dataplane.add("guest", kind.clone());
             dataplane.until("the guest is there", |d| d.port("guest").up);

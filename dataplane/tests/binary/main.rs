@@ -10,6 +10,7 @@
 
 mod changes;
 mod dataplane;
+mod dead_ends;
 mod devices;
 mod ends;
 mod flows;
@@ -28,3 +29,5 @@ mod routing;
 mod specimens;
 mod talk;
 mod taps;
+mod testpmd;
+mod uplinks;

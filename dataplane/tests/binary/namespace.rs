@@ -65,6 +65,14 @@ impl Namespace {
         values.split(' ').nth(at).unwrap().parse().unwrap()
     }
 
+    /// Packets that a device here has received and sent, by the kernel's count (proc(5), `/proc/net/dev`).
+    pub(crate) fn packets(&self, device: &str) -> [u64; 2] {
+        let text = self.run(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap());
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(device)?.strip_prefix(':')).unwrap();
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        [1, 9].map(|at| fields[at].parse().unwrap())
+    }
+
     /// Whether all that TCP has sent from here is acknowledged, so that nobody has an acknowledgement left to send.
     pub(crate) fn is_acknowledged(&self) -> bool {
         let table =
