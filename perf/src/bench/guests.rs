@@ -12,6 +12,7 @@ use lab::telemetry::Telemetry;
 use lab::wait::{PATIENCE, wait_until};
 use proto::dataplane::PortKind;
 use rustix::process::Signal;
+use wire::MacAddr;
 
 use super::contestant::{Contestant, Play, Source, Stage};
 use super::report::{Aim, Figure, Report};
@@ -25,7 +26,7 @@ const FLOWS: u32 = 1_024;
 
 /// What is at either end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ends {
+pub(super) enum Ends {
     GuestToGuest,
     GuestToNull,
     NullToGuest,
@@ -53,30 +54,39 @@ impl Ends {
 
 /// The kind of ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ring {
+pub(super) enum Ring {
     Split,
     Packed,
 }
 
 impl Ring {
-    const fn name(self) -> &'static str {
+    pub(super) const BOTH: [Self; 2] = [Self::Split, Self::Packed];
+
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Split => "split",
             Self::Packed => "packed",
         }
     }
+
+    /// The guest's end of a socket: a device of DPDK's.
+    pub(super) fn device(self, number: u32, socket: &Path, mac: MacAddr) -> String {
+        let packed = if self == Self::Packed { ",packed_vq=1" } else { "" };
+        let path = socket.display();
+        format!("net_virtio_user{number},path={path},mac={mac},queue_size=1024{packed}")
+    }
 }
 
 /// Sockets that the contestant makes.
-struct Sockets {
-    source: PathBuf,
-    sink: PathBuf,
+pub(super) struct Sockets {
+    pub(super) source: PathBuf,
+    pub(super) sink: PathBuf,
     /// What the peer sends, or the contestant where there is no guest to send.
     frames: PathBuf,
 }
 
 impl Sockets {
-    fn new(stage: &Stage) -> Result<Self> {
+    pub(super) fn new(stage: &Stage) -> Result<Self> {
         let number = stage.run.number();
         let path = |name: &str| stage.run.dir().join(format!("{name}{number}"));
         let frames = path("frames");
@@ -123,19 +133,11 @@ impl<C: Contestant> Contestant for WithPeer<C> {
 fn start_peer(stage: &Stage, sockets: &Sockets, ends: Ends, ring: Ring) -> Result<Process> {
     let prefix = stage.run.name(&format!("peer{}", stage.run.number()));
     let mut command = Command::new(stage.artefacts.path("pktgen"));
-    let packed = if ring == Ring::Packed { ",packed_vq=1" } else { "" };
-    let mut device = |number: u32, path: &Path, mac| {
-        let path = path.display();
-        command.args([
-            "--vdev",
-            &format!("net_virtio_user{number},path={path},mac={mac},queue_size=1024{packed}"),
-        ]);
-    };
     if ends.has_source() {
-        device(0, &sockets.source, CLIENT_MAC);
+        command.args(["--vdev", &ring.device(0, &sockets.source, CLIENT_MAC)]);
     }
     if ends.has_sink() {
-        device(1, &sockets.sink, SERVER_MAC);
+        command.args(["--vdev", &ring.device(1, &sockets.sink, SERVER_MAC)]);
     }
     command.args(["--file-prefix", &prefix, "--core", &stage.other.to_string(), "--idle", "poll"]);
     command.args(["--huge", if stage.hugepages { "yes" } else { "no" }]);
@@ -146,8 +148,8 @@ fn start_peer(stage: &Stage, sockets: &Sockets, ends: Ends, ring: Ring) -> Resul
     Process::spawn(&stage.run, &prefix, &mut command)
 }
 
-fn router(stage: &Stage, ends: Ends, ring: Ring) -> Result<WithPeer<Router>> {
-    let sockets = Sockets::new(stage)?;
+/// A data plane that waits for guests at these sockets.
+pub(super) fn router(stage: &Stage, sockets: &Sockets, ends: Ends, ring: Ring) -> Result<Router> {
     let mut router = Router::start(stage, &format!("podrouter {}", ring.name()), Source::Templates, FLOWS)?;
     let guest = |path: &Path| PortKind::Vhost { path: path.to_owned(), server: true, queue_pairs: 1 };
     let from = match ends {
@@ -161,13 +163,19 @@ fn router(stage: &Stage, ends: Ends, ring: Ring) -> Result<WithPeer<Router>> {
         _ => guest(&sockets.sink),
     };
     router.add_ports([(OUT, to), (IN, from)])?;
+    Ok(router)
+}
+
+fn router_with_peer(stage: &Stage, ends: Ends, ring: Ring) -> Result<WithPeer<Router>> {
+    let sockets = Sockets::new(stage)?;
+    let mut router = router(stage, &sockets, ends, ring)?;
     let peer = start_peer(stage, &sockets, ends, ring)?;
     router.forwards()?;
     Ok(WithPeer { forwarder: router, peer })
 }
 
 /// A testpmd between DPDK's own vhost-user back ends.
-struct Testpmd {
+pub(super) struct Testpmd {
     name: String,
     command: String,
     process: Process,
@@ -196,8 +204,14 @@ impl Contestant for Testpmd {
     }
 }
 
-fn testpmd(stage: &Stage, ends: Ends, ring: Ring, mode: Mode) -> Result<WithPeer<Testpmd>> {
-    let sockets = Sockets::new(stage)?;
+/// A testpmd that waits for guests at these sockets.
+pub(super) fn testpmd(
+    stage: &Stage,
+    sockets: &Sockets,
+    ends: Ends,
+    ring: Ring,
+    mode: Mode,
+) -> Result<Testpmd> {
     let prefix = stage.run.name(&format!("testpmd{}", stage.run.number()));
     let guest = |number: u32, path: &Path| format!("net_vhost{number},iface={},queues=1", path.display());
     // Ports are numbered as their devices come, by name within a kind; the sender must be the second.
@@ -226,10 +240,15 @@ fn testpmd(stage: &Stage, ends: Ends, ring: Ring, mode: Mode) -> Result<WithPeer
             Ok(())
         })?;
     }
-    let peer = start_peer(stage, &sockets, ends, ring)?;
     let name = format!("testpmd {} {}", mode.name(), ring.name());
     let path = Telemetry::path(&prefix);
-    let mut testpmd = Testpmd { name, command: describe(&command), process, telemetry: None, path };
+    Ok(Testpmd { name, command: describe(&command), process, telemetry: None, path })
+}
+
+fn testpmd_with_peer(stage: &Stage, ends: Ends, ring: Ring, mode: Mode) -> Result<WithPeer<Testpmd>> {
+    let sockets = Sockets::new(stage)?;
+    let mut testpmd = testpmd(stage, &sockets, ends, ring, mode)?;
+    let peer = start_peer(stage, &sockets, ends, ring)?;
     wait_until("testpmd forwards", 4 * PATIENCE, || {
         testpmd.process.check()?;
         ensure!(testpmd.sent()? > 0, "nothing sent yet:\n{}", testpmd.process.tail(10));
@@ -242,16 +261,16 @@ fn testpmd(stage: &Stage, ends: Ends, ring: Ring, mode: Mode) -> Result<WithPeer
 pub(crate) fn guests(stage: &Stage, filter: Option<&str>) -> Result<Report> {
     let mut report = Report::default();
     for ends in Ends::ALL {
-        for ring in [Ring::Split, Ring::Packed] {
+        for ring in Ring::BOTH {
             let name = format!("{}, {}", ring.name(), ends.name());
             if filter.is_some_and(|filter| !name.contains(filter)) {
                 continue;
             }
-            let mut ours = router(stage, ends, ring)?;
+            let mut ours = router_with_peer(stage, ends, ring)?;
             ours.pause()?;
-            let mut io = testpmd(stage, ends, ring, Mode::Io)?;
+            let mut io = testpmd_with_peer(stage, ends, ring, Mode::Io)?;
             io.pause()?;
-            let mut macswap = testpmd(stage, ends, ring, Mode::Macswap)?;
+            let mut macswap = testpmd_with_peer(stage, ends, ring, Mode::Macswap)?;
             let mut measured = rounds::run(stage.pace, &mut [&mut ours, &mut io, &mut macswap])?;
             for one in &mut measured {
                 one.name = format!("{}, {}", one.name.replace(" (templates)", ""), ends.name());

@@ -7,6 +7,7 @@ mod contestant;
 mod flows;
 mod guests;
 mod kernel_pods;
+mod latency;
 mod machine;
 mod micro;
 mod ovs;
@@ -37,12 +38,12 @@ pub(crate) struct Arguments {
     /// Which bench.
     #[arg(value_enum, default_value = "micro")]
     bench: Bench,
-    /// Only micro benches whose name contains this; of `guests`, only what a contestant's name contains.
+    /// Only micro benches whose name contains this; of `guests` and `latency`, only what a contestant's name contains.
     #[arg(long)]
     filter: Option<String>,
-    /// How often each contestant has its turn.
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: u32,
+    /// How often each contestant has its turn. [default: 5, and 20 of `latency`]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
     /// How long a turn lasts.
     #[arg(long, default_value_t = 2.0, value_name = "SECONDS", value_parser = seconds)]
     seconds: f64,
@@ -85,10 +86,23 @@ enum Bench {
     Routing,
     /// Between vhost-user ports, and between those and net_null, against testpmd.
     Guests,
+    /// Latency through two vhost-user ports at half load, against testpmd.
+    Latency,
     /// TCP and 64-byte UDP between two kernel pods, against a veth pair.
     KernelPods,
     /// Our tables against rte_lpm, rte_fib and rte_hash.
     Peers,
+}
+
+impl Bench {
+    /// Turns of each contestant, unless told otherwise.
+    const fn rounds(self) -> u32 {
+        match self {
+            // Tails differ more from turn to turn than rates do.
+            Self::Latency => 20,
+            _ => 5,
+        }
+    }
 }
 
 /// How long things take.
@@ -113,13 +127,13 @@ pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
     if *large && *bench != Bench::Peers {
         bail!("--large is for the micro benches and for peers");
     }
-    if filter.is_some() && *bench != Bench::Guests {
-        bail!("--filter is for the micro benches and for guests: {bench:?} has no parts");
+    if filter.is_some() && !matches!(bench, Bench::Guests | Bench::Latency) {
+        bail!("--filter is for the micro benches, guests and latency: {bench:?} has no parts");
     }
     if beside.is_some() && *bench != Bench::KernelPods {
         bail!("--beside is for kernel-pods");
     }
-    let pace = Pace { rounds: *rounds, turn: Duration::from_secs_f64(*seconds) };
+    let pace = Pace { rounds: rounds.unwrap_or(bench.rounds()), turn: Duration::from_secs_f64(*seconds) };
     if *bench == Bench::Peers {
         packages::install(&[Set::Build], yes)?;
         let run = Run::start()?;
@@ -150,6 +164,7 @@ pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
         Bench::KnownFlows => flows::known(&stage, &machine, &sources)?,
         Bench::NewFlows => flows::new_flows(&stage)?,
         Bench::Guests => guests::guests(&stage, filter.as_deref())?,
+        Bench::Latency => latency::latency(&stage, filter.as_deref())?,
         Bench::FlowsScale => flows::flows_scale(&stage, &sources)?,
         Bench::RulesScale => flows::rules_scale(&stage, &sources)?,
         Bench::UpdateStorm => storm::run(&stage, sources[0])?,
