@@ -347,6 +347,21 @@ mod tests {
     }
 
     #[test]
+    fn a_vhost_user_pod_has_1_to_128_queue_pairs() {
+        let pairs = |pairs: Value| {
+            config(&json!({"cniVersion": "1.1.0", "port": "vhost-user", "queuePairs": pairs})).queue_pairs()
+        };
+        assert_eq!([1, 128].map(|n| pairs(json!(n))), [Ok(Some(1)), Ok(Some(128))]);
+        for bad in [json!(0), json!(129), json!(-1), json!("4"), json!(70_000)] {
+            let failure = pairs(bad.clone()).unwrap_err();
+            assert!(
+                failure.code == code::INVALID_CONFIG && failure.msg.contains("queuePairs"),
+                "{bad}: {failure:?}"
+            );
+        }
+    }
+
+    #[test]
     fn each_bad_value_is_named_with_its_key() {
         for (code, key, value) in [
             (code::INVALID_CONFIG, "name", json!("")),

@@ -2,34 +2,25 @@
 //! it is taken from. Each speaks virtio-net headers, whatever carries them.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use podrouter_vhost::{VhostConfig, VhostPort, VhostRx, VhostTx};
 use proto::dataplane::Ethdev;
 use tap::VirtioNetHeader;
-use tap::vnet::SHORT_LEN;
 use vhost::vhost_user::Frontend;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::dataplane::PATIENCE;
-use crate::namespace::Namespace;
+use crate::packet_socket::Packets;
 
 /// A frame with what is left to finish of it.
 pub(crate) type Taken = (VirtioNetHeader, Vec<u8>);
 
-/// Longest that any end gives: 64 KiB of IP packet, and its Ethernet header.
-const LONGEST: usize = 65_536 + 14;
-
-/// As socket calls take it.
-fn length_of<T>(value: &T) -> libc::socklen_t {
-    libc::socklen_t::try_from(size_of_val(value)).unwrap()
-}
-
-fn patiently(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn patiently(what: &str, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
         assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
@@ -75,68 +66,6 @@ impl Backend {
         patiently("the device takes a frame", || {
             let mut burst = self.pairs[queue].1.burst(1);
             burst.send(header.encode(), frame.len(), std::iter::once(frame)) == podrouter_vhost::Sent::Ok
-        });
-    }
-}
-
-/// The kernel's side of a TAP, seen by a packet socket (packet(7)): what it sends, the TAP's reader gets, and the other way round.
-pub(crate) struct Packets {
-    socket: OwnedFd,
-}
-
-impl Packets {
-    pub(crate) fn on(inside: &Namespace, device: &str) -> Self {
-        const PACKET_VNET_HDR: libc::c_int = 15;
-        const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
-        let name = std::ffi::CString::new(device).unwrap();
-        let socket = inside.run(|| {
-            let protocol = u16::to_be(0x0003);
-            // SAFETY: takes numbers alone.
-            let fd = unsafe {
-                libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK, i32::from(protocol))
-            };
-            assert!(fd >= 0, "{}", std::io::Error::last_os_error());
-            // SAFETY: just opened, and nobody else's.
-            let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-            // SAFETY: a zero-terminated string.
-            let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-            let yes: libc::c_int = 1;
-            for option in [PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING] {
-                // SAFETY: the value is an int, of an int's length.
-                let result = unsafe {
-                    libc::setsockopt(fd, libc::SOL_PACKET, option, (&raw const yes).cast(), length_of(&yes))
-                };
-                assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-            }
-            // SAFETY: plain data, for which all zero is a value.
-            let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-            address.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
-            address.sll_protocol = protocol;
-            address.sll_ifindex = index.cast_signed();
-            // SAFETY: an address of that family, and its length.
-            let result = unsafe { libc::bind(fd, (&raw const address).cast(), length_of(&address)) };
-            assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-            socket
-        });
-        Self { socket }
-    }
-
-    fn take(&mut self) -> Vec<Taken> {
-        let mut all = Vec::new();
-        let mut bytes = vec![0; SHORT_LEN + LONGEST];
-        while let Ok(n) = rustix::io::read(&self.socket, &mut bytes[..]) {
-            let header = VirtioNetHeader::decode(&bytes[..SHORT_LEN]).unwrap();
-            all.push((header, bytes[SHORT_LEN..n].to_vec()));
-        }
-        all
-    }
-
-    fn give(&mut self, header: VirtioNetHeader, frame: &[u8]) {
-        let bytes = [&header.encode()[..SHORT_LEN], frame].concat();
-        patiently("the kernel takes a frame", || match rustix::io::write(&self.socket, &bytes) {
-            Ok(n) => n == bytes.len(),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::NOBUFS) => false,
-            Err(error) => panic!("{error}: {header:?}, {} bytes", frame.len()),
         });
     }
 }

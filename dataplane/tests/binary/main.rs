@@ -21,6 +21,7 @@ mod matrix;
 mod namespace;
 mod nat;
 mod outside;
+mod packet_socket;
 mod pod;
 mod policies;
 mod process;

@@ -10,8 +10,9 @@ use proto::dataplane::{Op, PortKind, PortSpec};
 use tap::Offloads;
 
 use crate::dataplane::{Dataplane, PATIENCE, ROUTER};
-use crate::ends::{Backend, Driver, End, Packets};
+use crate::ends::{Backend, Driver, End};
 use crate::frames::endpoint;
+use crate::packet_socket::Packets;
 use crate::pod::{Pod, gateway};
 use crate::specimens::{Arrived, Specimen, Transport, too_big};
 use crate::talk::stream;

@@ -176,6 +176,28 @@ fn what_a_kernel_worker_cannot_take_in_time_is_counted_by_the_worker_that_handed
 }
 
 #[test]
+fn a_pool_that_is_nearly_empty_is_told() {
+    let pod = Pod::new(1);
+    // As many as the ring to the kernel worker holds, which is full before long.
+    let mut dataplane = Dataplane::start(&["--mbufs", "4096"]);
+    let warned = |dataplane: &mut Dataplane| {
+        let Response::Status(status) = dataplane.call(&Request::ShowStatus) else { panic!() };
+        status.warnings.iter().any(|warning| warning.contains("--mbufs"))
+    };
+    assert!(!warned(&mut dataplane));
+    let source = dataplane.dir.path().join("source");
+    pcap(&source, &[udp(2, 1, 64)]);
+    dataplane.tap("a", pod.fd());
+    dataplane.add("m", PortKind::Memory { rx_pcap: Some(source), tx_pcap: None, repeat: true });
+    dataplane
+        .commit(0, vec![gateway(), Op::SetEndpoints { endpoints: vec![endpoint(1, "a"), endpoint(2, "m")] }]);
+    dataplane.until("the status warns", warned);
+    dataplane.commit(1, vec![Op::RemoveEndpoints { names: vec!["pod2".into()] }]);
+    dataplane.assert_ledger();
+    dataplane.until("it warns no more", |d| !warned(d));
+}
+
+#[test]
 fn a_datagram_above_the_outputs_mtu_is_fragmented_if_it_allows_that_and_refused_if_not() {
     let (one, three) = (Pod::new(1), Pod::new(3));
     let mut dataplane = Dataplane::start(&[]);
