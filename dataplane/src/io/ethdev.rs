@@ -118,8 +118,9 @@ impl Ethdev {
     pub(crate) fn send(&mut self, tools: &mut Tools, staged: &mut Staged, sent: &mut Sent) {
         if !self.link.get() {
             sent.refuse(DropReason::TxDown, staged.len() as u64);
-            staged.drain().for_each(drop);
-            return;
+            // As many as a burst holds, freed together.
+            self.leaving.extend(staged.drain().map(|packet| packet.buffer.0));
+            return self.leaving.clear();
         }
         let Self { tx, leaving, vlan, asks, one_piece, .. } = self;
         let vlan = vlan.as_ref();

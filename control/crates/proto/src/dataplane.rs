@@ -185,7 +185,7 @@ pub struct Ethdev {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
     /// What the device can do itself it does: checksums, segmentation, VLAN tags.
-    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub offloads: bool,
 }
 
@@ -198,6 +198,11 @@ impl Ethdev {
 
 const fn yes() -> bool {
     true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_yes(said: &bool) -> bool {
+    *said
 }
 
 const fn one() -> u16 {

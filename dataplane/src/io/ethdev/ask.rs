@@ -2,7 +2,7 @@
 //!
 //! A packet is asked for whole or not at all: one that is not stays as it was, to be finished in software.
 
-use dpdk::{TxOffload, ol_flags, tx_offload};
+use dpdk::{Mbuf, TxOffload, ol_flags, tx_offload};
 use pipeline::{GsoKind, Offload, Packet};
 use wire::{ETHERNET_HEADER, checksum, protocol};
 
@@ -65,15 +65,15 @@ impl Asks {
         } else {
             (tx_offload::UDP_CKSUM, ol_flags::TX_UDP_CKSUM, 8)
         };
-        self.can(needs)
-            && mbuf.segment_count() <= self.max_segments
-            && mbuf.set_tx_offload(TxOffload {
-                flags: flag | family(headers.v4),
-                l2_len: L2_LEN,
-                l3_len: headers.l3_len,
-                l4_len,
-                tso_segsz: 0,
-            })
+        self.can(needs) && self.set(mbuf, &headers, flag, l4_len, 0)
+    }
+
+    /// Writes to the mbuf what is asked for, if the device sends such a chain at all.
+    fn set(&self, mbuf: &mut Mbuf, headers: &Headers, flags: u64, l4_len: u8, tso_segsz: u16) -> bool {
+        let family = if headers.v4 { ol_flags::TX_IPV4 } else { ol_flags::TX_IPV6 };
+        let (flags, l3_len) = (flags | family, headers.l3_len);
+        mbuf.segment_count() <= self.max_segments
+            && mbuf.set_tx_offload(TxOffload { flags, l2_len: L2_LEN, l3_len, l4_len, tso_segsz })
     }
 
     fn segments(
@@ -96,15 +96,8 @@ impl Asks {
         let flag = if headers.v4 { flag | ol_flags::TX_IP_CKSUM } else { flag };
         let l4_len = header_len.checked_sub(start).and_then(|len| u8::try_from(len).ok());
         let (true, Some(l4_len)) = (self.can(needs), l4_len) else { return false };
-        let asked = headers.tcp == !matches!(kind, GsoKind::Udp)
-            && mbuf.segment_count() <= self.max_segments
-            && mbuf.set_tx_offload(TxOffload {
-                flags: flag | family(headers.v4),
-                l2_len: L2_LEN,
-                l3_len: headers.l3_len,
-                l4_len,
-                tso_segsz: size,
-            });
+        let asked =
+            headers.tcp == !matches!(kind, GsoKind::Udp) && self.set(mbuf, &headers, flag, l4_len, size);
         if asked {
             without_length(mbuf.data_mut(), &headers, usize::from(start) + usize::from(offset));
         }
@@ -114,10 +107,6 @@ impl Asks {
 
 #[expect(clippy::cast_possible_truncation, reason = "14")]
 const L2_LEN: u8 = ETHERNET_HEADER as u8;
-
-const fn family(v4: bool) -> u64 {
-    if v4 { ol_flags::TX_IPV4 } else { ol_flags::TX_IPV6 }
-}
 
 /// None if it is neither TCP nor UDP where a device looks for it.
 fn headers(data: &[u8], start: u16, offset: u16) -> Option<Headers> {
