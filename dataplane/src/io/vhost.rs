@@ -45,6 +45,9 @@ impl Vhost {
         for (rx, _) in first.iter_mut().chain(later) {
             // Bounded, so that a guest which sends nothing but rubbish holds the worker no longer than others.
             let burst = rx.burst(into.room());
+            if burst.is_broken() {
+                refused(DropReason::DescriptorInvalid);
+            }
             if burst.is_empty() {
                 continue;
             }
@@ -54,7 +57,7 @@ impl Vhost {
                 let taken = match frame {
                     Ok(frame) => take(&frame, id, &mut self.buffers, tools, into),
                     Err(RxRefused::TooShort) => Err(DropReason::FrameTooShort),
-                    Err(RxRefused::Malformed | RxRefused::RingBroken) => Err(DropReason::DescriptorInvalid),
+                    Err(RxRefused::Malformed) => Err(DropReason::DescriptorInvalid),
                 };
                 if let Err(reason) = taken {
                     refused(reason);

@@ -107,7 +107,7 @@ pub(crate) struct Chain {
     /// Bytes of all its pieces.
     pub(crate) len: u32,
     /// Its first piece, and where in the batch the others are.
-    front: Piece,
+    pub(crate) front: Piece,
     first: u16,
     end: u16,
     /// It loops, is too long, leaves the table, goes the wrong way, or names memory that the guest does not have.
@@ -199,6 +199,11 @@ impl Chains {
     /// The memory that gave the pieces is still there: the ring has been locked since.
     #[inline]
     pub(crate) unsafe fn read(&self, chain: &Chain, mut at: usize, mut out: &mut [u8]) -> bool {
+        if at + out.len() <= chain.front.len() {
+            // SAFETY: the caller's promise.
+            unsafe { chain.front.read(at, out) };
+            return true;
+        }
         for piece in self.pieces(chain) {
             if at >= piece.len() {
                 at -= piece.len();

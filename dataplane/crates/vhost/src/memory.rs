@@ -24,6 +24,9 @@ const HUGETLBFS: u32 = 0x9584_58f6;
 /// Bytes of a small frame, and of the virtio-net header before it.
 const FRONT: usize = 76;
 
+/// Bytes of a virtio-net header, in one wide and one narrow word.
+const HEADER: usize = size_of::<u64>() + size_of::<u32>();
+
 /// A mapped range.
 #[derive(Clone, Debug)]
 struct Region {
@@ -99,13 +102,31 @@ impl Piece {
         len
     }
 
+    /// Its first 12 bytes, if it has as many: a virtio-net header. They come by way of registers: what is written to memory in
+    /// other widths than it is read again holds the core up.
+    ///
+    /// # Safety
+    /// As for `read`.
+    #[inline]
+    pub(crate) unsafe fn read_header(&self) -> Option<[u8; HEADER]> {
+        if self.len() < HEADER {
+            return None;
+        }
+        let start = self.start.cast::<u64>();
+        // SAFETY: within the piece, as just compared; else as in `read`.
+        let [h0, h1, h2, h3, h4, h5, h6, h7] = unsafe { start.read_unaligned() }.to_ne_bytes();
+        // SAFETY: as above.
+        let [h8, h9, h10, h11] =
+            unsafe { start.wrapping_add(1).cast::<u32>().read_unaligned() }.to_ne_bytes();
+        Some([h0, h1, h2, h3, h4, h5, h6, h7, h8, h9, h10, h11])
+    }
+
     /// Copies a virtio-net header of 12 bytes and a frame behind it, if there is room for both.
     ///
     /// # Safety
     /// As for `read`.
     #[inline]
     pub(crate) unsafe fn write_frame(&self, header: (u64, u32), frame: &[u8]) -> bool {
-        const HEADER: usize = size_of::<u64>() + size_of::<u32>();
         if self.len() < HEADER + frame.len() {
             return false;
         }
@@ -190,12 +211,6 @@ impl Part {
         unsafe { AtomicU32::from_ptr(self.at(offset, 4).cast()) }
     }
 
-    #[inline]
-    fn u64_at(&self, offset: usize) -> &AtomicU64 {
-        // SAFETY: as above.
-        unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }
-    }
-
     /// A little-endian number, `offset` bytes from the start.
     #[inline]
     pub(crate) fn load(&self, offset: usize, order: Ordering) -> u16 {
@@ -207,10 +222,17 @@ impl Part {
         self.u16_at(offset).store(value.to_le(), order);
     }
 
-    /// Eight bytes as one little-endian number.
+    /// Sixteen bytes, a descriptor, as two little-endian numbers.
     #[inline]
-    pub(crate) fn load_u64(&self, offset: usize) -> u64 {
-        u64::from_le(self.u64_at(offset).load(Ordering::Relaxed))
+    pub(crate) fn load_pair(&self, offset: usize) -> (u64, u64) {
+        let first = self.at(offset, 16).cast::<u64>();
+        // SAFETY: in the table, which is mapped as long as `self`, and aligned, as `at` has seen. It is reached by atomic
+        // operations alone.
+        let first = unsafe { AtomicU64::from_ptr(first) };
+        // SAFETY: the second half of the sixteen bytes.
+        let second = unsafe { AtomicU64::from_ptr(first.as_ptr().wrapping_add(1)) };
+        let load = |number: &AtomicU64| u64::from_le(number.load(Ordering::Relaxed));
+        (load(first), load(second))
     }
 
     /// Four bytes, as one little-endian number.

@@ -158,31 +158,34 @@ impl Packed {
     /// Takes chains until `most` are in `chains`, there are no more, or the batch is full.
     #[inline]
     pub(crate) fn take(&mut self, most: usize, chains: &mut Chains, from: &Source) {
-        while chains.list().len() < most && chains.has_room() && self.available(self.next) {
-            let descriptor = self.descriptor(self.next, from);
+        let mut next = self.next;
+        while chains.list().len() < most && chains.has_room() && self.available(next) {
+            let descriptor = self.descriptor(next, from);
             if chains.push_plain(descriptor.tail, descriptor, from) {
-                self.next.advance(1, self.size);
+                next.advance(1, self.size);
             } else {
-                self.follow(chains, from);
+                next = self.follow(next, chains, from);
             }
         }
+        self.next = next;
         // Where there was enough, what comes next is likely to be there, too: a line that the guest wrote takes longer than a
         // burst's turn.
         if chains.list().len() == most {
-            let at = DESCRIPTOR * usize::from(self.next.index);
+            let at = DESCRIPTOR * usize::from(next.index);
             (0..AHEAD).for_each(|line| self.descriptors.prefetch(at + 64 * line));
         }
     }
 
     #[inline]
     fn descriptor(&self, place: Place, from: &Source) -> Descriptor {
-        let at = DESCRIPTOR * usize::from(place.index);
-        from.descriptor(self.descriptors.load_u64(at), self.descriptors.load_u64(at + LEN))
+        let (address, rest) = self.descriptors.load_pair(DESCRIPTOR * usize::from(place.index));
+        from.descriptor(address, rest)
     }
 
-    fn follow(&mut self, chains: &mut Chains, from: &Source) {
+    /// Takes a chain that is not plain; gives the place behind it.
+    fn follow(&self, head: Place, chains: &mut Chains, from: &Source) -> Place {
         let mut chain = chains.begin();
-        let (mut at, mut slots) = (self.next, 0);
+        let (mut at, mut slots) = (head, 0);
         // The driver makes the head's flags visible last, so those of the others need not be looked at. The last one has the id;
         // a chain that is too long, or as long as the ring, ends where we stop, and is given back as far as that.
         let id = loop {
@@ -199,7 +202,7 @@ impl Packed {
             }
         };
         chain.end(id, slots);
-        self.next = at;
+        at
     }
 
     /// Gives back the last chains taken, as if they had not been.

@@ -30,9 +30,6 @@ pub enum RxRefused {
     TooShort,
     /// Its descriptors loop, are too many, leave the table, are writable, or name memory that the guest does not have.
     Malformed,
-    /// The available ring's index jumped: nothing is read from this ring until the guest's driver sets it up again. Said
-    /// once.
-    RingBroken,
 }
 
 /// What the guest sent, for the length of a burst. Dropping it gives the guest its descriptors back.
@@ -97,7 +94,7 @@ impl RxBurst<'_> {
     #[must_use]
     #[inline]
     pub fn len(&self) -> usize {
-        self.chains.list().len() + usize::from(self.broken)
+        self.chains.list().len()
     }
 
     /// There is none: the guest has sent nothing, is not connected, or is being set up.
@@ -107,10 +104,18 @@ impl RxBurst<'_> {
         self.len() == 0
     }
 
+    /// The available ring's index has jumped: nothing is read from this ring until the guest's driver sets it up again.
+    /// Said once, of a burst without frames.
+    #[must_use]
+    #[inline]
+    pub const fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     /// The frames, in the order in which the guest sent them.
     #[inline]
     pub fn frames(&self) -> impl Iterator<Item = Result<RxFrame<'_>, RxRefused>> {
-        let frames = self.chains.list().iter().map(|chain| {
+        self.chains.list().iter().map(|chain| {
             if chain.malformed {
                 return Err(RxRefused::Malformed);
             }
@@ -118,8 +123,7 @@ impl RxBurst<'_> {
                 return Err(RxRefused::TooShort);
             }
             Ok(RxFrame { chains: self.chains, chain, header_len: self.header_len })
-        });
-        frames.chain(self.broken.then_some(Err(RxRefused::RingBroken)))
+        })
     }
 
     /// Ends the burst: gives all back, and interrupts the guest once if it wants that. Dropping does the same.
@@ -139,12 +143,14 @@ impl RxFrame<'_> {
     #[must_use]
     #[inline]
     pub fn header(&self) -> [u8; HEADER_LEN] {
-        let mut header = [0; HEADER_LEN];
         if self.header_len == HEADER_LEN {
-            self.read(0, &mut header);
-        } else {
-            self.read(0, &mut header[..self.header_len]);
+            // SAFETY: as in `read`.
+            if let Some(header) = unsafe { self.chain.front.read_header() } {
+                return header;
+            }
         }
+        let mut header = [0; HEADER_LEN];
+        self.read(0, &mut header[..self.header_len]);
         header
     }
 

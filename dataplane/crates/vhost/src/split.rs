@@ -96,24 +96,25 @@ impl Split {
             return Err(Jumped);
         }
         let wanted = most.saturating_sub(chains.list().len()).min(usize::from(waiting));
+        let mut next = self.next;
         for _ in 0..wanted {
             if !chains.has_room() {
                 break;
             }
-            let head = self.head(self.next);
+            let head = self.head(next);
             let plain = self.descriptor(head, from).is_some_and(|only| chains.push_plain(head, only, from));
             if !plain {
                 self.follow(head, chains, from);
             }
-            self.next = self.next.wrapping_add(1);
+            next = next.wrapping_add(1);
         }
+        self.next = next;
         // What is there already for the next burst is asked for now: a line that the guest wrote takes longer to come than a
         // burst's turn. Four descriptors are in one, and drivers take them in order, more or less.
         let ahead = usize::from(waiting).saturating_sub(wanted).min(BURST);
-        let mut at = self.next;
         for _ in 0..ahead / 4 {
-            self.descriptors.prefetch(DESCRIPTOR * usize::from(self.head(at)));
-            at = at.wrapping_add(4);
+            self.descriptors.prefetch(DESCRIPTOR * usize::from(self.head(next)));
+            next = next.wrapping_add(4);
         }
         Ok(())
     }
@@ -129,8 +130,8 @@ impl Split {
         if index >= self.size {
             return None;
         }
-        let place = DESCRIPTOR * usize::from(index);
-        Some(from.descriptor(self.descriptors.load_u64(place), self.descriptors.load_u64(place + 8)))
+        let (address, rest) = self.descriptors.load_pair(DESCRIPTOR * usize::from(index));
+        Some(from.descriptor(address, rest))
     }
 
     fn follow(&self, head: u16, chains: &mut Chains, from: &Source) {

@@ -137,8 +137,12 @@ fn an_index_that_jumps_ends_the_ring_until_it_is_set_up_again() {
     host.reaches(PeerState::Running);
     guest.transmit().publish(17);
     guest.receive().publish(40_000);
-    assert_eq!(host.receive(), [Err(RxRefused::RingBroken)]);
-    assert_eq!(host.receive(), []);
+    let broken = host.rx.burst(32);
+    assert!(broken.is_broken() && broken.is_empty());
+    drop(broken);
+    let burst = host.rx.burst(32);
+    assert!(!burst.is_broken() && burst.is_empty(), "said once");
+    drop(burst);
     let mut burst = host.tx.burst(2);
     assert_eq!(send(&mut burst, &[&frame(0, 60)]), Sent::Refused(TxRefused::RingBroken));
     assert_eq!(send(&mut burst, &[&frame(0, 60)]), Sent::Full);
