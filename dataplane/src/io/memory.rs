@@ -124,7 +124,7 @@ impl Memory {
                     let bytes = templates.next();
                     // No template is longer than an empty buffer.
                     if let Some(space) = mbuf.append(bytes.len()) {
-                        space.copy_from_slice(bytes);
+                        copy(bytes, space);
                     }
                 }
             }
@@ -193,6 +193,21 @@ fn parse(bytes: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {
         at += RECORD_HEADER + length;
     }
     Ok(frames)
+}
+
+/// Copies bytes of one length, those of a small frame without a call: a source is to cost as little as net_null.
+#[inline]
+fn copy(from: &[u8], to: &mut [u8]) {
+    const HALF: usize = 32;
+    if let (Some(first), Some(last), HALF..=64) =
+        (from.first_chunk::<HALF>(), from.last_chunk::<HALF>(), from.len())
+        && let Some(behind) = to.len().checked_sub(HALF)
+    {
+        to[..HALF].copy_from_slice(first);
+        to[behind..].copy_from_slice(last);
+    } else {
+        to.copy_from_slice(from);
+    }
 }
 
 #[cfg(test)]

@@ -206,6 +206,16 @@ const fn is_taken(takes: Takes, offload: Offload) -> bool {
 
 #[inline]
 fn give(burst: &mut TxBurst<'_>, header: [u8; HEADER_LEN], mbuf: &Mbuf, sent: &mut Sent) {
+    if mbuf.segment_count() == 1 && burst.send_whole(header, mbuf.data()) {
+        sent.packets += 1;
+        sent.bytes += mbuf.data().len() as u64;
+    } else {
+        give_spread(burst, header, mbuf, sent);
+    }
+}
+
+#[inline(never)]
+fn give_spread(burst: &mut TxBurst<'_>, header: [u8; HEADER_LEN], mbuf: &Mbuf, sent: &mut Sent) {
     let len = mbuf.total_len();
     match burst.send(header, len, mbuf.segments()) {
         Outcome::Ok => {

@@ -12,14 +12,25 @@ use rustix::process::Signal;
 use super::Pace;
 
 /// What contestants have in common.
+#[derive(Debug, Clone)]
 pub(crate) struct Stage {
     pub(crate) run: Arc<Run>,
     pub(crate) artefacts: Artefacts,
+    /// Those of another build, which has its turn as well.
+    pub(crate) beside: Option<Artefacts>,
     /// The measured core, and where everything else of a contestant runs.
     pub(crate) core: usize,
     pub(crate) other: usize,
     pub(crate) hugepages: bool,
     pub(crate) pace: Pace,
+}
+
+impl Stage {
+    /// The same with the binaries of the other build, if there is one.
+    pub(crate) fn beside(&self) -> Option<Self> {
+        let artefacts = self.beside.clone()?;
+        Some(Self { artefacts, beside: None, ..self.clone() })
+    }
 }
 
 /// Where packets come from.

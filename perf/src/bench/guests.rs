@@ -148,9 +148,9 @@ fn start_peer(stage: &Stage, sockets: &Sockets, ends: Ends, ring: Ring) -> Resul
     Process::spawn(&stage.run, &prefix, &mut command)
 }
 
-/// A data plane that waits for guests at these sockets.
-pub(super) fn router(stage: &Stage, sockets: &Sockets, ends: Ends, ring: Ring) -> Result<Router> {
-    let mut router = Router::start(stage, &format!("podrouter {}", ring.name()), Source::Templates, FLOWS)?;
+/// A data plane of this name that waits for guests at these sockets.
+pub(super) fn router(stage: &Stage, name: &str, sockets: &Sockets, ends: Ends, ring: Ring) -> Result<Router> {
+    let mut router = Router::start(stage, &format!("{name} {}", ring.name()), Source::Templates, FLOWS)?;
     let guest = |path: &Path| PortKind::Vhost { path: path.to_owned(), server: true, queue_pairs: 1 };
     let from = match ends {
         Ends::NullToGuest => {
@@ -166,9 +166,9 @@ pub(super) fn router(stage: &Stage, sockets: &Sockets, ends: Ends, ring: Ring) -
     Ok(router)
 }
 
-fn router_with_peer(stage: &Stage, ends: Ends, ring: Ring) -> Result<WithPeer<Router>> {
+fn router_with_peer(stage: &Stage, name: &str, ends: Ends, ring: Ring) -> Result<WithPeer<Router>> {
     let sockets = Sockets::new(stage)?;
-    let mut router = router(stage, &sockets, ends, ring)?;
+    let mut router = router(stage, name, &sockets, ends, ring)?;
     let peer = start_peer(stage, &sockets, ends, ring)?;
     router.forwards()?;
     Ok(WithPeer { forwarder: router, peer })
@@ -266,20 +266,25 @@ pub(crate) fn guests(stage: &Stage, filter: Option<&str>) -> Result<Report> {
             if filter.is_some_and(|filter| !name.contains(filter)) {
                 continue;
             }
-            let mut ours = router_with_peer(stage, ends, ring)?;
+            let mut ours = router_with_peer(stage, "podrouter", ends, ring)?;
             ours.pause()?;
             let mut io = testpmd_with_peer(stage, ends, ring, Mode::Io)?;
             io.pause()?;
             let mut macswap = testpmd_with_peer(stage, ends, ring, Mode::Macswap)?;
-            let mut measured = rounds::run(stage.pace, &mut [&mut ours, &mut io, &mut macswap])?;
+            macswap.pause()?;
+            let other = stage.beside();
+            let mut beside = other.map(|stage| router_with_peer(&stage, "beside", ends, ring)).transpose()?;
+            let mut contestants: Vec<&mut dyn Contestant> = vec![&mut ours, &mut io, &mut macswap];
+            contestants.extend(beside.as_mut().map(|beside| beside as &mut dyn Contestant));
+            let mut measured = rounds::run(stage.pace, &mut contestants)?;
             for one in &mut measured {
                 one.name = format!("{}, {}", one.name.replace(" (templates)", ""), ends.name());
             }
-            if let [ours, io, macswap] = measured.as_slice() {
+            if let [ours, io, others @ ..] = measured.as_slice() {
                 // Split rings are what guests have unless told otherwise.
                 let aim = (ring == Ring::Split).then_some(Aim::AtLeast(0.9));
                 report.figures.push(Figure::ratio(ours, io, aim));
-                report.figures.push(Figure::ratio(ours, macswap, None));
+                report.figures.extend(others.iter().map(|other| Figure::ratio(ours, other, None)));
             }
             report.measured.extend(measured);
         }

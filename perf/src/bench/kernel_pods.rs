@@ -4,7 +4,6 @@
 //! are stopped. Nothing is pinned but poll workers: sender, receiver and kernel worker lie where the scheduler puts them, as on a node.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -18,6 +17,7 @@ use lab::signals;
 use rustix::process::Signal;
 
 use super::Pace;
+use super::contestant::Stage;
 use super::report::{Aim, Figure, Report};
 
 /// Of every device, so that segments on one side are as long as on the other.
@@ -200,19 +200,16 @@ fn busy(text: &str) -> Option<f64> {
     Some((user + nice + system + irq + softirq) / USER_HZ)
 }
 
-/// Two kernel pods against a veth pair, and against those of another build, where `beside` is the folder of its binaries.
-pub(crate) fn kernel_pods(
-    artefacts: &Artefacts,
-    pace: Pace,
-    cores: usize,
-    beside: Option<&Path>,
-) -> Result<Report> {
+/// Two kernel pods against a veth pair, and against those of another build, where there is one.
+pub(crate) fn kernel_pods(stage: &Stage, cores: usize) -> Result<Report> {
+    let pace = stage.pace;
     // A node has namespaces and sockets named after its run, so each has one of its own.
     let run = Run::start()?;
-    let mut contestants = vec![Contestant::podrouter(&run, artefacts, "podrouter")?, Contestant::veth(&run)?];
-    let other = beside.map(|_| Run::start()).transpose()?;
-    if let (Some(folder), Some(run)) = (beside, &other) {
-        contestants.push(Contestant::podrouter(run, &Artefacts::at(folder)?, "beside")?);
+    let mut contestants =
+        vec![Contestant::podrouter(&run, &stage.artefacts, "podrouter")?, Contestant::veth(&run)?];
+    let other = stage.beside.as_ref().map(|_| Run::start()).transpose()?;
+    if let (Some(artefacts), Some(run)) = (&stage.beside, &other) {
+        contestants.push(Contestant::podrouter(run, artefacts, "beside")?);
     }
     for round in 0..pace.rounds {
         eprintln!("  round {} of {}", round + 1, pace.rounds);

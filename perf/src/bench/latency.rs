@@ -166,35 +166,47 @@ pub(crate) fn latency(stage: &Stage, filter: Option<&str>) -> Result<Report> {
 
 fn compare(stage: &Stage, ring: Ring, report: &mut Report) -> Result<()> {
     let ends = Ends::GuestToGuest;
-    let sockets = [Sockets::new(stage)?, Sockets::new(stage)?];
-    let mut ours = router(stage, &sockets[0], ends, ring)?;
+    let sockets = [Sockets::new(stage)?, Sockets::new(stage)?, Sockets::new(stage)?];
+    let mut ours = router(stage, "podrouter", &sockets[0], ends, ring)?;
     ours.pause()?;
     let mut theirs = testpmd(stage, &sockets[1], ends, ring, Mode::Io)?;
-    let mut ours = Forwarder::new(&mut ours, &sockets[0])?;
-    let mut theirs = Forwarder::new(&mut theirs, &sockets[1])?;
+    theirs.pause()?;
+    let other = stage.beside();
+    let mut beside = other.map(|stage| router(&stage, "beside", &sockets[2], ends, ring)).transpose()?;
+    let mut all = vec![Forwarder::new(&mut ours, &sockets[0])?, Forwarder::new(&mut theirs, &sockets[1])?];
+    if let Some(beside) = &mut beside {
+        all.push(Forwarder::new(beside, &sockets[2])?);
+    }
     for _ in 0..CAPACITY_TURNS {
-        for one in [&mut ours, &mut theirs] {
+        for one in &mut all {
             one.measure_capacity(stage, ring)?;
         }
     }
-    let carried = percentile(&ours.capacity, 50).min(percentile(&theirs.capacity, 50));
+    let capacities = all.iter().map(|one| percentile(&one.capacity, 50));
+    let carried = capacities.min_by(f64::total_cmp).context("nobody takes part")?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some million packets")]
     let rate = (carried / 2.0) as u64;
     for round in 0..stage.pace.rounds {
         eprintln!("  round {} of {}, {} packets a second", round + 1, stage.pace.rounds, rate);
-        // Neither is always the first of a round.
-        let (first, second) =
-            if round % 2 == 0 { (&mut ours, &mut theirs) } else { (&mut theirs, &mut ours) };
-        first.turn(stage, ring, rate)?;
-        second.turn(stage, ring, rate)?;
+        // None is always the first of a round.
+        let first = usize::try_from(round)? % all.len();
+        let (later, sooner) = all.split_at_mut(first);
+        for one in sooner.iter_mut().chain(later) {
+            one.turn(stage, ring, rate)?;
+        }
     }
-    // Split rings are what guests have unless told otherwise.
-    ours.ratios(&theirs, (ring == Ring::Split).then_some(AIM), &mut report.figures);
-    for one in [&ours, &theirs] {
+    if let [ours, others @ ..] = all.as_slice() {
+        for (at, other) in others.iter().enumerate() {
+            // Of testpmd, and of split rings, which are what guests have unless told otherwise.
+            let aim = (at == 0 && ring == Ring::Split).then_some(AIM);
+            ours.ratios(other, aim, &mut report.figures);
+        }
+    }
+    for one in &all {
         one.figures(&mut report.figures);
         report.measured.push(one.measured());
     }
-    report.note(&format!("{}: {rate} packets a second, half of what the slower one carries.", ring.name()));
+    report.note(&format!("{}: {rate} packets a second, half of what the slowest carries.", ring.name()));
     Ok(())
 }
 

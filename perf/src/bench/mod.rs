@@ -59,7 +59,7 @@ pub(crate) struct Arguments {
     /// Also tables of 10 million entries, in the micro benches and in peers: some 10 GB, and minutes.
     #[arg(long)]
     large: bool,
-    /// Of `kernel-pods`: also the node of another build, whose binaries are in this folder.
+    /// Of `guests`, `latency` and `kernel-pods`: also another build, whose binaries are in this folder.
     #[arg(long, value_name = "FOLDER")]
     beside: Option<PathBuf>,
     /// One JSON document instead of tables.
@@ -130,9 +130,10 @@ pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
     if filter.is_some() && !matches!(bench, Bench::Guests | Bench::Latency) {
         bail!("--filter is for the micro benches, guests and latency: {bench:?} has no parts");
     }
-    if beside.is_some() && *bench != Bench::KernelPods {
-        bail!("--beside is for kernel-pods");
+    if beside.is_some() && !matches!(bench, Bench::Guests | Bench::Latency | Bench::KernelPods) {
+        bail!("--beside is for guests, latency and kernel-pods");
     }
+    let beside = beside.as_deref().map(Artefacts::at).transpose()?;
     let pace = Pace { rounds: rounds.unwrap_or(bench.rounds()), turn: Duration::from_secs_f64(*seconds) };
     if *bench == Bench::Peers {
         packages::install(&[Set::Build], yes)?;
@@ -152,14 +153,12 @@ pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
     let (core, other) = machine::cores(*core)?;
     let pages = Hugepages::prepare(&run, *hugepages)?;
     let _priority = Priority::raise();
-    let stage = Stage { run, artefacts, core, other, hugepages: pages.used, pace };
+    let stage = Stage { run, artefacts, beside, core, other, hugepages: pages.used, pace };
     let machine = Machine::read();
     let sources = source.map_or_else(|| vec![Source::Pcap, Source::Templates], |one| vec![one]);
     let report = match bench {
         Bench::Micro | Bench::Peers => return Ok(()),
-        Bench::KernelPods => {
-            kernel_pods::kernel_pods(&stage.artefacts, pace, machine.cores(), beside.as_deref())?
-        }
+        Bench::KernelPods => kernel_pods::kernel_pods(&stage, machine.cores())?,
         Bench::Routing => flows::routing(&stage, &machine, &sources)?,
         Bench::KnownFlows => flows::known(&stage, &machine, &sources)?,
         Bench::NewFlows => flows::new_flows(&stage)?,

@@ -1,4 +1,7 @@
-//! The chains of a burst: what descriptors name, checked and resolved, before a byte of a frame is touched.
+//! Chains that were taken from a ring: what descriptors name, checked and resolved, before a byte of a frame is touched.
+//!
+//! Some are taken ahead of the burst that uses them, so that what the guest wrote, and where we are to write, is in our cache by
+//! then: lines that another core has written take longer to come than a burst's turn. For the guest they are not taken yet.
 //!
 //! Owns the walk through descriptors that are linked (split rings) or in an indirect table (both), and the copies from and to what
 //! they name. What always holds: a descriptor is read once; at most [`CHAIN_MAX`] are read a chain and [`BURST_MAX`] a burst, give or
@@ -8,6 +11,7 @@
 use std::sync::Arc;
 
 use crate::memory::{Memory, Piece};
+use crate::ring::Ring;
 
 /// Most descriptors in one chain. Linux sends at most 48 (`MAX_SKB_FRAGS` 45, the header and the linear part), DPDK fewer.
 pub(crate) const CHAIN_MAX: usize = 256;
@@ -15,7 +19,7 @@ pub(crate) const CHAIN_MAX: usize = 256;
 const BURST_MAX: usize = 1_024;
 /// Chains that are taken at once.
 pub(crate) const BURST: usize = 32;
-/// Chains of a burst, with those of one frame that is spread over many.
+/// Chains of a burst, with those of one frame that is spread over many, and what was taken ahead.
 const LIST: usize = BURST + 128 + BURST;
 
 /// Bytes of a descriptor, in rings of both kinds and in indirect tables.
@@ -126,11 +130,17 @@ impl Chain {
 #[derive(Debug, Default)]
 pub(crate) struct Chains {
     list: Vec<Chain>,
+    /// Those before it were given back.
+    begin: usize,
     pieces: Vec<Piece>,
-    /// Descriptors read since it was cleared.
+    /// Descriptors read since it was cleared, beyond one a chain.
     walked: usize,
     /// The region that the last buffer was in.
     near: usize,
+    /// The ring that they are from.
+    ring: u64,
+    /// That ring makes no sense; to be said once.
+    broken: bool,
 }
 
 // SAFETY: its pieces point into memory that any thread may write; they are used only while the ring that gave them is locked.
@@ -140,28 +150,86 @@ impl Chains {
     pub(crate) fn new() -> Self {
         Self {
             list: Vec::with_capacity(LIST),
+            begin: 0,
             // A buffer may lie across regions, which takes more than one piece; only then this may grow.
             pieces: Vec::with_capacity(BURST_MAX + CHAIN_MAX),
             walked: 0,
             near: 0,
+            ring: 0,
+            broken: false,
         }
     }
 
-    pub(crate) fn clear(&mut self) {
+    /// Has `most` chains of a ring here, those that were taken ahead first, as far as there are so many.
+    #[inline]
+    pub(crate) fn take(&mut self, ring: &mut Ring, most: usize) {
+        if self.ring != ring.number() {
+            // Whatever is here is another ring's, which is no more.
+            self.clear();
+            (self.ring, self.broken) = (ring.number(), false);
+        }
+        if self.list().len() < most {
+            if self.list.len() + most > LIST {
+                self.untake(ring);
+            }
+            self.broken |= ring.take(most, self).is_err();
+        }
+    }
+
+    /// Whether chains of this ring were taken ahead.
+    pub(crate) fn are_ahead(&self, ring: &Ring) -> bool {
+        self.ring == ring.number() && !self.list().is_empty()
+    }
+
+    /// Whether the ring makes no sense; said once.
+    #[inline]
+    pub(crate) fn take_broken(&mut self) -> bool {
+        std::mem::take(&mut self.broken)
+    }
+
+    /// The first so many have been given back.
+    #[inline]
+    pub(crate) fn drop_front(&mut self, chains: usize) {
+        self.begin += chains;
+        if self.begin >= self.list.len() {
+            self.clear();
+        }
+    }
+
+    /// Leaves all that are here to be taken again, and makes room.
+    #[cold]
+    pub(crate) fn untake(&mut self, ring: &mut Ring) {
+        ring.untake(self.list());
+        self.clear();
+    }
+
+    fn clear(&mut self) {
         self.list.clear();
+        self.begin = 0;
         self.pieces.clear();
         self.walked = 0;
     }
 
     #[inline]
     pub(crate) fn list(&self) -> &[Chain] {
-        &self.list
+        self.list.get(self.begin..).unwrap_or_default()
+    }
+
+    /// Whether none was given back since it was last empty: all that was read was read for what is here.
+    pub(crate) const fn is_fresh(&self) -> bool {
+        self.begin == 0
     }
 
     /// Whether another chain may be taken.
     #[inline]
     pub(crate) fn has_room(&self) -> bool {
-        self.walked < BURST_MAX && self.pieces.len() < BURST_MAX
+        self.walked + self.list.len() < BURST_MAX && self.pieces.len() < BURST_MAX
+    }
+
+    /// How many chains of one buffer may be taken without a look at `has_room`.
+    #[inline]
+    pub(crate) fn room_for_plain(&self) -> usize {
+        if self.has_room() { BURST_MAX - self.walked - self.list.len() } else { 0 }
     }
 
     /// Takes a chain of one buffer, as most are; `false`, and nothing done, for what needs a closer look.
@@ -175,7 +243,6 @@ impl Chains {
         };
         // Asked for now, and touched when all chains of the burst are known.
         piece.prefetch(from.direction == Direction::ToGuest);
-        self.walked += 1;
         let len = descriptor.len;
         self.list.push(Chain { id, slots: 1, len, front: piece, first: 0, end: 0, malformed: false });
         true
@@ -345,7 +412,7 @@ impl Building<'_> {
     #[inline]
     pub(crate) fn end(self, id: u16, slots: u16) {
         let (first, end) = (place(self.first), place(self.chains.pieces.len()));
-        self.chains.walked += self.descriptors.max(1);
+        self.chains.walked += self.descriptors.saturating_sub(1);
         let Self { front, len, malformed, .. } = self;
         self.chains.list.push(Chain { id, slots, len, front, first, end, malformed });
     }

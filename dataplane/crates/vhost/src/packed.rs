@@ -76,7 +76,7 @@ pub(crate) struct Packed {
     device_event: Part,
     size: u16,
     event_index: bool,
-    /// Where the next chain to take is. Between bursts the next one used goes there, too.
+    /// Where the next chain to take is.
     next: Place,
     /// Where the next one used goes.
     used: Place,
@@ -139,9 +139,10 @@ impl Packed {
         place.index < self.size && self.flags(place.index) & (AVAILABLE | USED) == wrap
     }
 
-    /// What `GET_VRING_BASE` asks: what is available in the low half, what is used in the high one.
+    /// What `GET_VRING_BASE` asks: what is available in the low half, what is used in the high one. All that was taken and is
+    /// not used is available again.
     pub(crate) const fn base(&self) -> u32 {
-        self.next.bits() as u32 | (self.used.bits() as u32) << 16
+        self.used.bits() as u32 | (self.used.bits() as u32) << 16
     }
 
     pub(crate) const fn place(&self) -> Place {

@@ -1,10 +1,11 @@
 //! One ring while it runs, of either kind, with what goes beyond its tables: signals to the guest, and the lock it is shared by.
 //!
 //! Written by whoever holds the lock: the worker for the length of a burst, the message thread to start, change or stop it.
-//! What always holds: what was taken in a burst is given back in the same one, so that between bursts nothing is in flight.
+//! What always holds: what is used in a burst is given back in the same one, so that between bursts nothing is in flight. What was
+//! taken ahead may be given to another back end as if it had not been.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rustix::event::epoll;
@@ -130,9 +131,14 @@ enum Tables {
     Packed(Packed),
 }
 
+/// How many rings have run so far.
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
 /// A running ring.
 #[derive(Debug)]
 pub(crate) struct Ring {
+    /// No other one has it, or had it before.
+    number: u64,
     tables: Tables,
     source: Source,
     pub(crate) features: Features,
@@ -181,7 +187,14 @@ impl Ring {
         };
         let Signals { kick, call, err } = signals;
         let source = Source { memory: Arc::clone(memory), direction, format };
-        Ok(Self { tables, source, features, broken: false, kick, call, err, inflight })
+        // Relaxed: only that it differs matters. It begins at 1, so that 0 is none.
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed) + 1;
+        Ok(Self { number, tables, source, features, broken: false, kick, call, err, inflight })
+    }
+
+    #[inline]
+    pub(crate) const fn number(&self) -> u64 {
+        self.number
     }
 
     /// What `GET_VRING_BASE` asks, and `SET_VRING_BASE` brings back.

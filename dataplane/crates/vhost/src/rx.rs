@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::{Arc, MutexGuard};
 
-use crate::chains::{Chain, Chains};
+use crate::chains::{BURST, Chain, Chains};
 use crate::ring::{Ring, SharedRing};
 
 /// Bytes of an Ethernet header: what is shorter is no frame.
@@ -37,6 +37,8 @@ pub enum RxRefused {
 pub struct RxBurst<'a> {
     ring: Option<MutexGuard<'a, Option<Ring>>>,
     chains: &'a mut Chains,
+    /// How many of the chains are the burst's; others were taken ahead.
+    frames: usize,
     header_len: usize,
     broken: bool,
 }
@@ -60,10 +62,12 @@ impl VhostRx {
     pub fn burst(&mut self, most: usize) -> RxBurst<'_> {
         let chains = &mut self.chains;
         let guard = if self.ring.is_running() { self.ring.try_burst().ok() } else { None };
-        let mut burst = RxBurst { ring: guard, chains, header_len: 0, broken: false };
+        let mut burst = RxBurst { ring: guard, chains, frames: 0, header_len: 0, broken: false };
         if let Some(ring) = burst.ring.as_mut().and_then(|guard| guard.as_mut()) {
             burst.header_len = ring.features.header_len();
-            burst.broken = ring.take(most, burst.chains).is_err();
+            burst.chains.take(ring, most);
+            burst.frames = burst.chains.list().len().min(most);
+            burst.broken = burst.frames == 0 && burst.chains.take_broken();
         }
         burst
     }
@@ -74,7 +78,7 @@ impl VhostRx {
     /// before sleeping; call again before each sleep.
     pub fn arm_doorbell(&mut self) -> bool {
         match self.ring.try_burst() {
-            Ok(mut ring) => ring.as_mut().is_none_or(Ring::arm_kick),
+            Ok(mut ring) => ring.as_mut().is_none_or(|ring| !self.chains.are_ahead(ring) && ring.arm_kick()),
             Err(_) => false,
         }
     }
@@ -94,14 +98,14 @@ impl RxBurst<'_> {
     #[must_use]
     #[inline]
     pub fn len(&self) -> usize {
-        self.chains.list().len()
+        self.frames
     }
 
     /// There is none: the guest has sent nothing, is not connected, or is being set up.
     #[must_use]
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.frames == 0
     }
 
     /// The available ring's index has jumped: nothing is read from this ring until the guest's driver sets it up again.
@@ -115,7 +119,7 @@ impl RxBurst<'_> {
     /// The frames, in the order in which the guest sent them.
     #[inline]
     pub fn frames(&self) -> impl Iterator<Item = Result<RxFrame<'_>, RxRefused>> {
-        self.chains.list().iter().map(|chain| {
+        self.chains().iter().map(|chain| {
             if chain.malformed {
                 return Err(RxRefused::Malformed);
             }
@@ -124,6 +128,11 @@ impl RxBurst<'_> {
             }
             Ok(RxFrame { chains: self.chains, chain, header_len: self.header_len })
         })
+    }
+
+    #[inline]
+    fn chains(&self) -> &[Chain] {
+        &self.chains.list()[..self.frames]
     }
 
     /// Ends the burst: gives all back, and interrupts the guest once if it wants that. Dropping does the same.
@@ -172,11 +181,13 @@ impl RxFrame<'_> {
 impl Drop for RxBurst<'_> {
     #[inline]
     fn drop(&mut self) {
+        let frames = self.frames;
         if let Some(ring) = self.ring.as_mut().and_then(|guard| guard.as_mut())
-            && !self.chains.list().is_empty()
+            && frames > 0
         {
-            ring.give_back(self.chains.list().iter().map(|chain| (*chain, 0)));
+            ring.give_back(self.chains.list()[..frames].iter().map(|chain| (*chain, 0)));
+            self.chains.drop_front(frames);
+            self.chains.take(ring, BURST);
         }
-        self.chains.clear();
     }
 }

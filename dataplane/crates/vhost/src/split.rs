@@ -29,7 +29,7 @@ pub(crate) struct Split {
     used: Part,
     size: u16,
     event_index: bool,
-    /// The next entry to take of what is available. Between bursts it is where the next entry of what is used goes, too.
+    /// The next entry to take of what is available.
     next: u16,
     /// The used index as the guest knows it.
     published: u16,
@@ -80,7 +80,7 @@ impl Split {
 
     /// What `GET_VRING_BASE` asks.
     pub(crate) const fn base(&self) -> u32 {
-        self.next as u32
+        self.published as u32
     }
 
     const fn slot(&self, index: u16) -> usize {
@@ -97,20 +97,25 @@ impl Split {
         }
         let wanted = most.saturating_sub(chains.list().len()).min(usize::from(waiting));
         let mut next = self.next;
-        for _ in 0..wanted {
-            if !chains.has_room() {
-                break;
+        let mut left = wanted;
+        while left > 0 && chains.has_room() {
+            // Those of one buffer, as most are, in one go.
+            for _ in 0..left.min(chains.room_for_plain()) {
+                let head = self.head(next);
+                if !self.descriptor(head, from).is_some_and(|only| chains.push_plain(head, only, from)) {
+                    break;
+                }
+                next = next.wrapping_add(1);
+                left -= 1;
             }
-            let head = self.head(next);
-            let plain = self.descriptor(head, from).is_some_and(|only| chains.push_plain(head, only, from));
-            if !plain {
-                self.follow(head, chains, from);
+            if left > 0 && chains.has_room() {
+                self.follow(self.head(next), chains, from);
+                next = next.wrapping_add(1);
+                left -= 1;
             }
-            next = next.wrapping_add(1);
         }
         self.next = next;
-        // What is there already for the next burst is asked for now: a line that the guest wrote takes longer to come than a
-        // burst's turn. Four descriptors are in one, and drivers take them in order, more or less.
+        // The descriptors that come next are asked for now. Four are in a line, and drivers take them in order, more or less.
         let ahead = usize::from(waiting).saturating_sub(wanted).min(BURST);
         for _ in 0..ahead / 4 {
             self.descriptors.prefetch(DESCRIPTOR * usize::from(self.head(next)));

@@ -92,7 +92,8 @@ impl VhostTx {
         };
         if let Some(ring) = burst.ring.as_mut().and_then(|guard| guard.as_mut()) {
             burst.header_len = ring.features.header_len();
-            burst.broken = ring.take(frames, burst.chains).is_err();
+            burst.chains.take(ring, frames);
+            burst.broken = burst.chains.list().is_empty() && burst.chains.take_broken();
         }
         burst
     }
@@ -108,40 +109,30 @@ impl TxBurst<'_> {
             .map_or(Takes::default(), |ring| ring.features.takes())
     }
 
-    /// Copies a frame of `len` bytes, gathered from its pieces, behind a virtio-net header, in which `num_buffers` is filled in
-    /// here.
+    /// Copies a frame that lies in one piece into one buffer, header and frame in one go, as it is with most; `false`, and nothing
+    /// done, where it takes a closer look, by [`TxBurst::send`].
     #[inline]
-    pub fn send<'p>(
-        &mut self,
-        header: [u8; HEADER_LEN],
-        len: usize,
-        pieces: impl Iterator<Item = &'p [u8]>,
-    ) -> Sent {
-        let mut pieces = pieces;
-        // One buffer for one piece, as it is with small frames: header and frame in one go.
-        if let Some(chain) = self.chains.list().get(self.written.len())
-            && let Some(place) = chain.plain()
-            && self.header_len == HEADER_LEN
-            && let Some(piece) = pieces.next()
-        {
-            // VIRTIO 1.2, 5.1.6.4.1: `num_buffers` is 1 for one chain, merging or not.
-            let [h0, h1, h2, h3, h4, h5, h6, h7, h8, h9, ..] = header;
-            let words =
-                (u64::from_le_bytes([h0, h1, h2, h3, h4, h5, h6, h7]), u32::from_le_bytes([h8, h9, 1, 0]));
-            // SAFETY: the ring has been locked since this chain was taken, and keeps its memory mapped.
-            if piece.len() == len && unsafe { place.write_frame(words, piece) } {
-                // No piece is as long as that: it fits a buffer, whose length has 32 bits.
-                self.written.push(u32::try_from(HEADER_LEN + len).unwrap_or(u32::MAX));
-                return Sent::Ok;
-            }
-            return self.send_spread(header, len, std::iter::once(piece).chain(pieces));
+    pub fn send_whole(&mut self, header: [u8; HEADER_LEN], frame: &[u8]) -> bool {
+        let Some(place) = self.chains.list().get(self.written.len()).and_then(Chain::plain) else {
+            return false;
+        };
+        // VIRTIO 1.2, 5.1.6.4.1: `num_buffers` is 1 for one chain, merging or not.
+        let [h0, h1, h2, h3, h4, h5, h6, h7, h8, h9, ..] = header;
+        let words =
+            (u64::from_le_bytes([h0, h1, h2, h3, h4, h5, h6, h7]), u32::from_le_bytes([h8, h9, 1, 0]));
+        let simple = self.header_len == HEADER_LEN && !frame.is_empty();
+        // SAFETY: the ring has been locked since this chain was taken, and keeps its memory mapped.
+        let fits = simple && unsafe { place.write_frame(words, frame) };
+        if fits {
+            // It fits a buffer, whose length has 32 bits.
+            self.written.push(u32::try_from(HEADER_LEN + frame.len()).unwrap_or(u32::MAX));
         }
-        self.send_spread(header, len, pieces)
+        fits
     }
 
-    /// As `send`, where it is not as simple as that.
-    #[inline(never)]
-    fn send_spread<'p>(
+    /// Copies a frame of `len` bytes, gathered from its pieces, into one buffer or more, behind a virtio-net header, in which `num_buffers` is filled in
+    /// here.
+    pub fn send<'p>(
         &mut self,
         header: [u8; HEADER_LEN],
         len: usize,
@@ -200,11 +191,12 @@ impl TxBurst<'_> {
     fn take_more(&mut self) -> Taken {
         let Some(ring) = self.ring.as_mut().and_then(|guard| guard.as_mut()) else { return Taken::Nothing };
         if !self.chains.has_room() {
-            if self.written.is_empty() {
+            if self.written.is_empty() && self.chains.is_fresh() {
                 return Taken::TooMuch;
             }
             // What is full so far goes first; then those that are not are taken again.
             give_back(ring, self.chains, self.written);
+            self.chains.untake(ring);
             return Taken::Again;
         }
         let before = self.chains.list().len();
@@ -290,14 +282,13 @@ enum Taken {
     Broken,
 }
 
-/// Gives back what has been written, and the rest as if it had not been taken.
+/// Gives back what has been written.
 fn give_back(ring: &mut Ring, chains: &mut Chains, written: &mut Vec<u32>) {
-    let (used, rest) = chains.list().split_at(written.len().min(chains.list().len()));
-    ring.untake(rest);
+    let used = &chains.list()[..written.len().min(chains.list().len())];
     if !used.is_empty() {
         ring.give_back(used.iter().copied().zip(written.iter().copied()));
     }
-    chains.clear();
+    chains.drop_front(written.len());
     written.clear();
 }
 
@@ -306,6 +297,7 @@ impl Drop for TxBurst<'_> {
     fn drop(&mut self) {
         if let Some(ring) = self.ring.as_mut().and_then(|guard| guard.as_mut()) {
             give_back(ring, self.chains, self.written);
+            self.chains.take(ring, BURST);
         }
     }
 }

@@ -140,6 +140,12 @@ pub(crate) fn frames(burst: &RxBurst<'_>) -> Vec<Result<Vec<u8>, RxRefused>> {
 /// Sends a frame of these pieces, with nothing to say in the header.
 pub(crate) fn send(burst: &mut TxBurst<'_>, pieces: &[&[u8]]) -> Sent {
     let len = pieces.iter().map(|piece| piece.len()).sum();
+    // As the data plane does.
+    if let [whole] = pieces
+        && burst.send_whole([0; HEADER_LEN], whole)
+    {
+        return Sent::Ok;
+    }
     burst.send([0; HEADER_LEN], len, pieces.iter().copied())
 }
 
