@@ -115,6 +115,10 @@ pub(crate) struct Args {
     /// Send for so long before counting begins.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0", help_heading = "Run")]
     pub(crate) warmup: Duration,
+    /// Also tell the 99th percentile of a stretch of so long, in the median of all stretches: 10ms, 0.1. What holds the whole
+    /// machine up now and then is in few of them.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with = "pcap", help_heading = "Run")]
+    pub(crate) window: Option<Duration>,
     /// How long to wait for stragglers after the last packet that came.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0.3", help_heading = "Run")]
     pub(crate) drain: Duration,

@@ -1,5 +1,7 @@
 //! One direction of traffic: what is sent on one port and comes back on any.
 
+use std::time::Duration;
+
 use dpdk::{Burst, Pool, TxQueue};
 use wire::MacAddr;
 
@@ -67,7 +69,13 @@ pub(crate) struct Lane {
 
 impl Lane {
     /// `run` and the number after it must be this lane's alone.
-    pub(crate) fn new(tx_io: usize, source: Source, rate: Rate, run: u16) -> Result<Self, HistogramError> {
+    pub(crate) fn new(
+        tx_io: usize,
+        source: Source,
+        rate: Rate,
+        run: u16,
+        window: Option<Duration>,
+    ) -> Result<Self, HistogramError> {
         let (flows, ipv4) = match &source {
             Source::Udp(udp) => (udp.flows.len(), udp.ends.dst.is_ipv4()),
             Source::Replay { .. } => (0, true),
@@ -86,7 +94,7 @@ impl Lane {
             sent: 0,
             sent_bytes: 0,
             unsent: 0,
-            meter: Meter::new(flows)?,
+            meter: Meter::new(flows, window)?,
             replayed_back: 0,
         })
     }

@@ -12,6 +12,7 @@ mod report;
 mod stamp;
 mod station;
 mod template;
+mod windows;
 mod worker;
 
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -31,6 +32,7 @@ use crate::lane::{Lane, Source, Udp};
 use crate::report::{LaneReport, PortReport, Report};
 use crate::station::Station;
 use crate::template::Ends;
+use crate::windows::Windows;
 use crate::worker::{Io, Limits, Progress, Worker, mac_of};
 
 /// What went wrong, by exit code; 2 is clap's.
@@ -195,7 +197,8 @@ fn lanes(
             (None, Some(frames)) => Source::Replay { frames: frames.clone(), next: 0 },
             (None, None) => continue,
         };
-        let lane = Lane::new(direction, source, args.rate, run | tx_io << 1).context("histogram");
+        let run = run | tx_io << 1;
+        let lane = Lane::new(direction, source, args.rate, run, args.window).context("histogram");
         lanes.push(lane.map_err(Failure::Ran)?);
     }
     Ok(lanes)
@@ -291,6 +294,7 @@ fn finish(
         reordered: lane.meter.reordered,
         duplicates: lane.meter.duplicates,
         latency: (!lane.replays()).then(|| lane.meter.latency.clone()),
+        windows: lane.meter.windows.clone().map(Windows::finished),
     });
     let ports = worker.ios.iter().map(|io| PortReport {
         name: io.port.name().to_owned(),

@@ -3,9 +3,12 @@
 //! Reordered is RFC 4737's: a packet whose number is below one that came before it, in its flow. A packet that comes
 //! more than 1,024 numbers late counts as reordered; whether it is a duplicate is no longer known.
 
+use std::time::Duration;
+
 use hdrhistogram::Histogram;
 
 use crate::stamp::Stamp;
+use crate::windows::Windows;
 
 const WINDOW: u64 = 1024;
 const WORDS: usize = 16;
@@ -77,15 +80,19 @@ pub(crate) struct Meter {
     pub(crate) duplicates: u64,
     /// Nanoseconds from a packet's intended time to its arrival.
     pub(crate) latency: Histogram<u64>,
+    /// The same by stretches of time, if that is asked for.
+    pub(crate) windows: Option<Windows>,
 }
 
 /// Latencies above a minute count as a minute.
 const MOST_NS: u64 = 60_000_000_000;
 
 impl Meter {
-    pub(crate) fn new(flows: usize) -> Result<Self, HistogramError> {
+    pub(crate) fn new(flows: usize, window: Option<Duration>) -> Result<Self, HistogramError> {
         let latency = Histogram::new_with_bounds(1, MOST_NS, 3)?;
-        Ok(Self { flows: vec![Flow::NEW; flows], received: 0, reordered: 0, duplicates: 0, latency })
+        let windows = window.map(Windows::new).transpose()?;
+        let flows = vec![Flow::NEW; flows];
+        Ok(Self { flows, received: 0, reordered: 0, duplicates: 0, latency, windows })
     }
 
     /// Counts a packet of this run.
@@ -101,7 +108,11 @@ impl Meter {
             Arrival::InOrder => {}
         }
         self.received += 1;
-        self.latency.saturating_record(now_ns.saturating_sub(stamp.intended_ns).max(1));
+        let latency_ns = now_ns.saturating_sub(stamp.intended_ns).max(1);
+        self.latency.saturating_record(latency_ns);
+        if let Some(windows) = &mut self.windows {
+            windows.record(stamp.intended_ns, latency_ns);
+        }
     }
 }
 
@@ -165,7 +176,7 @@ mod tests {
 
     #[test]
     fn latency_is_from_the_intended_time() {
-        let mut meter = Meter::new(1).unwrap();
+        let mut meter = Meter::new(1, None).unwrap();
         meter.arrive(Stamp { run: 0, flow: 0, seq: 0, intended_ns: 1_000 }, 6_000);
         meter.arrive(Stamp { run: 0, flow: 0, seq: 0, intended_ns: 1_000 }, 9_000);
         meter.arrive(Stamp { run: 0, flow: 1, seq: 0, intended_ns: 0 }, 9_000);

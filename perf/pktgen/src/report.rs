@@ -22,6 +22,8 @@ pub(crate) struct LaneReport {
     pub(crate) duplicates: u64,
     /// None of a replay: its packets carry no time.
     pub(crate) latency: Option<Histogram<u64>>,
+    /// The 99th percentile of each stretch of `--window`.
+    pub(crate) windows: Option<Histogram<u64>>,
 }
 
 impl LaneReport {
@@ -77,7 +79,14 @@ impl Report {
     }
 
     fn latency(&self) -> Option<Histogram<u64>> {
-        let mut all = self.lanes.iter().filter_map(|lane| lane.latency.as_ref());
+        Self::sum(self.lanes.iter().filter_map(|lane| lane.latency.as_ref()))
+    }
+
+    fn windows(&self) -> Option<Histogram<u64>> {
+        Self::sum(self.lanes.iter().filter_map(|lane| lane.windows.as_ref()))
+    }
+
+    fn sum<'a>(mut all: impl Iterator<Item = &'a Histogram<u64>>) -> Option<Histogram<u64>> {
         let mut sum = all.next()?.clone();
         for one in all {
             // Both have the same bounds, so that this does not fail.
@@ -99,6 +108,7 @@ impl Report {
             "sent_pps": per_second(lane.sent, self.elapsed),
             "received_pps": per_second(lane.received, self.elapsed),
             "latency_ns": lane.latency.as_ref().filter(|all| !all.is_empty()).map(latency_json),
+            "window_p99_ns": lane.windows.as_ref().filter(|all| !all.is_empty()).map(latency_json),
         })
     }
 
@@ -123,6 +133,7 @@ impl Report {
             "sent_bps": per_second(self.total(|lane| lane.sent_bytes) * 8, self.elapsed),
             "received_pps": per_second(self.total(|lane| lane.received), self.elapsed),
             "latency_ns": self.latency().as_ref().map(latency_json),
+            "window_p99_ns": self.windows().as_ref().map(latency_json),
             "answered": {
                 "arp": done(|done| done.arp),
                 "neighbour": done(|done| done.neighbour),
@@ -182,6 +193,10 @@ impl Report {
                 row(&name, micros(latency.value_at_quantile(quantile)), String::new());
             }
             row("latency max", micros(latency.max()), String::new());
+        }
+        if let Some(windows) = self.windows() {
+            let note = format!("the median of {} windows", windows.len());
+            row("window's p99", micros(windows.value_at_quantile(0.5)), note);
         }
         for port in &self.ports {
             let note = port.stats.map_or_else(String::new, |stats| {
@@ -265,6 +280,7 @@ mod tests {
             reordered: 3,
             duplicates: 2,
             latency: Some(latency.clone()),
+            windows: Some(latency.clone()),
         };
         Report {
             mode: "generate",
@@ -285,6 +301,7 @@ mod tests {
         assert_eq!(json["unsent"], 14);
         assert_eq!(json["sent_pps"], 1005.0);
         assert_eq!(json["latency_ns"]["count"], 2000);
+        assert_eq!(json["window_p99_ns"]["p50"], json["latency_ns"]["p50"]);
         let p50 = json["latency_ns"]["p50"].as_u64().unwrap();
         assert!((499_000..=501_000).contains(&p50), "{p50}");
         assert_eq!(json["lanes"][0]["lost"], 10);
@@ -299,6 +316,7 @@ mod tests {
             "lost                      10  0.4975 %",
             "not sent                  14  due, but the port took too few",
             "latency p99.9",
+            "window's p99       500.2 µs  the median of 2000 windows",
         ] {
             assert!(table.contains(part), "`{part}` is missing:\n{table}");
         }
