@@ -12,6 +12,9 @@ use tap::{Offloads, Tap, TapError};
 use super::{CHAIN, Packets, Sent, Staged, Tools, finish, vnet};
 use crate::frame::Frame;
 
+/// Bytes after which a burst ends: what was read is written while it is in the nearest caches still.
+const BURST_BYTES: usize = 64 << 10;
+
 /// One TAP device.
 #[derive(Debug)]
 pub(crate) struct TapPort {
@@ -48,9 +51,10 @@ impl TapPort {
         into: &mut Packets,
         refused: &mut dyn FnMut(DropReason),
     ) {
+        let mut bytes = 0;
         // Bounded, so that a pod which sends nothing but rubbish holds the worker no longer than others.
         for _ in 0..into.remaining_capacity() {
-            if !tools.refill() {
+            if bytes >= BURST_BYTES || !tools.refill() {
                 return;
             }
             let mut header = [0; SHORT_LEN];
@@ -64,6 +68,7 @@ impl TapPort {
                 Err(_) => return,
             };
             drop(pieces);
+            bytes += length;
             let Some(frame) = tools.take(length.saturating_sub(SHORT_LEN)) else {
                 refused(DropReason::FrameTooShort);
                 continue;

@@ -316,7 +316,7 @@ mod tests {
             "lost                      10  0.4975 %",
             "not sent                  14  due, but the port took too few",
             "latency p99.9",
-            "window's p99       500.2 µs  the median of 2000 windows",
+            "window's p99        500.2 µs  the median of 2000 windows",
         ] {
             assert!(table.contains(part), "`{part}` is missing:\n{table}");
         }
