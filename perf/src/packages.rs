@@ -47,7 +47,7 @@ impl Set {
                 "nftables",
                 "tcpdump",
             ],
-            Self::Vm => &["busybox-static", "cpio", "qemu-system-x86"],
+            Self::Vm => &["busybox-static", "cpio", "isc-dhcp-client", "qemu-system-x86"],
             Self::Fuzz => &["g++"],
             Self::Gauge => &["valgrind"],
             Self::Peers => &["openvswitch-switch-dpdk"],

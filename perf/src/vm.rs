@@ -1,10 +1,13 @@
-//! A real virtual machine as a pod: QEMU under emulation with Debian's cloud kernel, and busybox for all the rest.
+//! A real virtual machine as a pod: QEMU under emulation with Debian's cloud kernel, ISC's client for DHCPv6, and busybox for all
+//! the rest.
 //!
 //! The guest is a shell on its serial port, which runs one command after another. Kernel and QEMU are Debian's packages; the
 //! kernel's is unpacked, never installed. Without hardware virtualisation it boots in some five seconds.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,8 +16,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::artefacts::target_directory;
-use crate::node::{GATEWAY, Node};
-use crate::pod::{Family, Pod};
+use crate::node::Node;
+use crate::pod::Pod;
 use crate::process::{Process, finish, succeed};
 use crate::wait::{PATIENCE, wait_until};
 
@@ -35,7 +38,7 @@ const MODULES: [&str; 8] = [
 
 /// What the guest runs instead of an init: it says that it is there, then runs each line and says how that went.
 const INIT: &str = "#!/bin/busybox sh
-/bin/busybox mkdir -p /proc /sys /dev /www /tmp
+/bin/busybox mkdir -p /proc /sys /dev /www /tmp /etc
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -47,6 +50,37 @@ stty -echo -onlcr
 echo @@ready
 while read -r line; do eval \"$line\" </dev/null; echo \"@@$?\"; done
 ";
+
+/// What busybox's udhcpc has done with what it is told, in its environment, and prints: all of it is put in force.
+const DHCP4: &str = "#!/bin/sh
+[ \"$1\" = bound ] || exit 0
+ip link set $interface mtu $mtu
+ip addr add $ip/$mask dev $interface
+echo bound ip=$ip/$mask router=$router mtu=$mtu lease=$lease routes=$staticroutes dns=$dns search=$search
+set -- $staticroutes
+while [ $# -ge 2 ]; do
+    [ $2 = 0.0.0.0 ] && ip route add $1 dev $interface || ip route add $1 via $2 dev $interface
+    shift 2
+done
+for server in $dns; do echo nameserver $server; done >> /etc/resolv.conf
+";
+
+/// The same of dhclient for IPv6. It waits until addresses are known to be nobody else's, as Debian's own script does.
+const DHCP6: &str = "#!/bin/sh
+settle() { while ip -6 addr show dev $interface | grep -q tentative; do usleep 100000; done; }
+case $reason in
+PREINIT6)
+    settle ;;
+BOUND6)
+    ip -6 addr add $new_ip6_address/$new_ip6_prefixlen dev $interface
+    settle
+    for server in $new_dhcp6_name_servers; do echo nameserver $server; done >> /etc/resolv.conf
+    echo search $new_dhcp6_domain_search >> /etc/resolv.conf ;;
+esac
+";
+
+/// ISC's DHCP client, as Debian installs it.
+const DHCLIENT: &str = "/sbin/dhclient";
 
 /// Longest that a command in the guest may take: it is emulated, perhaps on a busy machine.
 const COMMAND: Duration = Duration::from_secs(180);
@@ -67,7 +101,10 @@ impl Image {
         let depends = succeed(Command::new("apt-cache").args(["depends", META]), PATIENCE)?;
         let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
         let release = package.with_context(|| format!("{META} depends on no kernel: {depends}"))?.to_owned();
-        let folder = target_directory()?.join("lab-vm").join(&release);
+        // What is in it is part of the name, so that another version of this file makes another one.
+        let mut contents = DefaultHasher::new();
+        (INIT, DHCP4, DHCP6, MODULES).hash(&mut contents);
+        let folder = target_directory()?.join("lab-vm").join(format!("{release}-{:016x}", contents.finish()));
         let image = Self {
             kernel: folder.join(format!("vmlinuz-{release}")),
             initramfs: folder.join("initramfs.gz"),
@@ -103,8 +140,12 @@ impl Image {
             let to = root.join(format!("modules/{number}.ko"));
             fs::copy(&from, to).with_context(|| format!("{} is not in {package}", from.display()))?;
         }
-        fs::write(root.join("init"), INIT)?;
-        let pack = "chmod 755 root/init && cd root && find . | cpio -o -H newc 2>/dev/null | gzip -1 > ../initramfs.gz";
+        copy_program(DHCLIENT, &root).context("isc-dhcp-client is not installed")?;
+        for (name, text) in [("init", INIT), ("dhcp4", DHCP4), ("dhcp6", DHCP6)] {
+            fs::write(root.join(name), text)?;
+            fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o755))?;
+        }
+        let pack = "cd root && find . | cpio -o -H newc 2>/dev/null | gzip -1 > ../initramfs.gz";
         succeed(Command::new("sh").args(["-c", pack]).current_dir(making), limit)?;
         let kernel = format!("vmlinuz-{release}");
         fs::rename(making.join("unpacked/boot").join(&kernel), making.join(&kernel))?;
@@ -117,6 +158,18 @@ impl Image {
         }
         Ok(())
     }
+}
+
+/// Copies a program into the guest's file system, and the libraries that it is linked with, each where it is here.
+fn copy_program(path: &str, root: &Path) -> Result<()> {
+    let linked = succeed(Command::new("ldd").arg(path), PATIENCE)?;
+    let libraries = linked.split_whitespace().filter(|word| word.starts_with('/'));
+    for file in libraries.chain([path]) {
+        let to = root.join(file.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().context("a file is in a folder")?)?;
+        fs::copy(file, &to).with_context(|| format!("{file} cannot be copied"))?;
+    }
+    Ok(())
 }
 
 /// Which rings the guest's driver is to have.
@@ -177,24 +230,16 @@ impl Vm {
         Ok(printed)
     }
 
-    /// Gives the guest its pod's addresses by hand, and IPv4's way out; that of IPv6 it learns from the router's advertisements.
+    /// Has the guest ask for its addresses, routes, MTU and DNS servers, and put them in force; gives what DHCPv4's client was told.
     ///
     /// # Errors
-    /// When the guest has no such device.
-    pub fn configure(&mut self, pod: &Pod) -> Result<()> {
-        let [v4, v6] = [pod.address(Family::V4), pod.address(Family::V6)];
-        let [gateway4, _] = GATEWAY;
-        for command in [
-            format!("ip addr add {v4}/32 dev eth0"),
-            "echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad".to_owned(),
-            format!("ip -6 addr add {v6}/128 dev eth0"),
-            "ip link set eth0 up".to_owned(),
-            format!("ip route add {gateway4} dev eth0"),
-            format!("ip route add default via {gateway4} dev eth0"),
-        ] {
-            self.run(&command)?;
-        }
-        Ok(())
+    /// When it is told nothing, or its client fails.
+    pub fn configure(&mut self) -> Result<String> {
+        let told = self
+            .run("udhcpc -i eth0 -n -q -t 20 -T 1 -O mtu -O staticroutes -O search -s /dhcp4 2>/dev/null")?;
+        self.run("dhclient -6 -1 -sf /dhcp6 -lf /tmp/leases -pf /tmp/dhclient -cf /dev/null eth0 2>&1")?;
+        let bound = told.lines().find(|line| line.starts_with("bound ")).unwrap_or(&told);
+        Ok(bound.to_owned())
     }
 
     /// Numbers of the virtio features that driver and device agreed on.

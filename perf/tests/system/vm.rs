@@ -14,6 +14,9 @@ use crate::{Bed, reach};
 /// Bytes that a transfer moves: some hundreds of large segments.
 const BYTES: usize = 8 << 20;
 
+/// Of the pods: not what a guest would have without being told.
+const MTU: u16 = 1400;
+
 /// Feature bits (VIRTIO 1.2, 5.1.3 and 6): checksums and large segments in both directions, merging, packed rings.
 const OFFLOADS: [usize; 7] = [0, 1, 7, 8, 11, 12, 15];
 const PACKED: usize = 34;
@@ -31,13 +34,14 @@ fn a_virtual_machine_talks_and_goes_on_when_the_data_plane_is_killed() {
     for rings in [Rings::Split, Rings::Packed] {
         let state = tempfile::tempdir().unwrap();
         let flows = state.path().join("flows").display().to_string();
-        let options = Options { dataplane: vec!["--flow-file".to_owned(), flows], ..Options::default() };
+        let dataplane = vec!["--flow-file".to_owned(), flows];
+        let options = Options { dataplane, pod_mtu: Some(MTU), ..Options::default() };
         let mut bed = Bed::new(options);
         let pod = Pod::attach(&bed.node, "vm", Kind::VhostUser).unwrap();
         let mut vm = Vm::boot(&bed.node, &pod, &image, rings).unwrap();
-        learns(&pod, &mut vm);
+        vm.run("ip link set eth0 up").unwrap();
         hears_of_its_router(&mut vm);
-        vm.configure(&pod).unwrap();
+        configures_itself(&pod, &mut vm);
         vm.run("httpd -p '[::]:80' -h /www").unwrap();
         let features = vm.features().unwrap();
         let missing: Vec<_> = OFFLOADS.iter().filter(|bit| !features.contains(bit)).collect();
@@ -74,18 +78,28 @@ fn a_virtual_machine_talks_and_goes_on_when_the_data_plane_is_killed() {
     }
 }
 
-/// The guest's own client gets what the attachment says, and nobody told it.
-fn learns(pod: &Pod, vm: &mut Vm) {
-    // busybox hands what it is told to a script, in its environment.
-    vm.run("printf '#!/bin/sh\\necho $1 ip=$ip/$mask router=$router mtu=$mtu lease=$lease routes=$staticroutes\\n' > /tmp/s")
-        .unwrap();
-    vm.run("chmod 755 /tmp/s && ip link set eth0 up").unwrap();
-    let printed =
-        vm.run("udhcpc -i eth0 -n -q -t 20 -T 1 -O mtu -O staticroutes -s /tmp/s 2>/dev/null").unwrap();
-    let bound = printed.lines().find(|line| line.starts_with("bound ")).unwrap_or(&printed);
-    let (address, gateway) = (pod.address(Family::V4), lab::node::GATEWAY[0]);
+/// The guest's own clients get what the attachment says, and nobody else told it.
+fn configures_itself(pod: &Pod, vm: &mut Vm) {
+    let bound = vm.configure().unwrap();
+    let [address, address6] = Family::BOTH.map(|family| pod.address(family));
+    let [gateway, _] = lab::node::GATEWAY;
     let routes = format!("{gateway}/32 0.0.0.0 0.0.0.0/0 {gateway}");
-    assert_eq!(bound, format!("bound ip={address}/32 router={gateway} mtu=1500 lease=86400 routes={routes}"));
+    assert_eq!(
+        bound,
+        format!(
+            "bound ip={address}/32 router={gateway} mtu={MTU} lease=86400 routes={routes} dns=10.96.0.10 \
+             search=svc.cluster.local cluster.local"
+        )
+    );
+    // What is in force.
+    let link = vm.run("ip addr show dev eth0").unwrap();
+    for part in [format!("mtu {MTU} "), format!("inet {address}/32 "), format!("inet6 {address6}/128 ")] {
+        assert!(link.contains(&part), "`{part}` is missing: {link}");
+    }
+    let resolver = vm.run("cat /etc/resolv.conf").unwrap();
+    let expected =
+        "nameserver 10.96.0.10\nnameserver fd00:96::10\nsearch svc.cluster.local. cluster.local.\n";
+    assert_eq!(resolver, expected);
 }
 
 /// The guest's kernel follows a router advertisement: it has a default route, for a time, that nobody set.
@@ -98,6 +112,9 @@ fn hears_of_its_router(vm: &mut Vm) {
     })
     .unwrap();
     assert!(route.contains("expires"), "{route}");
+    // Its link takes more still: this is the advertisement's.
+    assert_eq!(vm.run("cat /sys/class/net/eth0/mtu").unwrap().trim(), "1500");
+    assert_eq!(vm.run("cat /proc/sys/net/ipv6/conf/eth0/mtu").unwrap().trim(), MTU.to_string());
     // No prefix is on the link but its own.
     let routes = vm.run("ip -6 route").unwrap();
     let others = routes.lines().filter(|line| !line.starts_with("default") && line.contains("/64"));
