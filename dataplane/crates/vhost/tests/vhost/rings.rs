@@ -47,6 +47,41 @@ fn frames_go_from_the_guest_in_order_and_their_descriptors_back() {
 }
 
 #[test]
+fn what_was_taken_ahead_is_there_again_when_a_ring_is_set_up_anew() {
+    for features in BOTH {
+        let (mut host, mut guest) = connected(features);
+        let sent: Vec<_> = (0..6).map(|number| frame(number, 60)).collect();
+        for (index, sent) in (0..).zip(&sent) {
+            guest.transmit().transmit(index, sent);
+            guest.receive().provide(index, 0x600);
+        }
+        // Two of each are used, one before memory is mapped anew and one after, and the others only looked at.
+        for turn in 0..2 {
+            assert_eq!(frames(&host.rx.burst(1)), [Ok(sent[turn].clone())]);
+            assert_eq!(host.send(&sent[turn]), Sent::Ok);
+            guest.frontend.set_mem_table(&[guest.memory]).unwrap();
+            host.reaches(PeerState::Running);
+        }
+        // The front end takes the rings back at what is used, and has them go on there.
+        for index in [RECEIVE, TRANSMIT] {
+            let place = if guest.rings[index].packed { 0x8002_u32 << 16 | 0x8002 } else { 2 };
+            assert_eq!(guest.frontend.get_vring_base(index).unwrap(), place);
+            guest.start_ring(index, u16::try_from(place & 0xffff).unwrap());
+        }
+        host.reaches(PeerState::Running);
+        let rest: Vec<_> = sent[2..].iter().cloned().map(Ok).collect();
+        assert_eq!(host.receive(), rest);
+        for sent in &sent[2..] {
+            assert_eq!(host.send(sent), Sent::Ok);
+        }
+        assert_eq!(host.send(&sent[0]), Sent::Full);
+        let ids = |used: Vec<(u32, u32)>| used.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+        assert_eq!(ids(guest.transmit().used()), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(ids(guest.receive().used()), [0, 1, 2, 3, 4, 5]);
+    }
+}
+
+#[test]
 fn frames_go_to_the_guest_with_a_header_before_them() {
     for features in BOTH {
         let (mut host, mut guest) = connected(features);
@@ -276,6 +311,30 @@ fn a_64_kib_segment_is_spread_over_more_buffers_than_a_burst_takes() {
             while host.send(&frame(0, 60)) == Sent::Ok {}
             guest.receive().used();
         }
+    }
+}
+
+#[test]
+fn what_was_read_for_frames_that_have_gone_is_not_held_against_the_next() {
+    for features in BOTH {
+        let (mut host, mut guest) = connected(features | INDIRECT_DESC | MRG_RXBUF);
+        let ring = guest.receive();
+        let (table, buffer) = (ring.buffer(40), ring.buffer(2));
+        // Six of them have more descriptors than are read for one burst.
+        let parts: Vec<_> = (0..200).map(|part| (buffer + 4 * part, 4, WRITE)).collect();
+        for index in 0..10 {
+            ring.describe_table(index, table, &parts);
+            ring.offer(index);
+        }
+        for number in 0..6 {
+            assert_eq!(host.send(&frame(number, 60)), Sent::Ok);
+        }
+        // Of those six that were taken ahead of the second frame one is left, and this takes two.
+        assert_eq!(host.send(&frame(6, 1500)), Sent::Ok);
+        let mut used = vec![72; 6];
+        used.extend([800, 712]);
+        let written: Vec<_> = guest.receive().used().into_iter().map(|(_, written)| written).collect();
+        assert_eq!(written, used);
     }
 }
 
