@@ -56,9 +56,9 @@ fn what_was_taken_ahead_is_there_again_when_a_ring_is_set_up_anew() {
             guest.receive().provide(index, 0x600);
         }
         // Two of each are used, one before memory is mapped anew and one after, and the others only looked at.
-        for turn in 0..2 {
-            assert_eq!(frames(&host.rx.burst(1)), [Ok(sent[turn].clone())]);
-            assert_eq!(host.send(&sent[turn]), Sent::Ok);
+        for sent in &sent[..2] {
+            assert_eq!(frames(&host.rx.burst(1)), [Ok(sent.clone())]);
+            assert_eq!(host.send(sent), Sent::Ok);
             guest.frontend.set_mem_table(&[guest.memory]).unwrap();
             host.reaches(PeerState::Running);
         }
