@@ -5,8 +5,11 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use desired::Uplink;
+use http::Uri;
 use proto::dataplane::{Ethdev, InterfaceAddress, Router};
 use wire::IpPrefix;
+
+use crate::watch::{ApiServer, Manifests, Source};
 
 /// Turns what the cluster says into a node's routes and attaches its pods.
 ///
@@ -18,9 +21,20 @@ pub(crate) struct Args {
     /// Name of this node's Node object.
     #[arg(long, value_parser = non_empty)]
     pub(crate) node: String,
-    /// Directory of Node and Pod objects (*.yaml, *.yml, *.json), as `kubectl get nodes,pods -A -o yaml` prints them.
+    /// Directory of Node and Pod objects (*.yaml, *.yml, *.json), as `kubectl get nodes,pods -A -o yaml` prints them; they
+    /// are followed instead of an API server.
     #[arg(long, value_name = "DIR")]
-    pub(crate) manifests: PathBuf,
+    pub(crate) manifests: Option<PathBuf>,
+    /// Which API server to follow, and as whom; without this it is that of the pod's own service account.
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Context of --kubeconfig, instead of its current one.
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub(crate) context: Option<String>,
+    /// Address of the API server, instead of the one that --kubeconfig or the pod's environment names: one of its own, or of
+    /// a load balancer before it, never a ClusterIP, which would need the data plane that waits for us.
+    #[arg(long, value_name = "URL", conflicts_with = "manifests", value_parser = server)]
+    pub(crate) api_server: Option<Uri>,
     /// Socket to listen on, for the CNI plug-in and the command line.
     #[arg(long, value_name = "PATH", default_value = proto::CONTROL_SOCKET)]
     pub(crate) socket: PathBuf,
@@ -71,7 +85,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", requires = "cluster_dns", value_parser = domain)]
     pub(crate) cluster_domain: Option<String>,
     /// What is logged, as in `info,podrouter_control=debug`.
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "PODROUTER_LOG")]
+    #[arg(long, value_name = "FILTER", default_value = "info,kube=off", env = "PODROUTER_LOG")]
     pub(crate) log: String,
 }
 
@@ -94,12 +108,6 @@ impl Args {
     /// # Errors
     /// A sentence that names the flag, its value and what to do.
     pub(crate) fn config(&self) -> Result<Config, String> {
-        if !self.manifests.is_dir() {
-            return Err(format!(
-                "--manifests {}: is no directory; make it, and put Node and Pod objects there",
-                self.manifests.display()
-            ));
-        }
         if let Some(why) = interface_name_fault(&self.host_interface) {
             return Err(format!("--host-interface {}: {why}", self.host_interface));
         }
@@ -137,6 +145,25 @@ impl Args {
             },
             mtu: self.uplink_mtu,
         })
+    }
+
+    /// What the cluster is followed by.
+    ///
+    /// # Errors
+    /// A sentence that names the flag, its value and what to do.
+    pub(crate) fn source(&self) -> Result<Box<dyn Source>, String> {
+        let Some(directory) = &self.manifests else {
+            let (kubeconfig, context) = (self.kubeconfig.as_deref(), self.context.as_deref());
+            let source = ApiServer::new(kubeconfig, context, self.api_server.as_ref(), &self.node);
+            return Ok(Box::new(source.map_err(|error| error.to_string())?));
+        };
+        if !directory.is_dir() {
+            return Err(format!(
+                "--manifests {}: is no directory; make it, and put Node and Pod objects there",
+                directory.display()
+            ));
+        }
+        Ok(Box::new(Manifests::new(directory.clone())))
     }
 
     fn uplink_config(&self) -> Result<Option<Uplink>, String> {
@@ -192,6 +219,14 @@ pub(crate) fn interface_name_fault(name: &str) -> Option<&'static str> {
 
 fn non_empty(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+fn server(text: &str) -> Result<Uri, String> {
+    let uri: Uri = text.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("https" | "http"), Some(_)) => Ok(uri),
+        _ => Err("write https, host and port, as in https://192.168.77.1:6443".to_owned()),
+    }
 }
 
 fn domain(text: &str) -> Result<String, String> {

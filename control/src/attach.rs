@@ -90,10 +90,10 @@ pub(crate) fn attach(
     if let Some(trouble) = store.trouble() {
         return Err(again(trouble));
     }
-    let plan = store.plan().ok_or_else(|| again("the manifests were not read yet".to_owned()))?;
+    let plan = store.plan().ok_or_else(|| again("the cluster was not read yet".to_owned()))?;
     if plan.desired.own_cidrs.is_empty() {
         return Err(again(format!(
-            "Node {} has no usable spec.podCIDRs among the manifests: see `podrouter status`",
+            "Node {} has no usable spec.podCIDRs: see `podrouter status`",
             store.config.node
         )));
     }

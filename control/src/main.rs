@@ -33,7 +33,7 @@ use tracing_subscriber::EnvFilter;
 use crate::args::{Args, Config};
 use crate::journal::Journal;
 use crate::store::Store;
-use crate::watch::{Manifests, Source};
+use crate::watch::Source;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -46,14 +46,14 @@ fn main() -> ExitCode {
     };
     let colours = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
-    let config = match args.config() {
-        Ok(config) => config,
+    let (config, source) = match args.config().and_then(|config| Ok((config, args.source()?))) {
+        Ok(checked) => checked,
         Err(error) => {
             eprintln!("podrouter-control: {error}");
             return proto::exit::CONFIG.into();
         }
     };
-    match run(&args, config) {
+    match run(&args, config, source) {
         Ok(()) => proto::exit::OK.into(),
         Err(error) => {
             eprintln!("podrouter-control: {error:#}");
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args, config: Config) -> anyhow::Result<()> {
+fn run(args: &Args, config: Config, source: Box<dyn Source>) -> anyhow::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("asking for signals")?;
     for directory in [&args.state_dir, &args.vhost_dir] {
         std::fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
@@ -72,7 +72,6 @@ fn run(args: &Args, config: Config) -> anyhow::Result<()> {
     let listener = cni::listen(&args.socket)
         .with_context(|| format!("listening on --socket {}", args.socket.display()))?;
     let (journal, history) = Journal::open(&args.state_dir)?;
-    let source: Box<dyn Source> = Box::new(Manifests::new(args.manifests.clone()));
     let store = Arc::new(Store::new(config, source.describe(), journal, history).context("making an event")?);
 
     if let Some(name) = store.config.host.as_deref()
@@ -85,7 +84,7 @@ fn run(args: &Args, config: Config) -> anyhow::Result<()> {
     let shared = Arc::clone(&store);
     start("source", move || {
         source.follow(&mut |update| {
-            shared.set_source(update);
+            shared.take(update);
             ControlFlow::Continue(())
         });
     })?;

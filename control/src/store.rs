@@ -69,7 +69,8 @@ pub(crate) enum Unapplied {
 #[derive(Debug)]
 struct State {
     revision: u64,
-    view: Option<Arc<ClusterView>>,
+    /// The source has read everything once.
+    complete: bool,
     attachments: BTreeMap<Key, Attachment>,
     /// Keys that somebody is at work on, and the endpoint's name that is kept for each, if it has one already.
     busy: BTreeMap<Key, Option<String>>,
@@ -90,6 +91,8 @@ pub(crate) struct Store {
     pub(crate) config: Config,
     source: String,
     state: Mutex<State>,
+    /// Never locked together with `state`: a plan is worked out under it.
+    view: Mutex<ClusterView>,
     changed: Condvar,
     /// Readable when there may be a new revision, for the session, which also waits for its socket.
     wake: OwnedFd,
@@ -137,7 +140,7 @@ impl Store {
             history.attachments.iter().flat_map(|own| own.attached.addresses.clone()).collect();
         let state = State {
             revision: 1,
-            view: None,
+            complete: false,
             attachments: history.attachments.into_iter().map(|own| (own.key(), own)).collect(),
             busy: BTreeMap::new(),
             ipam: Ipam::new(used, history.last),
@@ -152,6 +155,7 @@ impl Store {
             config,
             source,
             state: Mutex::new(state),
+            view: Mutex::default(),
             changed: Condvar::new(),
             wake: rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             plan: Mutex::new(None),
@@ -186,7 +190,15 @@ impl Store {
 
     // Written by the source's thread.
 
-    pub(crate) fn set_source(&self, update: Update) {
+    pub(crate) fn take(&self, update: Update) {
+        // In place, one step after the other: a copy of a large cluster for each of its changes would be all that we do.
+        let mut different = false;
+        if !update.changes.is_empty() {
+            let mut view = locked(&self.view);
+            for change in update.changes {
+                different |= view.apply(change);
+            }
+        }
         let mut state = self.lock();
         for warning in &update.warnings {
             if !state.source_warnings.contains(warning) {
@@ -194,10 +206,9 @@ impl Store {
             }
         }
         state.source_warnings = update.warnings;
-        if let Some(view) = update.view
-            && state.view.as_deref() != Some(&view)
-        {
-            state.view = Some(Arc::new(view));
+        different |= update.complete && !state.complete;
+        state.complete |= update.complete;
+        if different && state.complete {
             self.touch(&mut state);
         }
     }
@@ -207,13 +218,15 @@ impl Store {
     /// What the newest revision asks for; `None` until the source has read everything once.
     pub(crate) fn plan(&self) -> Option<Plan> {
         let mut plan = locked(&self.plan);
-        let (revision, view, attachments) = {
+        let (revision, attachments) = {
             let state = self.lock();
             if let Some(plan) = plan.as_ref().filter(|plan| plan.revision == state.revision) {
                 return Some(plan.clone());
             }
-            let attachments = state.attachments.values().map(desired_attachment).collect();
-            (state.revision, state.view.clone()?, attachments)
+            if !state.complete {
+                return None;
+            }
+            (state.revision, state.attachments.values().map(desired_attachment).collect())
         };
         let local = Local {
             node: self.config.node.clone(),
@@ -222,7 +235,8 @@ impl Store {
             host: self.config.host.is_some().then_some(Host { mac: host::MAC, mtu: self.config.mtu }),
             attachments,
         };
-        let desired = Desired::build(&view, &local);
+        // The view may be newer than the revision; then there is another one for it.
+        let desired = Desired::build(&locked(&self.view), &local);
         let known = plan.as_ref().map(|plan| plan.desired.warnings.as_slice()).unwrap_or_default();
         for warning in desired.warnings.iter().filter(|warning| !known.contains(warning)) {
             tracing::warn!("{warning}");
@@ -235,7 +249,7 @@ impl Store {
     /// The first plan newer than `seen`; after `limit`, the newest one all the same.
     pub(crate) fn next_plan(&self, seen: u64, limit: Duration) -> Plan {
         loop {
-            self.wait(limit, |state| (state.revision > seen && state.view.is_some()).then_some(()));
+            self.wait(limit, |state| (state.revision > seen && state.complete).then_some(()));
             if let Some(plan) = self.plan() {
                 return plan;
             }
@@ -318,14 +332,14 @@ impl Store {
         self.lock().session.connected
     }
 
-    /// Why nothing can be attached for want of a data plane or of manifests.
+    /// Why nothing can be attached for want of a data plane or of what the cluster says.
     pub(crate) fn trouble(&self) -> Option<String> {
         let state = self.lock();
         if !state.session.connected {
             Some(format!("the data plane is away: {}", state.session.trouble))
-        } else if state.view.is_none() {
+        } else if !state.complete {
             let first = state.source_warnings.first().map(|text| format!(": {text}")).unwrap_or_default();
-            Some(format!("the manifests were not read yet{first}"))
+            Some(format!("{} was not read yet{first}", self.source))
         } else {
             None
         }
@@ -425,6 +439,13 @@ impl Store {
     /// Control's half of `podrouter status`.
     pub(crate) fn status(&self) -> Status {
         let plan = self.plan();
+        let (nodes, pods) = match &plan {
+            Some(_) => {
+                let view = locked(&self.view);
+                (view.nodes.len(), view.pods.len())
+            }
+            None => (0, 0),
+        };
         let state = self.lock();
         let session = &state.session;
         let mut warnings = state.journal_warnings.clone();
@@ -448,11 +469,11 @@ impl Store {
             pid: std::process::id(),
             node: self.config.node.clone(),
             source: self.source.clone(),
-            synced: state.view.is_some(),
+            synced: state.complete,
             connected: session.connected,
             committed: session.committed,
-            nodes: count(state.view.as_ref().map_or(0, |view| view.nodes.len())),
-            pods: count(state.view.as_ref().map_or(0, |view| view.pods.len())),
+            nodes: count(nodes),
+            pods: count(pods),
             attachments: count(state.attachments.len()),
             warnings,
         }

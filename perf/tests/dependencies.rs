@@ -15,11 +15,23 @@ use cargo_metadata::{DepKindInfo, DependencyKind, Metadata, MetadataCommand, Pac
 const PURE: [&str; 4] = ["flow", "pipeline", "tables", "wire"];
 
 /// `#![forbid(unsafe_code)]`.
-const SAFE: [&str; 10] =
-    ["desired", "flow", "lab", "peers", "pipeline", "podrouter-cni", "proto", "publish", "tables", "wire"];
+const SAFE: [&str; 11] = [
+    "apiserver",
+    "desired",
+    "flow",
+    "lab",
+    "peers",
+    "pipeline",
+    "podrouter-cni",
+    "proto",
+    "publish",
+    "tables",
+    "wire",
+];
 
 /// They build, test and fuzz with no DPDK installed.
-const WITHOUT_DPDK: [&str; 13] = [
+const WITHOUT_DPDK: [&str; 14] = [
+    "apiserver",
     "benches",
     "desired",
     "flow",

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use desired::ClusterView;
+use desired::{ClusterView, ObjectName, ViewChange};
 use notify::{RecursiveMode, Watcher};
 
 use super::objects::{self, Objects};
@@ -98,7 +98,8 @@ impl Manifests {
             }
         }
         let view = self.view(&mut warnings);
-        Update { view: self.complete.then_some(view), warnings }
+        let changes = self.complete.then_some(ViewChange::All(view)).into_iter().collect();
+        Update { changes, complete: self.complete, warnings }
     }
 
     /// Something may be half done.
@@ -109,7 +110,7 @@ impl Manifests {
     /// The files' objects together; of two that are the same object, the one of the later file name counts.
     fn view(&self, warnings: &mut Vec<String>) -> ClusterView {
         let mut nodes = BTreeMap::new();
-        let mut pods = BTreeMap::new();
+        let mut pods: BTreeMap<&ObjectName, _> = BTreeMap::new();
         let mut twice = |what: String, first: &Path, second: &Path| {
             // A file that was given another name is there twice for a moment.
             if self.files.get(first).is_some_and(|content| content.missing.is_none()) {
@@ -124,20 +125,20 @@ impl Manifests {
             self.files.iter().partition(|(_, content)| content.missing.is_some());
         for (path, content) in missing.into_iter().chain(there) {
             let Some(objects) = &content.objects else { continue };
-            for node in &objects.nodes {
-                if let Some((first, _)) = nodes.insert(&node.name, (path, node)) {
-                    twice(format!("Node {}", node.name), first, path);
+            for (name, node) in &objects.nodes {
+                if let Some((first, _)) = nodes.insert(name, (path, node)) {
+                    twice(format!("Node {name}"), first, path);
                 }
             }
-            for pod in &objects.pods {
-                if let Some((first, _)) = pods.insert((&pod.namespace, &pod.name), (path, pod)) {
-                    twice(format!("Pod {}/{}", pod.namespace, pod.name), first, path);
+            for (name, pod) in &objects.pods {
+                if let Some((first, _)) = pods.insert(name, (path, pod)) {
+                    twice(format!("Pod {name}"), first, path);
                 }
             }
         }
         ClusterView {
-            nodes: nodes.into_values().map(|(_, node)| node.clone()).collect(),
-            pods: pods.into_values().map(|(_, pod)| pod.clone()).collect(),
+            nodes: nodes.into_iter().map(|(name, (_, node))| (name.clone(), node.clone())).collect(),
+            pods: pods.into_iter().map(|(name, (_, pod))| (name.clone(), pod.clone())).collect(),
         }
     }
 }
@@ -270,8 +271,15 @@ mod tests {
         format!("kind: Node\nmetadata: {{name: {name}}}\nspec: {{podCIDRs: [{cidr}]}}\n")
     }
 
+    fn view(update: &Update) -> Option<&ClusterView> {
+        match &update.changes[..] {
+            [ViewChange::All(view)] if update.complete => Some(view),
+            _ => None,
+        }
+    }
+
     fn names(update: &Update) -> Vec<&str> {
-        update.view.iter().flat_map(|view| &view.nodes).map(|node| node.name.as_str()).collect()
+        view(update).iter().flat_map(|view| view.nodes.keys()).map(String::as_str).collect()
     }
 
     #[test]
@@ -291,7 +299,7 @@ mod tests {
             source.read(now)
         };
         let first = read(&mut source);
-        assert_eq!(first.view, None);
+        assert_eq!(view(&first), None);
         assert!(
             first.warnings[1].contains("b.yml") && first.warnings[1].contains("line"),
             "{:?}",
@@ -304,7 +312,7 @@ mod tests {
 
         write("b.yml", "kind: Node\nmetadata: {name: b}\nspec: {podCIDRs: 7}\n");
         let bad = read(&mut source);
-        assert_eq!(bad.view, good.view);
+        assert_eq!(view(&bad), view(&good));
         let warning = &bad.warnings[0];
         for part in ["b.yml", "spec.podCIDRs", "`7`", "line 3", "last good content"] {
             assert!(warning.contains(part), "{part}: {warning}");
@@ -317,7 +325,7 @@ mod tests {
         let path = dir.path().to_owned();
         drop(dir);
         let gone = read(&mut source);
-        assert_eq!(gone.view, less.view);
+        assert_eq!(view(&gone), view(&less));
         assert!(gone.warnings[0].contains(path.to_str().unwrap()), "{:?}", gone.warnings);
     }
 
@@ -362,7 +370,7 @@ mod tests {
         std::fs::write(dir.path().join("z.yaml"), "\n---\n").unwrap();
         source.read(now + SETTLE * 5);
         let empty = source.read(now + SETTLE * 6);
-        assert_eq!(empty.view, whole.view);
+        assert_eq!(view(&empty), view(&whole));
         assert!(empty.warnings[0].contains("z.yaml: is empty"), "{:?}", empty.warnings);
         std::fs::remove_file(dir.path().join("z.yaml")).unwrap();
         source.read(now + SETTLE * 7);
@@ -375,7 +383,7 @@ mod tests {
         std::fs::write(dir.path().join("1.yaml"), node("a", "10.1.0.0/24")).unwrap();
         std::fs::write(dir.path().join("2.json"), r#"{"kind":"Node","metadata":{"name":"a"}}"#).unwrap();
         let update = Manifests::new(dir.path().into()).read(Instant::now());
-        assert!(update.view.unwrap().nodes[0].pod_cidrs.is_empty());
+        assert!(view(&update).unwrap().nodes["a"].pod_cidrs.is_empty());
         assert!(update.warnings[0].starts_with("Node a: is both in"), "{:?}", update.warnings);
     }
 

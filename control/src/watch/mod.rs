@@ -1,22 +1,28 @@
 //! Where the cluster's state comes from.
 //!
-//! A source reads everything there is, gives it as one [`Update`], and then another one after each change. It owns no
-//! state of the node and commits nothing; whether an update is complete is the source's to say, and nothing reaches the
-//! data plane before the first complete one.
+//! A source reads everything there is and then follows it, and says both as steps from one view to the next. It owns no
+//! state of the node and commits nothing; whether everything was read once is the source's to say, and nothing reaches the
+//! data plane before that.
 
-use desired::ClusterView;
+use std::ops::ControlFlow;
 
+use desired::ViewChange;
+
+mod apiserver;
 mod manifests;
 mod objects;
+mod watched;
 
+pub(crate) use apiserver::ApiServer;
 pub(crate) use manifests::Manifests;
 
-/// All that a source knows.
+/// What a source has come to know since it spoke last.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Update {
-    /// `None` until everything was read once.
-    pub(crate) view: Option<ClusterView>,
-    /// What could not be read, each naming file, line, field and value.
+    pub(crate) changes: Vec<ViewChange>,
+    /// Everything was read once, now or before.
+    pub(crate) complete: bool,
+    /// All that could not be read, each naming what and where, field and value.
     pub(crate) warnings: Vec<String>,
 }
 
@@ -26,5 +32,5 @@ pub(crate) trait Source: Send {
     fn describe(&self) -> String;
 
     /// Follows it for good, on the calling thread; ends only when `give` says that nobody listens.
-    fn follow(self: Box<Self>, give: &mut dyn FnMut(Update) -> std::ops::ControlFlow<()>);
+    fn follow(self: Box<Self>, give: &mut dyn FnMut(Update) -> ControlFlow<()>);
 }

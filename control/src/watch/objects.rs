@@ -1,15 +1,16 @@
-//! Nodes and Pods out of YAML and JSON text, trimmed at the edge to what routing needs.
+//! Nodes and Pods out of YAML and JSON, trimmed at the edge to what routing needs.
 //!
-//! A text may hold one object, several documents, or lists (`kind: List`, `NodeList`, `PodList`); other kinds are
+//! A file's text may hold one object, several documents, or lists (`kind: List`, `NodeList`, `PodList`); other kinds are
 //! passed over without a look at their fields. What always holds: a text is read whole or not at all, and an error
-//! names line, field and value.
+//! names line, field and value. An API server's objects come one by one ([`Trimmed`]); there a value that is misspelt
+//! is no error: who uses it leaves it out alone, and quotes it.
 
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use desired::{Node, NodeAddress, Pod};
+use desired::{Change, Node, NodeAddress, ObjectName, Pod, ViewChange};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use wire::IpPrefix;
@@ -17,8 +18,74 @@ use wire::IpPrefix;
 /// What a text held, in its order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Objects {
-    pub(crate) nodes: Vec<Node>,
-    pub(crate) pods: Vec<Pod>,
+    pub(crate) nodes: Vec<(String, Node)>,
+    pub(crate) pods: Vec<(ObjectName, Pod)>,
+}
+
+/// An object of an API server's, read by way of a type that has only the fields that are used.
+pub(crate) trait Trimmed: Sized {
+    /// As the API spells it: `Node`.
+    const KIND: &'static str;
+    /// As paths spell it: `nodes`.
+    const PLURAL: &'static str;
+    /// What tells one from another in a [`desired::ClusterView`].
+    type Key: Ord + Clone + fmt::Display + Send;
+
+    fn key(name: ObjectName) -> Self::Key;
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// A sentence that names the field.
+    fn read(json: &str) -> Result<Self, String>;
+
+    /// As a step of the view's.
+    fn change(change: Change<Self::Key, Self>) -> ViewChange;
+}
+
+impl Trimmed for Node {
+    const KIND: &'static str = "Node";
+    const PLURAL: &'static str = "nodes";
+    type Key = String;
+
+    fn key(name: ObjectName) -> String {
+        name.name
+    }
+
+    fn read(json: &str) -> Result<Self, String> {
+        one::<NodeObject<Lenient>>(json).map(|object| <(String, Self)>::from(object).1)
+    }
+
+    fn change(change: Change<String, Self>) -> ViewChange {
+        ViewChange::Node(change)
+    }
+}
+
+impl Trimmed for Pod {
+    const KIND: &'static str = "Pod";
+    const PLURAL: &'static str = "pods";
+    type Key = ObjectName;
+
+    fn key(name: ObjectName) -> ObjectName {
+        name
+    }
+
+    fn read(json: &str) -> Result<Self, String> {
+        one::<PodObject<Lenient>>(json).map(|object| <(ObjectName, Self)>::from(object).1)
+    }
+
+    fn change(change: Change<ObjectName, Self>) -> ViewChange {
+        ViewChange::Pod(change)
+    }
+}
+
+/// Reads a text that holds one object.
+fn one<'de, T: Deserialize<'de>>(json: &'de str) -> Result<T, String> {
+    serde_json::from_str(json).or_else(|_| {
+        // Read again only to say where: following the path costs, and objects come by the hundred thousand.
+        let mut reader = serde_json::Deserializer::from_str(json);
+        serde_path_to_error::deserialize(&mut reader).map_err(|error| error.to_string())
+    })
 }
 
 /// Reads a JSON text.
@@ -163,8 +230,8 @@ impl<'de> DeserializeSeed<'de> for Item<'_> {
 impl Objects {
     fn read<'de, D: Deserializer<'de>>(&mut self, kind: &str, from: D) -> Result<(), D::Error> {
         match kind {
-            "Node" => self.nodes.push(NodeObject::deserialize(from)?.into()),
-            "Pod" => self.pods.push(PodObject::deserialize(from)?.into()),
+            "Node" => self.nodes.push(NodeObject::<Strict>::deserialize(from)?.into()),
+            "Pod" => self.pods.push(PodObject::<Strict>::deserialize(from)?.into()),
             _ => {
                 IgnoredAny::deserialize(from)?;
             }
@@ -173,49 +240,74 @@ impl Objects {
     }
 }
 
+/// What becomes of a text that does not spell what its field is for.
+trait Spelling {
+    const CHECKED: bool;
+}
+
+/// It is an error here, which has file and line, so that the file's last good content stays in force.
+struct Strict;
+
+impl Spelling for Strict {
+    const CHECKED: bool = true;
+}
+
+/// It is kept for whoever uses it to quote: an object of an API server's has no other content to fall back on after a
+/// start, and its other fields are not to be lost for it.
+struct Lenient;
+
+impl Spelling for Lenient {
+    const CHECKED: bool = false;
+}
+
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
+#[serde(bound = "S: Spelling", rename_all = "camelCase")]
+struct Metadata<S> {
     name: String,
     namespace: Option<String>,
     uid: Option<String>,
     creation_timestamp: Option<String>,
     deletion_timestamp: Option<String>,
-    annotations: Option<Annotations>,
+    annotations: Option<Annotations<S>>,
 }
 
 /// The one annotation that is read.
-#[derive(Deserialize, Default)]
-struct Annotations {
+#[derive(Deserialize)]
+#[serde(bound = "S: Spelling")]
+struct Annotations<S> {
     #[serde(rename = "podrouter.io/router-addresses")]
-    router_addresses: Option<Spelled<RouterAddresses>>,
+    router_addresses: Option<Spelled<RouterAddresses, S>>,
 }
 
 #[derive(Deserialize)]
-struct NodeObject {
-    metadata: Metadata,
-    spec: Option<NodeSpec>,
-    status: Option<NodeStatus>,
+#[serde(bound = "S: Spelling")]
+struct NodeObject<S> {
+    metadata: Metadata<S>,
+    spec: Option<NodeSpec<S>>,
+    status: Option<NodeStatus<S>>,
 }
 
-#[derive(Deserialize, Default)]
-struct NodeSpec {
+#[derive(Deserialize)]
+#[serde(bound = "S: Spelling")]
+struct NodeSpec<S> {
     #[serde(rename = "podCIDR")]
-    pod_cidr: Option<Spelled<PodCidr>>,
+    pod_cidr: Option<Spelled<PodCidr, S>>,
     #[serde(rename = "podCIDRs")]
-    pod_cidrs: Option<Vec<Spelled<PodCidr>>>,
-}
-
-#[derive(Deserialize, Default)]
-struct NodeStatus {
-    addresses: Option<Vec<Address>>,
+    pod_cidrs: Option<Vec<Spelled<PodCidr, S>>>,
 }
 
 #[derive(Deserialize)]
-#[serde(try_from = "RawAddress")]
-struct Address {
+#[serde(bound = "S: Spelling")]
+struct NodeStatus<S> {
+    addresses: Option<Vec<Address<S>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(bound = "S: Spelling", try_from = "RawAddress")]
+struct Address<S> {
     address: String,
     kind: String,
+    spelling: PhantomData<S>,
 }
 
 #[derive(Deserialize)]
@@ -225,15 +317,16 @@ struct RawAddress {
     kind: String,
 }
 
-impl TryFrom<RawAddress> for Address {
+impl<S: Spelling> TryFrom<RawAddress> for Address<S> {
     type Error = String;
 
     /// Host names and DNS names are no addresses, and are not meant to be.
     fn try_from(RawAddress { address, kind }: RawAddress) -> Result<Self, String> {
-        if matches!(kind.as_str(), "InternalIP" | "ExternalIP") && address.parse::<IpAddr>().is_err() {
+        let meant = matches!(kind.as_str(), "InternalIP" | "ExternalIP");
+        if S::CHECKED && meant && address.parse::<IpAddr>().is_err() {
             return Err(format!("address: `{address}`, of type {kind}, is no IP address"));
         }
-        Ok(Self { address, kind })
+        Ok(Self { address, kind, spelling: PhantomData })
     }
 }
 
@@ -268,17 +361,17 @@ impl Field for RouterAddresses {
     type Value = AddressList;
 }
 
-/// The text of a field that spells what it should, or nothing at all, as where it is not filled in yet. Checked here, where
-/// the error has file and line, so that the file's last good content stays in force.
-struct Spelled<F> {
+/// The text of a field that spells what it should, or nothing at all, as where it is not filled in yet.
+struct Spelled<F, S> {
     text: String,
-    field: PhantomData<F>,
+    field: PhantomData<(F, S)>,
 }
 
-impl<'de, F: Field> Deserialize<'de> for Spelled<F> {
+impl<'de, F: Field, S: Spelling> Deserialize<'de> for Spelled<F, S> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        if !text.is_empty()
+        if S::CHECKED
+            && !text.is_empty()
             && let Err(error) = text.parse::<F::Value>()
         {
             return Err(D::Error::custom(format!("{}: `{text}`: {error}", F::NAME)));
@@ -287,8 +380,8 @@ impl<'de, F: Field> Deserialize<'de> for Spelled<F> {
     }
 }
 
-impl<F> From<Spelled<F>> for String {
-    fn from(spelled: Spelled<F>) -> Self {
+impl<F, S> From<Spelled<F, S>> for String {
+    fn from(spelled: Spelled<F, S>) -> Self {
         spelled.text
     }
 }
@@ -308,10 +401,11 @@ impl FromStr for AddressList {
 }
 
 #[derive(Deserialize)]
-struct PodObject {
-    metadata: Metadata,
+#[serde(bound = "S: Spelling")]
+struct PodObject<S> {
+    metadata: Metadata<S>,
     spec: Option<PodSpec>,
-    status: Option<PodStatus>,
+    status: Option<PodStatus<S>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -321,61 +415,64 @@ struct PodSpec {
     host_network: Option<bool>,
 }
 
-#[derive(Deserialize, Default)]
-struct PodStatus {
+#[derive(Deserialize)]
+#[serde(bound = "S: Spelling")]
+struct PodStatus<S> {
     phase: Option<String>,
     #[serde(rename = "podIP")]
-    pod_ip: Option<Spelled<PodAddress>>,
+    pod_ip: Option<Spelled<PodAddress, S>>,
     #[serde(rename = "podIPs")]
-    pod_ips: Option<Vec<PodIp>>,
+    pod_ips: Option<Vec<PodIp<S>>>,
 }
 
 #[derive(Deserialize)]
-struct PodIp {
-    ip: Spelled<PodAddress>,
+#[serde(bound = "S: Spelling")]
+struct PodIp<S> {
+    ip: Spelled<PodAddress, S>,
 }
 
 /// The plural field counts; the singular one, which it repeats, only where an old object lacks it.
-fn plural<T>(many: Option<Vec<Spelled<T>>>, one: Option<Spelled<T>>) -> Vec<String> {
+fn plural<F, S>(many: Option<Vec<Spelled<F, S>>>, one: Option<Spelled<F, S>>) -> Vec<String> {
     let many = many.map(|many| many.into_iter().map(String::from).collect::<Vec<_>>());
     let one = one.map(String::from);
     many.filter(|many| !many.is_empty())
         .unwrap_or_else(|| one.into_iter().filter(|text| !text.is_empty()).collect())
 }
 
-impl From<NodeObject> for Node {
-    fn from(object: NodeObject) -> Self {
-        let spec = object.spec.unwrap_or_default();
-        let addresses = object.status.unwrap_or_default().addresses.unwrap_or_default();
-        let annotations = object.metadata.annotations.unwrap_or_default();
-        Self {
-            name: object.metadata.name,
+impl<S> From<NodeObject<S>> for (String, Node) {
+    fn from(object: NodeObject<S>) -> Self {
+        let (pod_cidrs, pod_cidr) = object.spec.map_or((None, None), |spec| (spec.pod_cidrs, spec.pod_cidr));
+        let addresses = object.status.and_then(|status| status.addresses).unwrap_or_default();
+        let router_addresses = object.metadata.annotations.and_then(|own| own.router_addresses);
+        let node = Node {
             created: object.metadata.creation_timestamp,
-            pod_cidrs: plural(spec.pod_cidrs, spec.pod_cidr),
+            pod_cidrs: plural(pod_cidrs, pod_cidr),
             addresses: addresses
                 .into_iter()
-                .map(|Address { address, kind }| NodeAddress { kind, address })
+                .map(|Address { address, kind, .. }| NodeAddress { kind, address })
                 .collect(),
-            router_addresses: annotations.router_addresses.map(String::from),
-        }
+            router_addresses: router_addresses.map(String::from),
+        };
+        (object.metadata.name, node)
     }
 }
 
-impl From<PodObject> for Pod {
-    fn from(object: PodObject) -> Self {
+impl<S> From<PodObject<S>> for (ObjectName, Pod) {
+    fn from(object: PodObject<S>) -> Self {
         let spec = object.spec.unwrap_or_default();
-        let status = object.status.unwrap_or_default();
-        let pod_ips = status.pod_ips.map(|many| many.into_iter().map(|one| one.ip).collect());
-        Self {
-            namespace: object.metadata.namespace.unwrap_or_else(|| "default".to_owned()),
-            name: object.metadata.name,
+        let (phase, pod_ips, pod_ip) =
+            object.status.map_or((None, None, None), |status| (status.phase, status.pod_ips, status.pod_ip));
+        let pod_ips = pod_ips.map(|many| many.into_iter().map(|one| one.ip).collect());
+        let pod = Pod {
             uid: object.metadata.uid.unwrap_or_default(),
             node: spec.node_name.unwrap_or_default(),
-            pod_ips: plural(pod_ips, status.pod_ip),
+            pod_ips: plural(pod_ips, pod_ip),
             host_network: spec.host_network.unwrap_or_default(),
-            phase: status.phase.unwrap_or_default(),
+            phase: phase.unwrap_or_default(),
             terminating: object.metadata.deletion_timestamp.is_some(),
-        }
+        };
+        let namespace = object.metadata.namespace.unwrap_or_else(|| "default".to_owned());
+        (ObjectName { namespace, name: object.metadata.name }, pod)
     }
 }
 
@@ -388,13 +485,14 @@ mod tests {
     #[test]
     fn a_recorded_cluster_is_read() {
         let objects = from_yaml(RECORDED).unwrap();
-        let names: Vec<_> = objects.nodes.iter().map(|node| node.name.as_str()).collect();
+        let names: Vec<_> = objects.nodes.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["knode1", "knode2"]);
-        assert_eq!(objects.nodes[0].pod_cidrs, ["10.244.1.0/24", "fd00:10:244:1::/64"]);
-        assert_eq!(objects.nodes[1].addresses.len(), 3);
-        assert_eq!(objects.nodes[1].created.as_deref(), Some("2026-11-23T09:18:13Z"));
+        assert_eq!(objects.nodes[0].1.pod_cidrs, ["10.244.1.0/24", "fd00:10:244:1::/64"]);
+        assert_eq!(objects.nodes[1].1.addresses.len(), 3);
+        assert_eq!(objects.nodes[1].1.created.as_deref(), Some("2026-11-23T09:18:13Z"));
         assert_eq!(objects.pods.len(), 5);
-        let front = objects.pods.iter().find(|pod| pod.name == "front-fbd7bbb66-5vgjk").unwrap();
+        let front = objects.pods.iter().find(|(name, _)| name.name == "front-fbd7bbb66-5vgjk").unwrap();
+        let front = &front.1;
         assert_eq!((front.node.as_str(), front.phase.as_str()), ("knode2", "Running"));
         assert_eq!(front.pod_ips, ["10.244.2.2", "fd00:10:244:2::2"]);
         assert!(!front.host_network && !front.terminating && !front.uid.is_empty());
@@ -404,18 +502,31 @@ mod tests {
     fn json_lists_and_documents_are_read() {
         let json = r#"{"kind":"NodeList","apiVersion":"v1","items":[
             {"metadata":{"name":"a","annotations":{"podrouter.io/router-addresses":"10.0.0.1"}},"spec":{"podCIDR":"10.1.0.0/24"}}]}"#;
-        let node = &from_json(json).unwrap().nodes[0];
+        let node = &from_json(json).unwrap().nodes[0].1;
         assert_eq!((node.pod_cidrs.len(), node.router_addresses.as_deref()), (1, Some("10.0.0.1")));
         let yaml = "---\n---\nkind: Node\nmetadata: {name: a}\n---\nkind: Secret\nmetadata: 7\nspec: x\n---\n\
                     kind: Pod\nmetadata: {name: p, deletionTimestamp: \"2026-01-01T00:00:00Z\"}\nspec: {hostNetwork: true}\n";
         let objects = from_yaml(yaml).unwrap();
         assert_eq!((objects.nodes.len(), objects.pods.len()), (1, 1));
-        assert!(objects.pods[0].terminating && objects.pods[0].host_network);
-        assert_eq!(objects.pods[0].namespace, "default");
+        assert!(objects.pods[0].1.terminating && objects.pods[0].1.host_network);
+        assert_eq!(objects.pods[0].0.to_string(), "default/p");
         assert_eq!(from_yaml("kind: List\n").unwrap(), Objects::default());
         for empty in ["", "# nothing\n", "---\n---\n"] {
             assert!(from_yaml(empty).unwrap_err().contains("is empty"));
         }
+    }
+
+    #[test]
+    fn an_api_servers_object_loses_nothing_for_one_bad_value() {
+        let json = r#"{"metadata":{"name":"a","annotations":{"podrouter.io/router-addresses":"x"}},
+            "spec":{"podCIDRs":["10.1.0.0/99","10.1.0.0/24"]},"status":{"addresses":[{"type":"InternalIP","address":"y"}]}}"#;
+        let node = Node::read(json).unwrap();
+        assert_eq!((node.pod_cidrs.len(), node.router_addresses.as_deref()), (2, Some("x")));
+        assert_eq!(node.addresses[0].address, "y");
+        assert_eq!(Node::read(r#"{"metadata":{"name":"a"}}"#), Ok(Node::default()));
+        assert_eq!(Pod::read(r#"{"metadata":{"name":"a"},"status":{"podIP":"x"}}"#).unwrap().pod_ips, ["x"]);
+        let message = Pod::read(r#"{"metadata":{"name":"a"},"spec":{"hostNetwork":7}}"#).unwrap_err();
+        assert!(message.contains("spec.hostNetwork"), "{message}");
     }
 
     #[test]

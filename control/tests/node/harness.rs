@@ -1,11 +1,13 @@
 //! A node to throw away: namespaces for host and pods, a directory of manifests, and the control process itself.
 
+use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use apiserver::ApiServer;
 use proto::control::{AttachPort, AttachRequest, Attached, Request, Response, Status};
 use proto::{Connection, FrameError};
 use rustix::process::{Pid, Signal};
@@ -72,6 +74,21 @@ fn run(program: &str, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// As recorded, with the annotation that other nodes' control publishes.
+fn recorded() -> String {
+    let annotation =
+        |n: u8| format!("    annotations:\n      podrouter.io/router-addresses: 172.16.0.{n},fd00:16::{n}\n");
+    let parts: Vec<String> = (0..)
+        .zip(
+            include_str!("../data/cluster.yaml")
+                .split("    annotations:\n      node.alpha.kubernetes.io/ttl: \"0\"\n"),
+        )
+        .map(|(n, part)| if n == 0 { part.to_owned() } else { annotation(n) + part })
+        .collect();
+    assert_eq!(parts.len(), 3);
+    parts.concat()
+}
+
 /// The node `knode1`.
 pub(crate) struct Node {
     pub(crate) dir: tempfile::TempDir,
@@ -97,22 +114,30 @@ impl Node {
             "fd00:16::1/64",
         ];
         let node = Self { dir, host, extra: uplink.map(str::to_owned).into(), child: None };
-        // As recorded, with the annotation that other nodes' control publishes.
-        let recorded = include_str!("../data/cluster.yaml");
-        let annotation = |n: u8| {
-            format!("    annotations:\n      podrouter.io/router-addresses: 172.16.0.{n},fd00:16::{n}\n")
-        };
-        let mut n = 0;
-        let parts: Vec<String> = recorded
-            .split("    annotations:\n      node.alpha.kubernetes.io/ttl: \"0\"\n")
-            .map(|part| {
-                n += 1;
-                if n == 1 { part.to_owned() } else { annotation(n - 1) + part }
-            })
-            .collect();
-        assert_eq!(parts.len(), 3);
-        node.manifest("cluster.yaml", &parts.concat());
+        node.manifest("cluster.yaml", &recorded());
         node
+    }
+
+    /// The same on an API server at `port` of the host's loopback (0: any) that has the recorded cluster, and knows no event
+    /// up to `version`.
+    pub(crate) fn api_server(&mut self, port: u16, version: u64) -> ApiServer {
+        let host = std::fs::File::open(self.host.path()).unwrap();
+        let listener = tap::netns::in_netns(host.as_fd(), || TcpListener::bind(("127.0.0.1", port)).unwrap());
+        let server = ApiServer::start(listener.unwrap(), version).unwrap();
+        let cluster: serde_json::Value = serde_norway::from_str(&recorded()).unwrap();
+        for object in cluster["items"].as_array().unwrap() {
+            server.set(object.clone());
+        }
+        let kubeconfig = format!(
+            "{{kind: Config, apiVersion: v1, current-context: c, contexts: [{{name: c, context: {{cluster: c, user: u}}}}], \
+             users: [{{name: u, user: {{token: t}}}}], clusters: [{{name: c, cluster: {{server: \"{}\"}}}}]}}",
+            server.url()
+        );
+        std::fs::write(self.path("kubeconfig"), kubeconfig).unwrap();
+        if !self.extra.iter().any(|extra| extra == "--kubeconfig") {
+            self.extra.extend(["--kubeconfig".to_owned(), self.path("kubeconfig").display().to_string()]);
+        }
+        server
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -143,7 +168,8 @@ impl Node {
             ("--state-dir", "state"),
             ("--vhost-dir", "vhost"),
         ] {
-            if !self.extra.iter().any(|extra| extra == flag) {
+            let instead = if flag == "--manifests" { "--kubeconfig" } else { flag };
+            if !self.extra.iter().any(|extra| extra == flag || extra == instead) {
                 command.arg(flag).arg(self.path(name));
             }
         }

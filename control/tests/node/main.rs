@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by panicking")]
 
+mod cluster;
 mod fake;
 mod faults;
 mod harness;

@@ -11,7 +11,7 @@ use wire::IpPrefix;
 
 use crate::prefixes::{NodeRanges, node_ranges, station};
 use crate::rows::Rows;
-use crate::view::{ClusterView, Local, Pod, Uplink};
+use crate::view::{ClusterView, Local, ObjectName, Pod, Uplink};
 use crate::{HOST_PORT, ROUTER_ADDRESSES, ROUTER_MAC, UPLINK_PORT};
 
 /// What the data plane and the node's kernel ought to hold.
@@ -39,7 +39,7 @@ impl Desired {
         let own = nodes.remove(local.node.as_str());
         if own.is_none() {
             desired.warnings.push(format!(
-                "Node {}: is not among the manifests; no pod can be attached until it is (or correct --node)",
+                "Node {}: is not among the nodes; no pod can be attached until it is (or correct --node)",
                 local.node
             ));
         }
@@ -229,17 +229,17 @@ impl Desired {
         hops: &BTreeMap<&str, Hops>,
         own: &BTreeSet<IpAddr>,
     ) {
-        let mut pods: Vec<&Pod> = view
+        let mut pods: Vec<(&ObjectName, &Pod)> = view
             .pods
             .iter()
-            .filter(|pod| !pod.host_network && !matches!(pod.phase.as_str(), "Succeeded" | "Failed"))
-            .filter(|pod| !pod.node.is_empty() && pod.node != local.node)
+            .filter(|(_, pod)| !pod.host_network && !matches!(pod.phase.as_str(), "Succeeded" | "Failed"))
+            .filter(|(_, pod)| !pod.node.is_empty() && pod.node != local.node)
             .collect();
         // One that is going leaves its address to one that stays.
-        pods.sort_by_key(|pod| (pod.terminating, &pod.namespace, &pod.name));
-        for pod in pods {
+        pods.sort_by_key(|(name, pod)| (pod.terminating, *name));
+        for (name, pod) in pods {
             for (i, text) in pod.pod_ips.iter().enumerate() {
-                let field = format!("Pod {}/{}: status.podIPs[{i}].ip `{text}`", pod.namespace, pod.name);
+                let field = format!("Pod {name}: status.podIPs[{i}].ip `{text}`");
                 let address = match station(text) {
                     Ok(address) => address,
                     Err(why) => {
@@ -248,10 +248,8 @@ impl Desired {
                     }
                 };
                 let Some(node) = nodes.get(pod.node.as_str()) else {
-                    self.warnings.push(format!(
-                        "{field}: its node `{}` is not among the nodes: add the Node to the manifests",
-                        pod.node
-                    ));
+                    self.warnings
+                        .push(format!("{field}: its node `{}` is not among the nodes; left out", pod.node));
                     continue;
                 };
                 if node.pod_cidrs.iter().any(|prefix| prefix.contains(address)) {

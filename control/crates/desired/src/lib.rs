@@ -16,7 +16,9 @@ mod view;
 pub use build::Desired;
 pub use diff::diff;
 pub use rows::{ApplyError, Rows, apply};
-pub use view::{Attachment, ClusterView, Host, Local, Node, NodeAddress, Pod, Uplink};
+pub use view::{
+    Attachment, Change, ClusterView, Host, Local, Node, NodeAddress, ObjectName, Pod, Uplink, ViewChange,
+};
 
 /// The node annotation that names the next hop of a node's podCIDRs and addresses, one address a family.
 pub const ROUTER_ADDRESSES: &str = "podrouter.io/router-addresses";

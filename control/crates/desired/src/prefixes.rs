@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use wire::IpPrefix;
 
@@ -20,28 +21,23 @@ pub(crate) struct NodeRanges {
     pub(crate) routers: Vec<IpAddr>,
 }
 
-/// The nodes' ranges by name; of two nodes of one name, the older counts.
+/// The nodes' ranges by name.
 pub(crate) fn node_ranges<'a>(
-    nodes: &'a [Node],
+    nodes: &'a BTreeMap<String, Node>,
     warnings: &mut Vec<String>,
 ) -> BTreeMap<&'a str, NodeRanges> {
-    let mut oldest_first: Vec<&Node> = nodes.iter().collect();
-    oldest_first.sort_by_key(|node| (node.created.is_none(), &node.created, &node.name));
+    let mut oldest_first: Vec<(&String, &Node)> = nodes.iter().collect();
+    oldest_first.sort_by_key(|(name, node)| (node.created.is_none(), &node.created, *name));
 
     let mut ranges: BTreeMap<&str, NodeRanges> = BTreeMap::new();
-    let mut cidrs: Vec<(IpPrefix, &str)> = Vec::new();
+    let mut cidrs = Taken::default();
     let mut owners: BTreeMap<IpAddr, &str> = BTreeMap::new();
-    for node in oldest_first {
-        let name = node.name.as_str();
-        if ranges.contains_key(name) {
-            warnings.push(format!("Node {name}: there are two objects of this name; the older counts"));
-            continue;
-        }
+    for (name, node) in oldest_first {
         let mut range = NodeRanges::default();
         for (i, text) in node.pod_cidrs.iter().enumerate() {
             match pod_cidr(text, &cidrs) {
                 Ok(prefix) => {
-                    cidrs.push((prefix, name));
+                    cidrs.insert(prefix, name);
                     range.pod_cidrs.push(prefix);
                 }
                 Err(why) => {
@@ -68,36 +64,56 @@ pub(crate) fn node_ranges<'a>(
                 }
             }
         }
-        range.routers = routers(node, warnings);
+        range.routers = routers(name, node, warnings);
         ranges.insert(name, range);
     }
     ranges
 }
 
-fn pod_cidr(text: &str, taken: &[(IpPrefix, &str)]) -> Result<IpPrefix, String> {
-    let prefix: IpPrefix = text.parse().map_err(|error: wire::AddrError| error.to_string())?;
-    if let Some(special) =
-        SPECIAL.iter().find(|(special, _)| special.parse().is_ok_and(|special| overlap(prefix, special)))
-    {
-        return Err(format!("overlaps {} ({}), where no pod can be", special.0, special.1));
+/// Ranges that have an owner, none of which overlaps another: two that do not lie side by side, so that only those
+/// next to a new one need a look.
+#[derive(Debug, Default)]
+struct Taken<'a>(BTreeMap<IpAddr, (IpPrefix, &'a str)>);
+
+impl<'a> Taken<'a> {
+    fn insert(&mut self, prefix: IpPrefix, owner: &'a str) {
+        self.0.insert(prefix.addr(), (prefix, owner));
     }
-    match taken.iter().find(|(other, _)| overlap(prefix, *other)) {
+
+    /// One that overlaps `prefix`, and its owner.
+    fn overlapped(&self, prefix: IpPrefix) -> Option<(IpPrefix, &'a str)> {
+        let before = self.0.range(..=prefix.addr()).next_back();
+        let after = self.0.range(prefix.addr()..).next();
+        let found = before.into_iter().chain(after).find(|(_, (other, _))| overlap(prefix, *other));
+        found.map(|(_, taken)| *taken)
+    }
+}
+
+fn pod_cidr(text: &str, taken: &Taken<'_>) -> Result<IpPrefix, String> {
+    let prefix: IpPrefix = text.parse().map_err(|error: wire::AddrError| error.to_string())?;
+    if let Some((special, what)) = SPECIAL.iter().find(|(special, _)| overlap(prefix, *special)) {
+        return Err(format!("overlaps {special} ({what}), where no pod can be"));
+    }
+    match taken.overlapped(prefix) {
         Some((other, owner)) => Err(format!("overlaps {other} of the older Node {owner}")),
         None => Ok(prefix),
     }
 }
 
 /// Ranges that are never routed (RFC 6890).
-const SPECIAL: [(&str, &str); 8] = [
-    ("0.0.0.0/8", "this network"),
-    ("127.0.0.0/8", "loopback"),
-    ("169.254.0.0/16", "link-local"),
-    ("224.0.0.0/3", "multicast and reserved"),
-    ("::/128", "unspecified"),
-    ("::1/128", "loopback"),
-    ("fe80::/10", "link-local"),
-    ("ff00::/8", "multicast"),
-];
+static SPECIAL: LazyLock<Vec<(IpPrefix, &str)>> = LazyLock::new(|| {
+    let special = [
+        ("0.0.0.0/8", "this network"),
+        ("127.0.0.0/8", "loopback"),
+        ("169.254.0.0/16", "link-local"),
+        ("224.0.0.0/3", "multicast and reserved"),
+        ("::/128", "unspecified"),
+        ("::1/128", "loopback"),
+        ("fe80::/10", "link-local"),
+        ("ff00::/8", "multicast"),
+    ];
+    special.into_iter().filter_map(|(text, what)| Some((text.parse().ok()?, what))).collect()
+});
 
 pub(crate) fn overlap(a: IpPrefix, b: IpPrefix) -> bool {
     a.contains(b.addr()) || b.contains(a.addr())
@@ -106,17 +122,14 @@ pub(crate) fn overlap(a: IpPrefix, b: IpPrefix) -> bool {
 /// An address that one station can have, beyond its own link.
 pub(crate) fn station(text: &str) -> Result<IpAddr, String> {
     let address: IpAddr = text.parse().map_err(|_| "is no IP address".to_owned())?;
-    let special = SPECIAL
-        .iter()
-        .find(|(special, _)| special.parse::<IpPrefix>().is_ok_and(|special| special.contains(address)));
-    match special {
+    match SPECIAL.iter().find(|(special, _)| special.contains(address)) {
         Some((_, what)) => Err(format!("is a {what} address")),
         None => Ok(address),
     }
 }
 
 /// A next hop: link-local will do for IPv6, as in any router's advertisement (RFC 4861, section 4.2).
-fn routers(node: &Node, warnings: &mut Vec<String>) -> Vec<IpAddr> {
+fn routers(name: &str, node: &Node, warnings: &mut Vec<String>) -> Vec<IpAddr> {
     let mut found: Vec<IpAddr> = Vec::new();
     let list = node.router_addresses.as_deref().unwrap_or_default();
     for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
@@ -133,7 +146,7 @@ fn routers(node: &Node, warnings: &mut Vec<String>) -> Vec<IpAddr> {
             Err(why) => why,
         };
         let annotation = crate::ROUTER_ADDRESSES;
-        warnings.push(format!("Node {}: annotation {annotation} `{text}`: {problem}; left out", node.name));
+        warnings.push(format!("Node {name}: annotation {annotation} `{text}`: {problem}; left out"));
     }
     found
 }
@@ -142,21 +155,41 @@ fn routers(node: &Node, warnings: &mut Vec<String>) -> Vec<IpAddr> {
 mod tests {
     use super::*;
     use crate::view::NodeAddress;
+    use proptest::prelude::*;
 
-    fn node(name: &str, created: &str, cidrs: &[&str]) -> Node {
-        Node {
-            name: name.into(),
+    proptest! {
+        /// Only neighbours are looked at; a naive search looks at all.
+        #[test]
+        fn overlaps_are_found_among_many(texts in proptest::collection::vec("(10\\.[0-3]|fd00)", 1..24), lens in proptest::collection::vec(8u8..26, 24)) {
+            let mut taken = Taken::default();
+            let mut all: Vec<IpPrefix> = vec![];
+            for (i, (text, len)) in texts.iter().zip(lens).enumerate() {
+                let text = if text == "fd00" { format!("fd00:{i}::") } else { format!("{text}.{}.0", i * 11) };
+                let prefix = IpPrefix::containing(text.parse().unwrap(), len).unwrap();
+                let expected = all.iter().any(|other| overlap(prefix, *other));
+                prop_assert_eq!(taken.overlapped(prefix).is_some(), expected);
+                if !expected {
+                    taken.insert(prefix, "a");
+                    all.push(prefix);
+                }
+            }
+        }
+    }
+
+    fn node(name: &str, created: &str, cidrs: &[&str]) -> (String, Node) {
+        let node = Node {
             created: (!created.is_empty()).then(|| created.into()),
             pod_cidrs: cidrs.iter().map(|text| (*text).into()).collect(),
             ..Node::default()
-        }
+        };
+        (name.into(), node)
     }
 
     #[test]
     fn a_bad_value_costs_itself_alone_and_is_quoted() {
         let mut warnings = vec![];
         let bad = ["fd00::/200", "10.1.0.1/24", "x", "0.0.0.0/0", "fe80::/64", "10.1.0.0/24"];
-        let nodes = [node("n", "2026-01-01T00:00:00Z", &bad)];
+        let nodes = [node("n", "2026-01-01T00:00:00Z", &bad)].into();
         let ranges = node_ranges(&nodes, &mut warnings);
         assert_eq!(ranges["n"].pod_cidrs, ["10.1.0.0/24".parse().unwrap()]);
         assert_eq!(warnings.len(), 5, "{warnings:#?}");
@@ -171,7 +204,7 @@ mod tests {
         let young = node("a", "2026-01-02T00:00:00Z", &["10.1.0.0/16", "10.9.0.0/24"]);
         let old = node("b", "2026-01-01T00:00:00Z", &["10.1.1.0/24"]);
         let ageless = node("c", "", &["10.9.0.0/25"]);
-        let nodes = [ageless, young, old];
+        let nodes = [ageless, young, old].into();
         let ranges = node_ranges(&nodes, &mut warnings);
         assert_eq!(ranges["b"].pod_cidrs.len(), 1);
         assert_eq!(ranges["a"].pod_cidrs, ["10.9.0.0/24".parse().unwrap()]);
@@ -187,17 +220,17 @@ mod tests {
         let mut warnings = vec![];
         let address = |kind: &str, address: &str| NodeAddress { kind: kind.into(), address: address.into() };
         let mut first = node("a", "", &[]);
-        first.addresses = vec![
+        first.1.addresses = vec![
             address("Hostname", "a"),
             address("ExternalIP", "203.0.113.1"),
             address("InternalIP", "192.168.77.11"),
             address("ExternalIP", "192.168.77.11"),
             address("InternalIP", "127.0.0.1"),
         ];
-        first.router_addresses = Some("192.168.77.1, fe80::9,10.0.0.1,nonsense".into());
+        first.1.router_addresses = Some("192.168.77.1, fe80::9,10.0.0.1,nonsense".into());
         let mut second = node("b", "", &[]);
-        second.addresses = vec![address("InternalIP", "192.168.77.11")];
-        let nodes = [first, second];
+        second.1.addresses = vec![address("InternalIP", "192.168.77.11")];
+        let nodes = [first, second].into();
         let ranges = node_ranges(&nodes, &mut warnings);
         let parse = |text: &str| text.parse::<IpAddr>().unwrap();
         assert_eq!(ranges["a"].addresses, [parse("192.168.77.11"), parse("203.0.113.1")]);

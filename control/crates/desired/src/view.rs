@@ -2,22 +2,92 @@
 //!
 //! Texts of the objects stay texts here, so that a warning can quote them.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use proto::dataplane::{Ethdev, InterfaceAddress, PortKind, Router};
 use wire::MacAddr;
 
-/// Nodes and pods, trimmed to what routing needs. Order does not matter.
+/// The cluster's objects, trimmed to what is used of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClusterView {
-    pub nodes: Vec<Node>,
-    pub pods: Vec<Pod>,
+    /// By name.
+    pub nodes: BTreeMap<String, Node>,
+    /// Those that the source has: all of them, or this node's own.
+    pub pods: BTreeMap<ObjectName, Pod>,
+}
+
+/// What a source says of the objects of one kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change<K, T> {
+    /// The object is there, as it is here.
+    Set(K, T),
+    /// The object is gone.
+    Remove(K),
+    /// All others are gone: a list was read to its end.
+    Only(BTreeSet<K>),
+}
+
+/// A step from one [`ClusterView`] to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ViewChange {
+    /// Everything was read anew.
+    All(ClusterView),
+    Node(Change<String, Node>),
+    Pod(Change<ObjectName, Pod>),
+}
+
+impl ClusterView {
+    /// Carries it out; whether anything is different now. An object that is set as it was, or removed where it was not,
+    /// is no difference.
+    pub fn apply(&mut self, change: ViewChange) -> bool {
+        match change {
+            ViewChange::All(view) => {
+                let different = *self != view;
+                *self = view;
+                different
+            }
+            ViewChange::Node(change) => apply(&mut self.nodes, change),
+            ViewChange::Pod(change) => apply(&mut self.pods, change),
+        }
+    }
+}
+
+fn apply<K: Ord, T: PartialEq>(objects: &mut BTreeMap<K, T>, change: Change<K, T>) -> bool {
+    match change {
+        Change::Set(key, object) => {
+            let different = objects.get(&key) != Some(&object);
+            if different {
+                objects.insert(key, object);
+            }
+            different
+        }
+        Change::Remove(key) => objects.remove(&key).is_some(),
+        Change::Only(keys) => {
+            let before = objects.len();
+            objects.retain(|key, _| keys.contains(key));
+            objects.len() != before
+        }
+    }
+}
+
+/// The name of an object that is in a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ObjectName {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
 }
 
 /// A Node object.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Node {
-    pub name: String,
     /// `metadata.creationTimestamp` (RFC 3339, UTC, so that texts sort as times); `None` counts as the youngest.
     pub created: Option<String>,
     /// `spec.podCIDRs`, or `spec.podCIDR` alone.
@@ -39,8 +109,6 @@ pub struct NodeAddress {
 /// A Pod object.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pod {
-    pub namespace: String,
-    pub name: String,
     pub uid: String,
     /// `spec.nodeName`; empty while it is not scheduled.
     pub node: String,

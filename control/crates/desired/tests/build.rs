@@ -2,11 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "tests say what they expect by panicking")]
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use desired::{
-    Attachment, ClusterView, Desired, HOST_PORT, Host, Local, Node, NodeAddress, Pod, ROUTER_MAC, Rows,
-    UPLINK_PORT, Uplink, apply, diff,
+    Attachment, ClusterView, Desired, HOST_PORT, Host, Local, Node, NodeAddress, ObjectName, Pod, ROUTER_MAC,
+    Rows, UPLINK_PORT, Uplink, apply, diff,
 };
 use proptest::prelude::*;
 use proto::dataplane::{Ethdev, InterfaceAddress, PortKind, RouteKey, RouteTarget, Router};
@@ -18,7 +19,6 @@ fn ip(text: &str) -> IpAddr {
 
 fn node(n: u8) -> Node {
     Node {
-        name: format!("knode{n}"),
         created: Some(format!("2026-11-23T09:18:1{n}Z")),
         pod_cidrs: vec![format!("10.244.{n}.0/24"), format!("fd00:10:244:{n}::/64")],
         addresses: [
@@ -32,10 +32,19 @@ fn node(n: u8) -> Node {
     }
 }
 
-fn pod(name: &str, node: &str, ips: &[&str]) -> Pod {
+fn view<const NODES: usize, const PODS: usize>(
+    nodes: [(u8, Node); NODES],
+    pods: [(&str, Pod); PODS],
+) -> ClusterView {
+    let named = |name: &str| ObjectName { namespace: "shop".into(), name: name.into() };
+    ClusterView {
+        nodes: nodes.into_iter().map(|(n, node)| (format!("knode{n}"), node)).collect(),
+        pods: pods.into_iter().map(|(name, pod)| (named(name), pod)).collect(),
+    }
+}
+
+fn pod(node: &str, ips: &[&str]) -> Pod {
     Pod {
-        namespace: "shop".into(),
-        name: name.into(),
         node: node.into(),
         pod_ips: ips.iter().map(|text| (*text).into()).collect(),
         phase: "Running".into(),
@@ -81,8 +90,7 @@ fn via(address: &str) -> RouteTarget {
 
 #[test]
 fn two_nodes_reach_each_other_in_both_families() {
-    let view =
-        ClusterView { nodes: vec![node(1), node(2)], pods: vec![pod("db", "knode2", &["10.244.2.5"])] };
+    let view = view([(1, node(1)), (2, node(2))], [("db", pod("knode2", &["10.244.2.5"]))]);
     let desired = Desired::build(&view, &local());
     assert_eq!(desired.warnings, Vec::<String>::new());
     assert_eq!(target(&desired, "10.244.1.0/24"), Some(&RouteTarget::Unreachable));
@@ -107,26 +115,24 @@ fn two_nodes_reach_each_other_in_both_families() {
 fn an_address_that_the_uplink_holds_is_not_the_hosts() {
     let mut own = node(1);
     own.addresses.push(NodeAddress { kind: "ExternalIP".into(), address: "172.16.0.1".into() });
-    let desired = Desired::build(&ClusterView { nodes: vec![own], pods: vec![] }, &local());
+    let desired = Desired::build(&view([(1, own)], []), &local());
     assert!(!desired.rows.endpoints[HOST_PORT].addresses.contains(&ip("172.16.0.1")));
     assert!(desired.warnings.is_empty(), "{:?}", desired.warnings);
 }
 
 #[test]
 fn a_pod_outside_its_nodes_ranges_has_a_route_of_its_own() {
-    let mut stray = pod("stray", "knode2", &["10.250.0.9"]);
-    let mut going = pod("a-going", "knode3", &["10.250.0.9"]);
+    let mut stray = pod("knode2", &["10.250.0.9"]);
+    let mut going = pod("knode3", &["10.250.0.9"]);
     going.terminating = true;
-    let mut done = pod("done", "knode2", &["10.250.0.10"]);
+    let mut done = pod("knode2", &["10.250.0.10"]);
     done.phase = "Succeeded".into();
-    let mut host = pod("host", "knode2", &["10.250.0.11"]);
+    let mut host = pod("knode2", &["10.250.0.11"]);
     host.host_network = true;
-    let thief = pod("thief", "knode2", &["10.244.1.2"]);
-    let view = ClusterView {
-        nodes: vec![node(1), node(2), node(3)],
-        pods: vec![going, stray.clone(), done, host, thief],
-    };
-    let desired = Desired::build(&view, &local());
+    let thief = pod("knode2", &["10.244.1.2"]);
+    let pods =
+        [("a-going", going), ("stray", stray.clone()), ("done", done), ("host", host), ("thief", thief)];
+    let desired = Desired::build(&view([(1, node(1)), (2, node(2)), (3, node(3))], pods), &local());
     assert_eq!(target(&desired, "10.250.0.9/32"), Some(&via("172.16.0.2")));
     assert_eq!(target(&desired, "10.250.0.10/32"), None);
     assert_eq!(target(&desired, "10.250.0.11/32"), None);
@@ -139,8 +145,9 @@ fn a_pod_outside_its_nodes_ranges_has_a_route_of_its_own() {
     );
 
     stray.node = "nowhere".into();
-    let view = ClusterView { nodes: vec![node(1)], pods: vec![stray] };
-    assert!(Desired::build(&view, &local()).warnings[0].contains("`nowhere`"));
+    assert!(
+        Desired::build(&view([(1, node(1))], [("stray", stray)]), &local()).warnings[0].contains("`nowhere`")
+    );
 }
 
 #[test]
@@ -151,8 +158,7 @@ fn a_node_without_the_annotation_is_named_and_the_rest_goes_on() {
     half.router_addresses = Some("172.16.0.3".into());
     let mut far = node(4);
     far.router_addresses = Some("198.51.100.1,fd00:16::4".into());
-    let view = ClusterView { nodes: vec![node(1), silent, half, far], pods: vec![] };
-    let desired = Desired::build(&view, &local());
+    let desired = Desired::build(&view([(1, node(1)), (2, silent), (3, half), (4, far)], []), &local());
     assert_eq!(target(&desired, "10.244.2.0/24"), None);
     assert_eq!(target(&desired, "10.244.3.0/24"), Some(&via("172.16.0.3")));
     assert_eq!(target(&desired, "fd00:10:244:3::/64"), None);
@@ -172,12 +178,11 @@ fn a_node_without_the_annotation_is_named_and_the_rest_goes_on() {
 fn without_the_own_node_or_an_uplink_attachments_stay() {
     let mut alone = local();
     alone.uplink = None;
-    let view = ClusterView { nodes: vec![node(2)], pods: vec![] };
-    let desired = Desired::build(&view, &alone);
+    let desired = Desired::build(&view([(2, node(2))], []), &alone);
     assert!(desired.rows.endpoints.contains_key("shop/front"));
     assert!(desired.rows.routes.is_empty() && desired.own_cidrs.is_empty());
     assert_eq!(desired.warnings.len(), 2, "{:?}", desired.warnings);
-    assert!(desired.warnings[0].starts_with("Node knode1: is not among the manifests"));
+    assert!(desired.warnings[0].starts_with("Node knode1: is not among the nodes"));
 }
 
 #[test]
@@ -187,14 +192,14 @@ fn two_attachments_of_one_address_do_not_reach_the_data_plane() {
     second.endpoint = "shop/other".into();
     second.port = "p1".into();
     twice.attachments.push(second);
-    let desired = Desired::build(&ClusterView { nodes: vec![node(1)], pods: vec![] }, &twice);
+    let desired = Desired::build(&view([(1, node(1))], []), &twice);
     assert!(desired.rows.endpoints.contains_key("shop/front"));
     assert!(!desired.rows.endpoints.contains_key("shop/other"));
     assert_eq!(desired.warnings.len(), 2, "{:?}", desired.warnings);
 }
 
 proptest! {
-    /// Whatever the objects say, the rows can be had from any others, and order says nothing.
+    /// Whatever the objects say, the rows can be had from any others.
     #[test]
     fn any_texts_give_rows_that_can_be_applied(
         cidrs in proptest::collection::vec("(10|fd|0|x)[0-9.:]{0,8}/[0-9]{1,3}", 0..6),
@@ -205,14 +210,16 @@ proptest! {
         for (i, cidr) in cidrs.iter().enumerate() {
             nodes[i % 3].pod_cidrs.push(cidr.clone());
         }
-        let mut pods = vec![];
+        let mut pods = BTreeMap::new();
         for (i, text) in addresses.iter().enumerate() {
             let kind = if i % 2 == 0 { "InternalIP" } else { "ExternalIP" };
             nodes[i % 3].addresses.push(NodeAddress { kind: kind.into(), address: text.clone() });
             nodes[(i + 1) % 3].router_addresses = Some(text.clone());
-            pods.push(pod(&format!("pod{i}"), &format!("knode{}", 1 + i % 4), &[text]));
+            let name = ObjectName { namespace: "shop".into(), name: format!("pod{i}") };
+            pods.insert(name, pod(&format!("knode{}", 1 + i % 4), &[text]));
         }
-        let mut view = ClusterView { nodes, pods };
+        let nodes = (1..).zip(nodes).map(|(n, node)| (format!("knode{n}"), node)).collect();
+        let view = ClusterView { nodes, pods };
         let mut local = local();
         local.node = format!("knode{own}");
         let desired = Desired::build(&view, &local);
@@ -223,8 +230,5 @@ proptest! {
         for name in rows.endpoints.values().map(|row| &row.port).chain(rows.interfaces.keys()) {
             prop_assert!(desired.ports.contains_key(name));
         }
-        view.nodes.reverse();
-        view.pods.reverse();
-        prop_assert_eq!(Desired::build(&view, &local), desired);
     }
 }

@@ -116,7 +116,7 @@ pub struct Status {
     pub version: String,
     pub pid: u32,
     pub node: String,
-    /// Where cluster state comes from, as `manifests /etc/podrouter/manifests`.
+    /// Where cluster state comes from, as `API server https://192.168.77.1:6443` or `manifests /etc/podrouter/manifests`.
     pub source: String,
     /// Every first list is complete.
     pub synced: bool,

@@ -1,0 +1,101 @@
+//! The control process on an API server.
+
+use proto::dataplane::RouteTarget;
+use serde_json::json;
+
+use crate::harness::{Netns, Node, pod, until};
+
+fn via(address: &str) -> Option<RouteTarget> {
+    Some(RouteTarget::NextHop { port: "uplink".into(), address: address.parse().unwrap() })
+}
+
+fn third() -> serde_json::Value {
+    json!({"kind": "Node", "apiVersion": "v1",
+        "metadata": {"name": "knode3", "annotations": {"podrouter.io/router-addresses": "172.16.0.3"}},
+        "spec": {"podCIDRs": ["10.244.3.0/24"]}})
+}
+
+#[test]
+fn an_api_server_gives_the_rows_that_its_manifests_give() {
+    let (mut by_files, mut by_server) = (Node::new(), Node::new());
+    let (first, second) = (by_files.fake(), by_server.fake());
+    by_files.start_and_sync(&first);
+    let server = by_server.api_server(0, 0);
+    by_server.start_and_sync(&second);
+    assert_eq!(first.contents(), second.contents());
+    let status = by_server.status();
+    assert_eq!(status.source, format!("API server {}", server.url()));
+    assert_eq!((status.nodes, status.warnings), (2, vec![]));
+
+    server.set(third());
+    until("the route", || second.route("10.244.3.0/24") == via("172.16.0.3"));
+    server.delete("Node", "", "knode3");
+    until("no route", || second.route("10.244.3.0/24").is_none());
+    assert_eq!(by_server.stop(), 0);
+    assert_eq!(first.contents(), second.contents(), "what was made stays");
+}
+
+#[test]
+fn while_the_api_server_is_away_all_stays_and_pods_are_attached() {
+    let mut node = Node::new();
+    let fake = node.fake();
+    let server = node.api_server(0, 0);
+    let port: u16 = server.url().rsplit(':').next().unwrap().parse().unwrap();
+    server.set(third());
+    node.start_and_sync(&fake);
+    until("the route", || fake.route("10.244.3.0/24") == via("172.16.0.3"));
+    let (first, second) = (Netns::new(), Netns::new());
+    node.attach(pod("front", &first), &first);
+    drop(server);
+    until("its trouble is told", || {
+        let warnings = node.status().warnings.concat();
+        warnings.contains("nodes: Connection refused") && warnings.contains("pods: Connection refused")
+    });
+    assert!(node.log().contains("stays in force"));
+    node.attach(pod("other", &second), &second);
+    let before = fake.contents();
+    assert_eq!(fake.route("10.244.3.0/24"), via("172.16.0.3"));
+
+    // A control process that starts meanwhile knows nothing of the cluster, and leaves the tables as they are.
+    node.kill();
+    fake.with(|state| state.log.clear());
+    node.start();
+    until("the data plane is connected", || node.status().connected);
+    until("the trouble is told", || node.status().warnings.concat().contains("Connection refused"));
+    let third = Netns::new();
+    let (code, reason) = node.attach_fails(pod("late", &third), &third);
+    assert!(
+        code == 11 && reason.contains("API server") && reason.contains("was not read yet"),
+        "{code}: {reason}"
+    );
+    assert!(!node.status().synced);
+    assert_eq!(fake.contents(), before);
+    fake.with(|state| assert!(state.log.iter().all(|line| line.starts_with("duplicate")), "{:?}", state.log));
+
+    // It comes back as another process, which remembers no event; and a node is gone.
+    let _server = node.api_server(port, 1000);
+    until("it goes on", || node.status().synced && fake.route("10.244.3.0/24").is_none());
+    until("no trouble", || node.status().warnings.is_empty());
+    let (rows, ports) = fake.contents();
+    assert_eq!((rows.endpoints, ports), (before.0.endpoints, before.1));
+    node.attach(pod("late", &third), &third);
+}
+
+#[test]
+fn what_cannot_be_followed_is_named_at_the_start() {
+    let mut node = Node::new();
+    let _server = node.api_server(0, 0);
+    let path = node.path("kubeconfig").display().to_string();
+    std::fs::write(node.path("kubeconfig"), "clusters: 7").unwrap();
+    let (code, message) = node.start_and_fail();
+    assert!(code == 3 && message.contains(&format!("--kubeconfig {path}")), "{code}: {message}");
+    std::fs::remove_file(node.path("kubeconfig")).unwrap();
+    let (code, message) = node.start_and_fail();
+    assert!(code == 3 && message.contains(&path) && message.contains("No such file"), "{code}: {message}");
+    node.extra.extend(["--api-server".to_owned(), "10.96.0.1".to_owned()]);
+    let (code, message) = node.start_and_fail();
+    assert!(
+        code == 2 && message.contains("--api-server") && message.contains("10.96.0.1"),
+        "{code}: {message}"
+    );
+}
