@@ -3,16 +3,17 @@
 //! The kernel reaches pods, here and on other nodes, by one device, with the node's own address as source. What always
 //! holds: every step may be taken again; of routes, only those with our protocol number on our device are touched.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use desired::{Desired, HOST_PORT};
+use desired::{Desired, HOST_PORT, Prefixes};
 use proto::dataplane::Router;
 use rtnetlink::packet_route::address::AddressScope;
 use rtnetlink::packet_route::route::RouteProtocol;
 use rustix::io::Errno;
 use tap::{Tap, TapConfig, TapError};
-use wire::MacAddr;
+use wire::{IpPrefix, MacAddr};
 
 use crate::netlink::{self, KernelRoute, Link, Netlink, NetlinkError};
 use crate::store::Store;
@@ -74,17 +75,30 @@ fn set_up(name: &str, mtu: u16) -> Result<(), HostError> {
 /// Follows the desired state for good, on the calling thread.
 pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
     let mut seen = 0;
+    let mut looked = Instant::now();
+    let mut settled = None;
     loop {
-        let plan = store.next_plan(seen, LOOK);
+        let plan = store.next_plan(seen, LOOK.saturating_sub(looked.elapsed()));
         seen = plan.revision;
-        let wanted = wanted(&plan.desired, router);
+        let wanted = Wanted::of(&plan.desired);
+        // Most changes are none of the kernel's, and its routes may be ten thousand.
+        if looked.elapsed() < LOOK && settled.as_ref() == Some(&wanted) {
+            continue;
+        }
         let kept = keep(store, name).map_err(|error| error.to_string());
-        let warnings = match kept
-            .and_then(|()| sync(name, &wanted).map_err(|error| format!("host interface `{name}`: {error}")))
-        {
-            Ok(warnings) => warnings,
-            Err(error) => vec![format!("{error}; it is tried again every {LOOK:?}")],
+        let warnings = match kept.and_then(|()| {
+            sync(name, &wanted.routes(router)).map_err(|error| format!("host interface `{name}`: {error}"))
+        }) {
+            Ok(warnings) => {
+                settled = Some(wanted);
+                warnings
+            }
+            Err(error) => {
+                settled = None;
+                vec![format!("{error}; it is tried again every {LOOK:?}")]
+            }
         };
+        looked = Instant::now();
         store.set_host_warnings(warnings);
     }
 }
@@ -106,12 +120,13 @@ fn keep(store: &Store, name: &str) -> Result<(), HostError> {
     Ok(())
 }
 
-fn sync(name: &str, wanted: &[KernelRoute]) -> Result<Vec<String>, NetlinkError> {
+fn sync(name: &str, wanted: &BTreeSet<KernelRoute>) -> Result<Vec<String>, NetlinkError> {
     netlink::run(None, async |kernel: Netlink| {
         let link = kernel.link(name).await?.ok_or_else(|| NetlinkError::NoLink(name.to_owned()))?;
-        let present = kernel.routes(link, PROTOCOL).await?;
+        let present: BTreeSet<KernelRoute> = kernel.routes(link, PROTOCOL).await?.into_iter().collect();
+        let prefixes: BTreeSet<IpPrefix> = wanted.iter().map(|route| route.prefix).collect();
         let mut warnings = Vec::new();
-        for route in present.iter().filter(|route| !wanted.iter().any(|other| other.prefix == route.prefix)) {
+        for route in present.iter().filter(|route| !prefixes.contains(&route.prefix)) {
             if let Err(error) = kernel.delete_route(link, route, PROTOCOL).await {
                 warnings.push(format!("host interface `{name}`: {error}"));
             }
@@ -129,7 +144,7 @@ async fn add(
     kernel: &Netlink,
     link: Link,
     route: KernelRoute,
-    present: &[KernelRoute],
+    present: &BTreeSet<KernelRoute>,
 ) -> Result<(), String> {
     // Replacing would take a route of somebody else's by another device just as well.
     let own = present.iter().any(|there| there.prefix == route.prefix);
@@ -156,18 +171,29 @@ async fn add(
     ))
 }
 
-fn wanted(desired: &Desired, router: &Router) -> Vec<KernelRoute> {
-    if !desired.ports.contains_key(HOST_PORT) {
-        return Vec::new();
+/// What the kernel's routes to the host port follow from: prefixes, none where the host has no port, and sources.
+#[derive(Debug, PartialEq)]
+struct Wanted {
+    prefixes: Prefixes,
+    sources: Vec<IpAddr>,
+}
+
+impl Wanted {
+    fn of(desired: &Desired) -> Self {
+        let prefixes = match desired.ports.contains_key(HOST_PORT) {
+            true => desired.host_prefixes.clone(),
+            false => Prefixes::new(),
+        };
+        Self { prefixes, sources: desired.host_addresses.clone() }
     }
-    let route = |prefix: &wire::IpPrefix| {
-        let v4 = prefix.addr().is_ipv4();
-        let gateway: IpAddr = if v4 { router.gateway4.into() } else { router.gateway6.into() };
-        let source = desired.host_addresses.iter().copied().find(|own| own.is_ipv4() == v4);
-        KernelRoute { prefix: *prefix, gateway: Some(gateway), source }
-    };
-    let mut routes: Vec<KernelRoute> = desired.host_prefixes.iter().map(route).collect();
-    routes.sort();
-    routes.dedup();
-    routes
+
+    fn routes(&self, router: &Router) -> BTreeSet<KernelRoute> {
+        let route = |&prefix: &IpPrefix| {
+            let v4 = prefix.addr().is_ipv4();
+            let gateway: IpAddr = if v4 { router.gateway4.into() } else { router.gateway6.into() };
+            let source = self.sources.iter().copied().find(|own| own.is_ipv4() == v4);
+            KernelRoute { prefix, gateway: Some(gateway), source }
+        };
+        self.prefixes.iter().map(route).collect()
+    }
 }

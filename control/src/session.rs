@@ -213,7 +213,10 @@ impl Session {
     ) -> Result<(Outcome, BTreeSet<String>), SessionError> {
         let mut outcome = Outcome::default();
         let (available, stale) = self.add_ports(store, &desired.ports, &mut outcome)?;
-        let rows = desired.rows.restricted(|port| available.contains(port));
+        let rows = match available.len() == desired.ports.len() {
+            true => desired.rows.clone(),
+            false => desired.rows.restricted(|port| available.contains(port)),
+        };
         outcome.refused = self.commit(&rows)?;
         if outcome.refused.is_none() {
             let gone = |name: &str| !desired.ports.contains_key(name) || stale.contains(name);

@@ -4,8 +4,8 @@
 //! CNI threads attachments, the session what was applied; whoever waits is woken by each. No lock is held over I/O save
 //! the journal's own.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -30,6 +30,14 @@ use crate::watch::Update;
 pub(crate) struct Plan {
     pub(crate) revision: u64,
     pub(crate) desired: Arc<Desired>,
+}
+
+/// A plan, and what it was made from: the next one goes on from there.
+#[derive(Debug)]
+struct Planned {
+    plan: Plan,
+    view: ClusterView,
+    local: Local,
 }
 
 /// How the session stands.
@@ -91,12 +99,11 @@ pub(crate) struct Store {
     pub(crate) config: Config,
     source: String,
     state: Mutex<State>,
-    /// Never locked together with `state`: a plan is worked out under it.
     view: Mutex<ClusterView>,
     changed: Condvar,
     /// Readable when there may be a new revision, for the session, which also waits for its socket.
     wake: OwnedFd,
-    plan: Mutex<Option<Plan>>,
+    planned: Mutex<Option<Planned>>,
     journal: Mutex<Journal>,
 }
 
@@ -158,7 +165,7 @@ impl Store {
             view: Mutex::default(),
             changed: Condvar::new(),
             wake: rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            plan: Mutex::new(None),
+            planned: Mutex::new(None),
             journal: Mutex::new(journal),
         })
     }
@@ -217,11 +224,11 @@ impl Store {
 
     /// What the newest revision asks for; `None` until the source has read everything once.
     pub(crate) fn plan(&self) -> Option<Plan> {
-        let mut plan = locked(&self.plan);
+        let mut planned = locked(&self.planned);
         let (revision, attachments) = {
             let state = self.lock();
-            if let Some(plan) = plan.as_ref().filter(|plan| plan.revision == state.revision) {
-                return Some(plan.clone());
+            if let Some(planned) = planned.as_ref().filter(|own| own.plan.revision == state.revision) {
+                return Some(planned.plan.clone());
             }
             if !state.complete {
                 return None;
@@ -235,15 +242,19 @@ impl Store {
             host: self.config.host.is_some().then_some(Host { mac: host::MAC, mtu: self.config.mtu }),
             attachments,
         };
-        // The view may be newer than the revision; then there is another one for it.
-        let desired = Desired::build(&locked(&self.view), &local);
-        let known = plan.as_ref().map(|plan| plan.desired.warnings.as_slice()).unwrap_or_default();
-        for warning in desired.warnings.iter().filter(|warning| !known.contains(warning)) {
+        // It may be newer than the revision; then there is another one for it.
+        let view = locked(&self.view).clone();
+        let desired = match &*planned {
+            Some(before) => before.plan.desired.next((&before.view, &before.local), &view, &local),
+            None => Desired::build(&view, &local),
+        };
+        let known: BTreeSet<&str> = planned.iter().flat_map(|own| own.plan.desired.warnings()).collect();
+        for warning in desired.warnings().filter(|warning| !known.contains(warning)) {
             tracing::warn!("{warning}");
         }
-        let next = Plan { revision, desired: Arc::new(desired) };
-        *plan = Some(next.clone());
-        Some(next)
+        let plan = Plan { revision, desired: Arc::new(desired) };
+        *planned = Some(Planned { plan: plan.clone(), view, local });
+        Some(plan)
     }
 
     /// The first plan newer than `seen`; after `limit`, the newest one all the same.
@@ -450,7 +461,7 @@ impl Store {
         let session = &state.session;
         let mut warnings = state.journal_warnings.clone();
         warnings.extend(state.source_warnings.iter().cloned());
-        warnings.extend(plan.iter().flat_map(|plan| plan.desired.warnings.iter().cloned()));
+        warnings.extend(plan.iter().flat_map(|plan| plan.desired.warnings().map(str::to_owned)));
         warnings.extend(state.host_warnings.iter().cloned());
         if !session.connected {
             warnings.push(format!(

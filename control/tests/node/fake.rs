@@ -222,7 +222,8 @@ fn transact(state: &mut State, transaction: &Transaction) -> Response {
     let strange = rows
         .restricted(|port| !state.ports.contains_key(port))
         .endpoints
-        .into_keys()
+        .keys()
+        .cloned()
         .chain(rows.interfaces.keys().filter(|port| !state.ports.contains_key(*port)).cloned())
         .next();
     if let Some(strange) = strange {

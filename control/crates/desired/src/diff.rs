@@ -5,90 +5,62 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::dataplane::{Identity, Op, Route};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use proto::dataplane::{Endpoint, Identity, Interface, Op, Route};
 
-use crate::rows::{Owner, Rows, port_of};
+use crate::rows::{Owner, Rows, held_by_endpoint, held_by_interface, port_of};
 
 /// What turns `current` into `desired`; empty if they are equal. A router, once set, is never removed: a `desired`
-/// without one leaves it as it is.
+/// without one leaves it as it is. It takes the time of what differs, where one was made from the other.
 #[must_use]
 pub fn diff(current: &Rows, desired: &Rows) -> Vec<Op> {
-    let moved = givers(current, desired);
-    let replaced = |owner| moved.contains(&owner);
-
-    let gone_ports: Vec<String> = current
-        .interfaces
-        .keys()
-        .filter(|port| !desired.interfaces.contains_key(*port) || replaced(Owner::Interface(port)))
-        .cloned()
-        .collect();
-    let gone_names: Vec<String> = current
-        .endpoints
-        .keys()
-        .filter(|name| !desired.endpoints.contains_key(*name) || replaced(Owner::Endpoint(name)))
-        .cloned()
-        .collect();
-    // A route by a port whose interface goes for a moment goes with it.
-    let gone_routes: Vec<_> = current
-        .routes
-        .iter()
-        .filter(|(key, target)| {
-            let on_gone_port = port_of(target).is_some_and(|port| gone_ports.iter().any(|gone| gone == port));
-            !desired.routes.contains_key(key) || on_gone_port
-        })
-        .map(|(key, _)| *key)
-        .collect();
-
-    let interfaces: Vec<_> = desired
-        .interfaces
-        .iter()
-        .filter(|(port, row)| current.interfaces.get(*port) != Some(*row) || gone_ports.contains(port))
-        .map(|(_, row)| row.clone())
-        .collect();
-    let endpoints: Vec<_> = desired
-        .endpoints
-        .iter()
-        .filter(|(name, row)| {
-            current.endpoints.get(*name) != Some(*row) || gone_names.binary_search(name).is_ok()
-        })
-        .map(|(_, row)| row.clone())
-        .collect();
-    let routes: Vec<_> = desired
-        .routes
-        .iter()
-        .filter(|(key, row)| current.routes.get(*key) != Some(*row) || gone_routes.binary_search(key).is_ok())
-        .map(|(&key, target)| Route { key, target: target.clone() })
-        .collect();
+    let interfaces = Delta::of(&current.interfaces, &desired.interfaces);
+    let endpoints = Delta::of(&current.endpoints, &desired.endpoints);
+    let routes = Delta::of(&current.routes, &desired.routes);
+    let frontends = Delta::of(&current.frontends, &desired.frontends);
+    let identities = Delta::of(&current.identities, &desired.identities);
+    let policies = Delta::of(&current.policies, &desired.policies);
+    let masquerades = Delta::of(&current.masquerades, &desired.masquerades);
     let router = desired.router.clone().filter(|router| current.router.as_ref() != Some(router));
 
-    let frontends = changed(&current.frontends, &desired.frontends).map(|(_, row)| row.clone()).collect();
-    let identities = changed(&current.identities, &desired.identities)
-        .map(|(&key, &identity)| Identity { key, identity })
-        .collect();
-    let policies = changed(&current.policies, &desired.policies).map(|(_, row)| row.clone()).collect();
-    let masquerades =
-        changed(&current.masquerades, &desired.masquerades).map(|(_, row)| row.clone()).collect();
+    let (mut gone_ports, mut gone_names) = (interfaces.gone(), endpoints.gone());
+    for giver in givers(&interfaces, &endpoints) {
+        match giver {
+            Owner::Interface(port) => gone_ports.insert(port),
+            Owner::Endpoint(name) => gone_names.insert(name),
+        };
+    }
+    // A route by a port whose interface goes for a moment goes with it.
+    let (mut gone_routes, mut set_routes) = (routes.gone(), routes.set());
+    if !gone_ports.is_empty() {
+        let goes = |target| port_of(target).is_some_and(|port| gone_ports.iter().any(|gone| *gone == port));
+        for (key, _) in current.routes.iter().filter(|(_, target)| goes(target)) {
+            gone_routes.insert(key);
+            set_routes.extend(desired.routes.get(key).map(|target| (key, target)));
+        }
+    }
 
     let mut ops = Vec::new();
-    push(&mut ops, gone_routes, |routes| Op::RemoveRoutes { routes });
-    push(&mut ops, gone_names, |names| Op::RemoveEndpoints { names });
-    push(&mut ops, gone_ports, |ports| Op::RemoveInterfaces { ports });
-    push(&mut ops, gone(&current.frontends, &desired.frontends), |keys| Op::RemoveFrontends { keys });
-    push(&mut ops, gone(&current.identities, &desired.identities), |identities| Op::RemoveIdentities {
+    push(&mut ops, owned(gone_routes), |routes| Op::RemoveRoutes { routes });
+    push(&mut ops, owned(gone_names), |names| Op::RemoveEndpoints { names });
+    push(&mut ops, owned(gone_ports), |ports| Op::RemoveInterfaces { ports });
+    push(&mut ops, owned(frontends.gone()), |keys| Op::RemoveFrontends { keys });
+    push(&mut ops, owned(identities.gone()), |identities| Op::RemoveIdentities { identities });
+    push(&mut ops, owned(policies.gone()), |endpoints| Op::RemovePolicies { endpoints });
+    push(&mut ops, owned(masquerades.gone()), |networks| Op::RemoveMasquerades { networks });
+    ops.extend(router.map(|router| Op::SetRouter { router }));
+    push(&mut ops, interfaces.rows(), |interfaces| Op::SetInterfaces { interfaces });
+    let identity = |(&key, &identity): (&_, &_)| Identity { key, identity };
+    push(&mut ops, identities.set().into_iter().map(identity).collect(), |identities| Op::SetIdentities {
         identities,
     });
-    push(&mut ops, gone(&current.policies, &desired.policies), |endpoints| Op::RemovePolicies { endpoints });
-    push(&mut ops, gone(&current.masquerades, &desired.masquerades), |networks| Op::RemoveMasquerades {
-        networks,
-    });
-    ops.extend(router.map(|router| Op::SetRouter { router }));
-    push(&mut ops, interfaces, |interfaces| Op::SetInterfaces { interfaces });
-    push(&mut ops, identities, |identities| Op::SetIdentities { identities });
-    push(&mut ops, policies, |policies| Op::SetPolicies { policies });
-    push(&mut ops, endpoints, |endpoints| Op::SetEndpoints { endpoints });
-    push(&mut ops, routes, |routes| Op::SetRoutes { routes });
-    push(&mut ops, frontends, |frontends| Op::SetFrontends { frontends });
-    push(&mut ops, masquerades, |masquerades| Op::SetMasquerades { masquerades });
+    push(&mut ops, policies.rows(), |policies| Op::SetPolicies { policies });
+    push(&mut ops, endpoints.rows(), |endpoints| Op::SetEndpoints { endpoints });
+    let route = |(&key, target): (&_, &proto::dataplane::RouteTarget)| Route { key, target: target.clone() };
+    push(&mut ops, set_routes.into_iter().map(route).collect(), |routes| Op::SetRoutes { routes });
+    push(&mut ops, frontends.rows(), |frontends| Op::SetFrontends { frontends });
+    push(&mut ops, masquerades.rows(), |masquerades| Op::SetMasquerades { masquerades });
     ops
 }
 
@@ -99,24 +71,60 @@ fn push<T>(ops: &mut Vec<Op>, rows: Vec<T>, op: impl FnOnce(Vec<T>) -> Op) {
     }
 }
 
-/// The keys that are no longer wanted.
-fn gone<K: Ord + Clone, V>(current: &BTreeMap<K, V>, desired: &BTreeMap<K, V>) -> Vec<K> {
-    current.keys().filter(|key| !desired.contains_key(*key)).cloned().collect()
+fn owned<K: Ord + Clone>(keys: BTreeSet<&K>) -> Vec<K> {
+    keys.into_iter().cloned().collect()
 }
 
-/// The rows that are new or other than they were.
-fn changed<'a, K: Ord, V: PartialEq>(
-    current: &'a BTreeMap<K, V>,
-    desired: &'a BTreeMap<K, V>,
-) -> impl Iterator<Item = (&'a K, &'a V)> {
-    desired.iter().filter(|(key, row)| current.get(*key) != Some(*row))
+/// What differs between the rows of one kind: each that was, and each that is to be.
+struct Delta<'a, K, V>(Vec<(&'a K, Option<&'a V>, Option<&'a V>)>);
+
+impl<'a, K: Ord, V: PartialEq + Clone> Delta<'a, K, V> {
+    fn of(current: &'a OrdMap<K, V>, desired: &'a OrdMap<K, V>) -> Self {
+        let items = current.diff(desired).map(|item| match item {
+            DiffItem::Add(key, new) => (key, None, Some(new)),
+            DiffItem::Update { old: (key, old), new: (_, new) } => (key, Some(old), Some(new)),
+            DiffItem::Remove(key, old) => (key, Some(old), None),
+        });
+        Self(items.collect())
+    }
+
+    /// The keys that are no longer wanted.
+    fn gone(&self) -> BTreeSet<&'a K> {
+        self.0.iter().filter(|(_, _, new)| new.is_none()).map(|(key, _, _)| *key).collect()
+    }
+
+    /// The rows that are new or other than they were.
+    fn set(&self) -> BTreeMap<&'a K, &'a V> {
+        self.0.iter().filter_map(|(key, _, new)| Some((*key, (*new)?))).collect()
+    }
+
+    /// The same, of rows that hold their keys.
+    fn rows(&self) -> Vec<V> {
+        self.after().cloned().collect()
+    }
+
+    fn before(&self) -> impl Iterator<Item = &'a V> {
+        self.0.iter().filter_map(|(_, old, _)| *old)
+    }
+
+    fn after(&self) -> impl Iterator<Item = &'a V> {
+        self.0.iter().filter_map(|(_, _, new)| *new)
+    }
 }
 
-/// Those of `current` that hold what belongs to another one in `desired`.
-fn givers<'a>(current: &'a Rows, desired: &'a Rows) -> BTreeSet<Owner<'a>> {
-    let takers: BTreeMap<_, _> = desired.holdings().collect();
-    current
-        .holdings()
+/// Those that hold now what is to belong to another one. Both differ from what they were.
+fn givers<'a>(
+    interfaces: &Delta<'a, String, Interface>,
+    endpoints: &Delta<'a, String, Endpoint>,
+) -> BTreeSet<Owner<'a>> {
+    let takers: BTreeMap<_, _> = interfaces
+        .after()
+        .flat_map(held_by_interface)
+        .chain(endpoints.after().flat_map(held_by_endpoint))
+        .collect();
+    let holders =
+        interfaces.before().flat_map(held_by_interface).chain(endpoints.before().flat_map(held_by_endpoint));
+    holders
         .filter(|(held, owner)| takers.get(held).is_some_and(|taker| taker != owner))
         .map(|(_, owner)| owner)
         .collect()
@@ -129,9 +137,8 @@ mod tests {
     use proptest::collection::{btree_map, vec};
     use proptest::prelude::*;
     use proto::dataplane::{
-        Backend, BackendState, Endpoint, EndpointKind, Frontend, FrontendKey, IdentityKey, Interface,
-        InterfaceAddress, Masquerade, Peer, Policy, PortRange, Protocol, RouteKey, RouteTarget, Router, Rule,
-        RuleVerdict,
+        Backend, BackendState, EndpointKind, Frontend, FrontendKey, IdentityKey, InterfaceAddress,
+        Masquerade, Peer, Policy, PortRange, Protocol, RouteKey, RouteTarget, Router, Rule, RuleVerdict,
     };
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
     use wire::{IpPrefix, MacAddr};
@@ -144,7 +151,7 @@ mod tests {
         }
     }
 
-    fn frontends() -> impl Strategy<Value = BTreeMap<FrontendKey, Frontend>> {
+    fn frontends() -> impl Strategy<Value = OrdMap<FrontendKey, Frontend>> {
         let backends = btree_map(0u8..3, any::<bool>(), 0..3);
         btree_map((0u16..2, 0u8..3, 0u8..2), backends, 0..5).prop_map(|rows| {
             let row = |((network, at, port), backends): (_, BTreeMap<u8, bool>)| {
@@ -162,13 +169,13 @@ mod tests {
         })
     }
 
-    fn identities() -> impl Strategy<Value = BTreeMap<IdentityKey, u32>> {
+    fn identities() -> impl Strategy<Value = OrdMap<IdentityKey, u32>> {
         let prefix = |n| IpPrefix::host(address(n));
         let key = (0u16..2, 0u8..4).prop_map(move |(network, n)| IdentityKey { network, prefix: prefix(n) });
-        btree_map(key, 1u32..3, 0..5)
+        btree_map(key, 1u32..3, 0..5).prop_map(OrdMap::from)
     }
 
-    fn policies() -> impl Strategy<Value = BTreeMap<String, Policy>> {
+    fn policies() -> impl Strategy<Value = OrdMap<String, Policy>> {
         let rule = (0u32..2, prop::option::of(0u32..2)).prop_map(|(id, peer)| Rule {
             id,
             peer: peer.map_or(Peer::Any, |one| Peer::Identities { identities: vec![one] }),
@@ -186,7 +193,7 @@ mod tests {
         })
     }
 
-    fn masquerades() -> impl Strategy<Value = BTreeMap<u16, Masquerade>> {
+    fn masquerades() -> impl Strategy<Value = OrdMap<u16, Masquerade>> {
         btree_map(0u16..3, 1u8..3, 0..3).prop_map(|rows| {
             let row = |(network, n)| {
                 let ports = PortRange { first: 1024, last: u16::MAX };
@@ -298,8 +305,8 @@ mod tests {
         };
         let mut old = Rows::default();
         let mut new = Rows::default();
-        old.endpoints.extend([("a".into(), endpoint("a", 2)), ("b".into(), endpoint("b", 4))]);
-        new.endpoints.extend([("a".into(), endpoint("a", 4)), ("b".into(), endpoint("b", 2))]);
+        old.endpoints.extend([("a".to_owned(), endpoint("a", 2)), ("b".to_owned(), endpoint("b", 4))]);
+        new.endpoints.extend([("a".to_owned(), endpoint("a", 4)), ("b".to_owned(), endpoint("b", 2))]);
         let ops = diff(&old, &new);
         assert_eq!(ops[0], Op::RemoveEndpoints { names: vec!["a".into(), "b".into()] });
         apply(&mut old, &ops).unwrap();

@@ -1,7 +1,7 @@
 //! What the data plane ought to hold, from what the cluster and this node say; and the way there.
 //!
-//! [`Desired::build`] turns a [`ClusterView`] and a [`Local`] into ports and [`Rows`]; [`diff`] gives the operations
-//! between two sets of rows, [`apply`] carries them out, refusing what the data plane would refuse. Knows nothing of
+//! [`Desired::build`] turns a [`ClusterView`] and a [`Local`] into ports and [`Rows`], and [`Desired::next`] goes on from there;
+//! [`diff`] gives the operations between two sets of rows, [`apply`] carries them out, refusing what the data plane would refuse. Knows nothing of
 //! sockets, files or clocks. What always holds: `apply(old, diff(old, new)) == new`, `diff(x, x)` is empty, and every
 //! operation is valid at its place. What cannot be honoured is left out alone, and named in `warnings`.
 
@@ -9,11 +9,14 @@
 
 mod build;
 mod diff;
+mod local;
+mod nodes;
 mod prefixes;
+mod remote;
 mod rows;
 mod view;
 
-pub use build::Desired;
+pub use build::{Desired, Prefixes};
 pub use diff::diff;
 pub use rows::{ApplyError, Rows, apply};
 pub use view::{

@@ -1,8 +1,11 @@
 //! The rows of one generation, and what an operation does to them.
+//!
+//! Two generations share what they have in common, so that a copy costs nothing and a comparison what differs.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use imbl::OrdMap;
 use proto::dataplane::{
     Endpoint, Frontend, FrontendKey, Identity, IdentityKey, Interface, Masquerade, Op, Policy, Route,
     RouteKey, RouteTarget, Router, Snapshot,
@@ -14,16 +17,16 @@ use wire::IpPrefix;
 pub struct Rows {
     pub router: Option<Router>,
     /// By port.
-    pub interfaces: BTreeMap<String, Interface>,
+    pub interfaces: OrdMap<String, Interface>,
     /// By name.
-    pub endpoints: BTreeMap<String, Endpoint>,
-    pub routes: BTreeMap<RouteKey, RouteTarget>,
-    pub frontends: BTreeMap<FrontendKey, Frontend>,
-    pub identities: BTreeMap<IdentityKey, u32>,
+    pub endpoints: OrdMap<String, Endpoint>,
+    pub routes: OrdMap<RouteKey, RouteTarget>,
+    pub frontends: OrdMap<FrontendKey, Frontend>,
+    pub identities: OrdMap<IdentityKey, u32>,
     /// By the name of their endpoint, which need not be there.
-    pub policies: BTreeMap<String, Policy>,
+    pub policies: OrdMap<String, Policy>,
     /// By network.
-    pub masquerades: BTreeMap<u16, Masquerade>,
+    pub masquerades: OrdMap<u16, Masquerade>,
 }
 
 /// Why an operation was refused; nothing after it was applied.
@@ -47,24 +50,18 @@ impl Rows {
     /// The rows that can be had while only some ports are there.
     #[must_use]
     pub fn restricted(&self, available: impl Fn(&str) -> bool) -> Self {
-        let mut rows = self.clone();
-        rows.interfaces.retain(|port, _| available(port));
-        rows.endpoints.retain(|_, endpoint| available(&endpoint.port));
-        rows.routes.retain(|_, target| port_of(target).is_none_or(&available));
-        rows
+        Self {
+            interfaces: kept(&self.interfaces, |port, _| available(port)),
+            endpoints: kept(&self.endpoints, |_, endpoint| available(&endpoint.port)),
+            routes: kept(&self.routes, |_, target| port_of(target).is_none_or(&available)),
+            ..self.clone()
+        }
     }
 
     /// Everything that only one row may have, and the row that has it.
     pub(crate) fn holdings(&self) -> impl Iterator<Item = (Held<'_>, Owner<'_>)> {
-        let interfaces = self.interfaces.iter().flat_map(|(port, row)| {
-            let addresses = row.addresses.iter().map(|own| Held::Address(row.network, own.address));
-            addresses.chain([Held::Port(port)]).map(move |held| (held, Owner::Interface(port)))
-        });
-        let endpoints = self.endpoints.iter().flat_map(|(name, row)| {
-            let addresses = row.addresses.iter().map(|own| Held::Address(row.network, *own));
-            addresses.chain([Held::Port(&row.port)]).map(move |held| (held, Owner::Endpoint(name)))
-        });
-        interfaces.chain(endpoints)
+        let interfaces = self.interfaces.values().flat_map(held_by_interface);
+        interfaces.chain(self.endpoints.values().flat_map(held_by_endpoint))
     }
 
     /// Every address of this node.
@@ -74,6 +71,22 @@ impl Rows {
             Held::Port(_) => None,
         })
     }
+}
+
+fn kept<K: Ord + Clone, V: Clone>(rows: &OrdMap<K, V>, keep: impl Fn(&K, &V) -> bool) -> OrdMap<K, V> {
+    rows.iter().filter(|(key, row)| keep(key, row)).map(|(key, row)| (key.clone(), row.clone())).collect()
+}
+
+/// What an interface alone may have.
+pub(crate) fn held_by_interface(row: &Interface) -> impl Iterator<Item = (Held<'_>, Owner<'_>)> {
+    let addresses = row.addresses.iter().map(|own| Held::Address(row.network, own.address));
+    addresses.chain([Held::Port(&row.port)]).map(|held| (held, Owner::Interface(&row.port)))
+}
+
+/// What an endpoint alone may have.
+pub(crate) fn held_by_endpoint(row: &Endpoint) -> impl Iterator<Item = (Held<'_>, Owner<'_>)> {
+    let addresses = row.addresses.iter().map(|own| Held::Address(row.network, *own));
+    addresses.chain([Held::Port(&row.port)]).map(|held| (held, Owner::Endpoint(&row.name)))
 }
 
 /// What only one row may have: an address of a network, a port.
@@ -115,8 +128,8 @@ impl From<Snapshot> for Rows {
 /// Who has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Owner<'a> {
-    Interface(&'a str),
-    Endpoint(&'a str),
+    Interface(&'a String),
+    Endpoint(&'a String),
 }
 
 impl std::fmt::Display for Owner<'_> {
@@ -193,8 +206,8 @@ pub fn apply(rows: &mut Rows, ops: &[Op]) -> Result<(), ApplyError> {
 }
 
 /// Takes rows out, each of which must be there.
-fn remove<K: Ord, V>(
-    rows: &mut BTreeMap<K, V>,
+fn remove<K: Ord + Clone, V: Clone>(
+    rows: &mut OrdMap<K, V>,
     kind: &'static str,
     keys: &[K],
     name: impl Fn(&K) -> String,

@@ -2,20 +2,21 @@
 //!
 //! Texts of the objects stay texts here, so that a warning can quote them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
+use imbl::OrdMap;
 use proto::dataplane::{Ethdev, InterfaceAddress, PortKind, Router};
 use wire::MacAddr;
 
-/// The cluster's objects, trimmed to what is used of them.
+/// The cluster's objects, trimmed to what is used of them. A copy costs nothing, and a comparison with one what differs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClusterView {
     /// By name.
-    pub nodes: BTreeMap<String, Node>,
+    pub nodes: OrdMap<String, Node>,
     /// Those that the source has: all of them, or this node's own.
-    pub pods: BTreeMap<ObjectName, Pod>,
+    pub pods: OrdMap<ObjectName, Pod>,
 }
 
 /// What a source says of the objects of one kind.
@@ -54,7 +55,7 @@ impl ClusterView {
     }
 }
 
-fn apply<K: Ord, T: PartialEq>(objects: &mut BTreeMap<K, T>, change: Change<K, T>) -> bool {
+fn apply<K: Ord + Clone, T: PartialEq + Clone>(objects: &mut OrdMap<K, T>, change: Change<K, T>) -> bool {
     match change {
         Change::Set(key, object) => {
             let different = objects.get(&key) != Some(&object);
@@ -65,9 +66,11 @@ fn apply<K: Ord, T: PartialEq>(objects: &mut BTreeMap<K, T>, change: Change<K, T
         }
         Change::Remove(key) => objects.remove(&key).is_some(),
         Change::Only(keys) => {
-            let before = objects.len();
-            objects.retain(|key, _| keys.contains(key));
-            objects.len() != before
+            let gone: Vec<K> = objects.keys().filter(|key| !keys.contains(*key)).cloned().collect();
+            for key in &gone {
+                objects.remove(key);
+            }
+            !gone.is_empty()
         }
     }
 }

@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "tests say what they expect by panicking")]
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use desired::{
@@ -80,6 +79,10 @@ fn local() -> Local {
     }
 }
 
+fn warnings(desired: &Desired) -> Vec<&str> {
+    desired.warnings().collect()
+}
+
 fn target<'a>(desired: &'a Desired, prefix: &str) -> Option<&'a RouteTarget> {
     desired.rows.routes.get(&RouteKey { network: 0, prefix: prefix.parse().unwrap() })
 }
@@ -92,7 +95,7 @@ fn via(address: &str) -> RouteTarget {
 fn two_nodes_reach_each_other_in_both_families() {
     let view = view([(1, node(1)), (2, node(2))], [("db", pod("knode2", &["10.244.2.5"]))]);
     let desired = Desired::build(&view, &local());
-    assert_eq!(desired.warnings, Vec::<String>::new());
+    assert_eq!(warnings(&desired), Vec::<&str>::new());
     assert_eq!(target(&desired, "10.244.1.0/24"), Some(&RouteTarget::Unreachable));
     assert_eq!(target(&desired, "fd00:10:244:1::/64"), Some(&RouteTarget::Unreachable));
     assert_eq!(target(&desired, "10.244.2.0/24"), Some(&via("172.16.0.2")));
@@ -117,7 +120,7 @@ fn an_address_that_the_uplink_holds_is_not_the_hosts() {
     own.addresses.push(NodeAddress { kind: "ExternalIP".into(), address: "172.16.0.1".into() });
     let desired = Desired::build(&view([(1, own)], []), &local());
     assert!(!desired.rows.endpoints[HOST_PORT].addresses.contains(&ip("172.16.0.1")));
-    assert!(desired.warnings.is_empty(), "{:?}", desired.warnings);
+    assert!(warnings(&desired).is_empty(), "{:?}", warnings(&desired));
 }
 
 #[test]
@@ -137,16 +140,17 @@ fn a_pod_outside_its_nodes_ranges_has_a_route_of_its_own() {
     assert_eq!(target(&desired, "10.250.0.10/32"), None);
     assert_eq!(target(&desired, "10.250.0.11/32"), None);
     assert_eq!(target(&desired, "10.244.1.2/32"), None);
-    assert_eq!(desired.warnings.len(), 2, "{:#?}", desired.warnings);
+    assert_eq!(warnings(&desired).len(), 2, "{:#?}", warnings(&desired));
     assert!(
-        desired.warnings[0].starts_with("Pod shop/thief: status.podIPs[0].ip `10.244.1.2`"),
+        warnings(&desired)[0].starts_with("Pod shop/thief: status.podIPs[0].ip `10.244.1.2`"),
         "{:?}",
-        desired.warnings
+        warnings(&desired)
     );
 
     stray.node = "nowhere".into();
     assert!(
-        Desired::build(&view([(1, node(1))], [("stray", stray)]), &local()).warnings[0].contains("`nowhere`")
+        warnings(&Desired::build(&view([(1, node(1))], [("stray", stray)]), &local()))[0]
+            .contains("`nowhere`")
     );
 }
 
@@ -164,14 +168,14 @@ fn a_node_without_the_annotation_is_named_and_the_rest_goes_on() {
     assert_eq!(target(&desired, "fd00:10:244:3::/64"), None);
     assert_eq!(target(&desired, "10.244.4.0/24"), None);
     assert_eq!(target(&desired, "fd00:10:244:4::/64"), Some(&via("fd00:16::4")));
-    let about = |node: &str| desired.warnings.iter().filter(|text| text.starts_with(node)).count();
+    let about = |node: &str| warnings(&desired).iter().filter(|text| text.starts_with(node)).count();
     assert_eq!(
         (about("Node knode2"), about("Node knode3"), about("Node knode4")),
         (2, 1, 1),
         "{:#?}",
-        desired.warnings
+        warnings(&desired)
     );
-    assert!(desired.warnings.iter().all(|text| text.contains("podrouter.io/router-addresses")));
+    assert!(warnings(&desired).iter().all(|text| text.contains("podrouter.io/router-addresses")));
 }
 
 #[test]
@@ -181,8 +185,8 @@ fn without_the_own_node_or_an_uplink_attachments_stay() {
     let desired = Desired::build(&view([(2, node(2))], []), &alone);
     assert!(desired.rows.endpoints.contains_key("shop/front"));
     assert!(desired.rows.routes.is_empty() && desired.own_cidrs.is_empty());
-    assert_eq!(desired.warnings.len(), 2, "{:?}", desired.warnings);
-    assert!(desired.warnings[0].starts_with("Node knode1: is not among the nodes"));
+    assert_eq!(warnings(&desired).len(), 2, "{:?}", warnings(&desired));
+    assert!(warnings(&desired)[0].starts_with("Node knode1: is not among the nodes"));
 }
 
 #[test]
@@ -195,7 +199,7 @@ fn two_attachments_of_one_address_do_not_reach_the_data_plane() {
     let desired = Desired::build(&view([(1, node(1))], []), &twice);
     assert!(desired.rows.endpoints.contains_key("shop/front"));
     assert!(!desired.rows.endpoints.contains_key("shop/other"));
-    assert_eq!(desired.warnings.len(), 2, "{:?}", desired.warnings);
+    assert_eq!(warnings(&desired).len(), 2, "{:?}", warnings(&desired));
 }
 
 proptest! {
@@ -210,7 +214,7 @@ proptest! {
         for (i, cidr) in cidrs.iter().enumerate() {
             nodes[i % 3].pod_cidrs.push(cidr.clone());
         }
-        let mut pods = BTreeMap::new();
+        let mut pods = desired::ClusterView::default().pods;
         for (i, text) in addresses.iter().enumerate() {
             let kind = if i % 2 == 0 { "InternalIP" } else { "ExternalIP" };
             nodes[i % 3].addresses.push(NodeAddress { kind: kind.into(), address: text.clone() });
@@ -229,6 +233,90 @@ proptest! {
         prop_assert_eq!(&rows, &desired.rows);
         for name in rows.endpoints.values().map(|row| &row.port).chain(rows.interfaces.keys()) {
             prop_assert!(desired.ports.contains_key(name));
+        }
+    }
+}
+
+/// A step of the cluster's or of this node's.
+#[derive(Debug, Clone)]
+enum Step {
+    Node(u8, Option<(u8, u8, Option<u8>, bool)>),
+    Pod(u8, Option<(u8, u8, u8)>),
+    Attachment(u8, Option<u8>),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let ranges = (0u8..7, 0u8..7, prop::option::of(1u8..5), any::<bool>());
+    prop_oneof![
+        4 => (1u8..6, prop::option::weighted(0.8, ranges)).prop_map(|(n, node)| Step::Node(n, node)),
+        2 => (0u8..4, prop::option::of((1u8..6, 0u8..7, 2u8..4))).prop_map(|(n, pod)| Step::Pod(n, pod)),
+        2 => (0u8..4, prop::option::of(0u8..8)).prop_map(|(n, own)| Step::Attachment(n, own)),
+    ]
+}
+
+fn take(step: Step, view: &mut ClusterView, local: &mut Local) {
+    match step {
+        Step::Node(n, Some((range, address, router, second))) => {
+            let mut new = node(n);
+            if second {
+                new.pod_cidrs.truncate(1);
+            }
+            // Mostly its own; some are another's, in part or as a whole.
+            new.pod_cidrs[0] =
+                format!("10.244.{}.0/{}", if range == 0 { n } else { range & 6 }, 23 + range % 2);
+            new.addresses[0].address = format!("192.168.77.{}", if address == 0 { n } else { 10 + address });
+            new.router_addresses = router.map(|router| format!("172.16.0.{router},fd00:16::{n}"));
+            view.nodes.insert(format!("knode{n}"), new);
+        }
+        Step::Node(n, None) => drop(view.nodes.remove(&format!("knode{n}"))),
+        Step::Pod(n, pod) => {
+            let name = ObjectName { namespace: "shop".into(), name: format!("pod{n}") };
+            match pod {
+                Some((node, range, last)) => {
+                    let pod = self::pod(&format!("knode{node}"), &[&format!("10.244.{range}.{last}")]);
+                    view.pods.insert(name, pod);
+                }
+                None => drop(view.pods.remove(&name)),
+            }
+        }
+        Step::Attachment(n, address) => {
+            let port = format!("p{n}");
+            local.attachments.retain(|own| own.port != port);
+            if let Some(address) = address {
+                let mut new = Attachment {
+                    endpoint: format!("shop/{port}"),
+                    port,
+                    ..self::local().attachments[0].clone()
+                };
+                new.addresses = vec![ip(&match address {
+                    0 => "192.168.77.13".to_owned(),
+                    1 => "10.244.2.2".to_owned(),
+                    _ => format!("10.244.1.{address}"),
+                })];
+                local.attachments.push(new);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    /// Step by step leads where all at once does; and so do the operations between.
+    #[test]
+    fn going_on_comes_to_the_same_as_building_anew(steps in proptest::collection::vec(step(), 1..24)) {
+        let mut view = view([(1, node(1)), (2, node(2)), (3, node(3))], []);
+        let mut local = local();
+        let mut desired = Desired::build(&view, &local);
+        let mut rows = desired.rows.clone();
+        for step in steps {
+            let (old_view, old_local) = (view.clone(), local.clone());
+            take(step.clone(), &mut view, &mut local);
+            let next = desired.next((&old_view, &old_local), &view, &local);
+            prop_assert_eq!(&next, &Desired::build(&view, &local), "after {:?}", step);
+            prop_assert_eq!(apply(&mut rows, &diff(&desired.rows, &next.rows)), Ok(()));
+            prop_assert_eq!(&rows, &next.rows);
+            desired = next;
         }
     }
 }

@@ -1,0 +1,77 @@
+//! What control does in a cluster of 5,000 nodes: rows from the whole view, once, and for each change rows from the rows before
+//! and the operations between, which bounds how fast a change can be in force.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use desired::{ClusterView, Desired, Local, Node, NodeAddress, Uplink, diff};
+use proto::dataplane::{Ethdev, InterfaceAddress, Router};
+
+const NODES: u16 = 5_000;
+
+fn node(n: u16) -> (String, Node) {
+    let [a, b] = n.to_be_bytes();
+    let node = Node {
+        created: Some(format!("2026-11-23T09:{:02}:{:02}Z", n / 60 % 60, n % 60)),
+        pod_cidrs: vec![format!("10.{a}.{b}.0/24"), format!("fd00:10:{n:x}::/64")],
+        addresses: [format!("172.16.{a}.{b}"), format!("fd00:16::{n:x}")]
+            .map(|address| NodeAddress { kind: "InternalIP".to_owned(), address })
+            .into(),
+        router_addresses: Some(format!("172.17.{a}.{b},fd00:17::{n:x}")),
+    };
+    (format!("node-{n:05}"), node)
+}
+
+fn local() -> Local {
+    let own = |address: IpAddr, prefix_len| InterfaceAddress { address, prefix_len };
+    Local {
+        node: "node-00001".to_owned(),
+        router: Router {
+            gateway4: Ipv4Addr::new(169, 254, 1, 1),
+            gateway6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
+            dns_servers: vec![],
+            dns_search: vec![],
+        },
+        uplink: Some(Uplink {
+            device: Ethdev::new("net_null0"),
+            mtu: 1500,
+            addresses: vec![
+                own(Ipv4Addr::new(172, 17, 0, 1).into(), 16),
+                own(Ipv6Addr::new(0xfd00, 0x17, 0, 0, 0, 0, 0, 1).into(), 64),
+            ],
+            gateways: vec![],
+        }),
+        host: None,
+        attachments: vec![],
+    }
+}
+
+fn nodes(c: &mut Criterion) {
+    let mut view = ClusterView { nodes: (1..=NODES).map(node).collect(), ..ClusterView::default() };
+    let local = local();
+    let before = Desired::build(&view, &local);
+    assert_eq!(before.warnings().next(), None);
+    let old_view = view.clone();
+    if let Some(node) = view.nodes.get_mut("node-02500") {
+        node.router_addresses = Some("172.17.255.1,fd00:17::ff01".to_owned());
+    }
+    let after = before.next((&old_view, &local), &view, &local);
+    let mut group = c.benchmark_group("desired/5000-nodes");
+    group.sample_size(20);
+    group.bench_function("build", |b| b.iter(|| Desired::build(black_box(&view), black_box(&local))));
+    group.bench_function("next-by-one-node", |b| {
+        b.iter(|| black_box(&before).next((black_box(&old_view), &local), black_box(&view), &local));
+    });
+    group.bench_function("diff-of-one-node", |b| {
+        b.iter(|| {
+            let ops = diff(black_box(&before.rows), black_box(&after.rows));
+            assert_eq!(ops.len(), 1);
+            ops
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, nodes);
+criterion_main!(benches);

@@ -1,0 +1,108 @@
+//! This node's own side: its uplink, its attachments, and the host.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use imbl::OrdMap;
+use proto::dataplane::{Endpoint, EndpointKind, Interface, PortKind};
+
+use crate::build::{About, Desired};
+use crate::view::{Attachment, Host, Local, Uplink};
+use crate::{HOST_PORT, ROUTER_MAC, UPLINK_PORT};
+
+impl Desired {
+    /// Ports, interfaces and endpoints, anew, by what is known of the nodes.
+    pub(crate) fn local(&mut self, local: &Local) {
+        self.take_back(&About::Local);
+        self.ports.clear();
+        self.host_addresses.clear();
+        (self.rows.interfaces, self.rows.endpoints) = (OrdMap::new(), OrdMap::new());
+        self.rows.router = Some(local.router.clone());
+        self.own_cidrs = self.nodes.get(&local.node).map(|own| own.pod_cidrs.clone()).unwrap_or_default();
+        if self.nodes.get(&local.node).is_none() {
+            let text = "is not among the nodes; no pod can be attached until it is (or correct --node)";
+            self.warn(About::Local, format!("Node {}: {text}", local.node));
+        }
+        if let Some(uplink) = &local.uplink {
+            self.uplink(uplink);
+        }
+        self.attachments(&local.attachments);
+        if let Some(host) = &local.host {
+            self.host(host, local);
+        }
+        let others = self.nodes.len() - usize::from(self.nodes.get(&local.node).is_some());
+        if local.uplink.is_none() && others > 0 {
+            let text = "other node(s) cannot be reached: there is no uplink; start with --uplink";
+            self.warn(About::Local, format!("{others} {text}"));
+        }
+    }
+
+    fn uplink(&mut self, uplink: &Uplink) {
+        self.port(UPLINK_PORT, PortKind::Ethdev(uplink.device.clone()), None, uplink.mtu);
+        let row = Interface { port: UPLINK_PORT.to_owned(), network: 0, addresses: uplink.addresses.clone() };
+        self.rows.interfaces.insert(row.port.clone(), row);
+    }
+
+    fn attachments(&mut self, attachments: &[Attachment]) {
+        let mut taken: BTreeSet<IpAddr> = self.rows.addresses().collect();
+        for attachment in attachments {
+            let mut addresses = attachment.addresses.clone();
+            addresses.retain(|address| {
+                let free = taken.insert(*address);
+                if !free {
+                    let text = format!(
+                        "attachment {} ({}): address {address} belongs to something else on this node; left \
+                         out: delete the pod, so that it is attached anew",
+                        attachment.endpoint, attachment.port
+                    );
+                    self.warn(About::Local, text);
+                }
+                free
+            });
+            self.port(&attachment.port, attachment.kind.clone(), Some(ROUTER_MAC), attachment.mtu);
+            let row = Endpoint {
+                name: attachment.endpoint.clone(),
+                port: attachment.port.clone(),
+                network: 0,
+                mac: attachment.mac,
+                addresses,
+                kind: EndpointKind::Pod,
+            };
+            if !row.addresses.is_empty() {
+                self.rows.endpoints.insert(row.name.clone(), row);
+            }
+        }
+    }
+
+    /// The kernel answers for the node's addresses, save those that the uplink has taken over.
+    fn host(&mut self, host: &Host, local: &Local) {
+        self.port(HOST_PORT, PortKind::Tap, Some(ROUTER_MAC), host.mtu);
+        let taken: BTreeSet<IpAddr> = self.rows.addresses().collect();
+        let uplink: Vec<IpAddr> =
+            local.uplink.iter().flat_map(|uplink| &uplink.addresses).map(|own| own.address).collect();
+        let own = self.nodes.get(&local.node).map(|own| own.addresses.clone()).unwrap_or_default();
+        for address in own.into_iter().filter(|address| !uplink.contains(address)) {
+            if taken.contains(&address) {
+                let text = format!(
+                    "Node {}: address `{address}` belongs to an attachment on this node; left out: delete that \
+                     pod, or correct the Node's status.addresses",
+                    local.node
+                );
+                self.warn(About::Local, text);
+                continue;
+            }
+            self.host_addresses.push(address);
+        }
+        if !self.host_addresses.is_empty() {
+            let row = Endpoint {
+                name: HOST_PORT.to_owned(),
+                port: HOST_PORT.to_owned(),
+                network: 0,
+                mac: host.mac,
+                addresses: self.host_addresses.clone(),
+                kind: EndpointKind::Host,
+            };
+            self.rows.endpoints.insert(row.name.clone(), row);
+        }
+    }
+}

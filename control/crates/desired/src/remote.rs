@@ -1,0 +1,172 @@
+//! The way to other nodes, and to their pods.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use proto::dataplane::{RouteKey, RouteTarget};
+use wire::IpPrefix;
+
+use crate::build::{About, Desired};
+use crate::prefixes::{NodeRanges, station};
+use crate::view::{ClusterView, Local, ObjectName, Pod, Uplink};
+use crate::{ROUTER_ADDRESSES, UPLINK_PORT};
+
+impl Desired {
+    /// Routes to a node's podCIDRs and addresses. `own` has this node's addresses.
+    pub(crate) fn reach(&mut self, name: &str, local: &Local, uplink: &Uplink, own: &BTreeSet<IpAddr>) {
+        let Some(node) = self.nodes.get(name).cloned() else { return };
+        let about = || About::Node(name.to_owned());
+        let (hops, problems) = Hops::of(&node, uplink);
+        for (address, problem) in &problems {
+            let text = format!(
+                "Node {name}: annotation {ROUTER_ADDRESSES} `{address}`: {problem}; left out, its pods of that \
+                 family cannot be reached"
+            );
+            self.warn(about(), text);
+        }
+        let prefixes = node.pod_cidrs.iter().map(|&prefix| (prefix, "spec.podCIDRs"));
+        let addresses = node.addresses.iter().map(|&address| (IpPrefix::host(address), "status.addresses"));
+        let mut unreached = BTreeSet::new();
+        for (prefix, field) in prefixes.chain(addresses) {
+            let Some(address) = hops.towards(prefix.addr()) else {
+                unreached.insert(if prefix.addr().is_ipv4() { "IPv4" } else { "IPv6" });
+                continue;
+            };
+            if prefix.is_host() && own.contains(&prefix.addr()) {
+                self.contested = true;
+                let text = format!(
+                    "Node {name}: {field} `{}` belongs to this node ({}); left out: correct one of the two Nodes",
+                    prefix.addr(),
+                    local.node
+                );
+                self.warn(about(), text);
+                continue;
+            }
+            if field == "spec.podCIDRs" {
+                self.host_prefixes.insert(prefix);
+            }
+            // A router that is the node itself is found on the link, without a route.
+            if prefix != IpPrefix::host(address) {
+                self.route(prefix, next_hop(address));
+            }
+        }
+        // A value that was there and left out has its own warning already; two would only say it twice.
+        if problems.is_empty() {
+            for family in unreached {
+                let text = format!(
+                    "Node {name}: annotation {ROUTER_ADDRESSES} names no {family} address; its {family} pods and \
+                     addresses cannot be reached: add that of its uplink (--uplink-address there)"
+                );
+                self.warn(about(), text);
+            }
+        }
+    }
+
+    /// Undoes what [`Self::judge`] and [`Self::reach`] did for a node, where nothing is contested; gives its podCIDRs.
+    pub(crate) fn forget(&mut self, name: &str) -> BTreeSet<IpPrefix> {
+        self.take_back(&About::Node(name.to_owned()));
+        let Some(node) = self.nodes.remove(name) else { return BTreeSet::new() };
+        let addresses = node.addresses.iter().map(|&address| IpPrefix::host(address));
+        for prefix in node.pod_cidrs.iter().copied().chain(addresses) {
+            self.rows.routes.remove(&RouteKey { network: 0, prefix });
+        }
+        for prefix in &node.pod_cidrs {
+            self.host_prefixes.remove(prefix);
+        }
+        node.pod_cidrs.iter().copied().collect()
+    }
+
+    /// Pods of other nodes whose addresses their node's podCIDRs do not cover.
+    pub(crate) fn stray_pods(
+        &mut self,
+        view: &ClusterView,
+        local: &Local,
+        uplink: &Uplink,
+        own: &BTreeSet<IpAddr>,
+    ) {
+        let mut pods: Vec<(&ObjectName, &Pod)> =
+            view.pods.iter().filter(|(_, pod)| self.is_stray(pod, local)).collect();
+        self.has_strays = !pods.is_empty();
+        // One that is going leaves its address to one that stays.
+        pods.sort_by_key(|(name, pod)| (pod.terminating, *name));
+        for (name, pod) in pods {
+            for (i, text) in pod.pod_ips.iter().enumerate() {
+                let problem = match self.stray(pod, text, uplink, own) {
+                    Ok(()) => continue,
+                    Err(problem) => problem,
+                };
+                self.warn(
+                    About::Pods,
+                    format!("Pod {name}: status.podIPs[{i}].ip `{text}`: {problem}; left out"),
+                );
+            }
+        }
+    }
+
+    fn stray(
+        &mut self,
+        pod: &Pod,
+        text: &str,
+        uplink: &Uplink,
+        own: &BTreeSet<IpAddr>,
+    ) -> Result<(), String> {
+        let address = station(text)?;
+        let node = self.nodes.get(&pod.node).cloned();
+        let node = node.ok_or_else(|| format!("its node `{}` is not among the nodes", pod.node))?;
+        if node.covers(address) {
+            return Ok(());
+        }
+        let prefix = IpPrefix::host(address);
+        if own.contains(&address) || self.has_route(prefix) {
+            self.contested = true;
+            return Err("belongs to something else already (of two pods, delete one)".to_owned());
+        }
+        if let Some(hop) = Hops::of(&node, uplink).0.towards(address) {
+            self.route(prefix, next_hop(hop));
+            self.host_prefixes.insert(prefix);
+        }
+        Ok(())
+    }
+
+    /// Whether a pod of another node has an address that its node's podCIDRs do not cover.
+    pub(crate) fn is_stray(&self, pod: &Pod, local: &Local) -> bool {
+        let is_there = !pod.host_network && !matches!(pod.phase.as_str(), "Succeeded" | "Failed");
+        let is_remote = !pod.node.is_empty() && pod.node != local.node;
+        let node = self.nodes.get(&pod.node);
+        let covered =
+            |text: &String| node.is_some_and(|node| station(text).is_ok_and(|address| node.covers(address)));
+        is_there && is_remote && !pod.pod_ips.iter().all(covered)
+    }
+}
+
+fn next_hop(address: IpAddr) -> RouteTarget {
+    RouteTarget::NextHop { port: UPLINK_PORT.to_owned(), address }
+}
+
+/// A node's next hops, at most one a family.
+struct Hops(Vec<IpAddr>);
+
+impl Hops {
+    /// Those that the uplink can reach; and those that it cannot, and why.
+    fn of(node: &NodeRanges, uplink: &Uplink) -> (Self, Vec<(IpAddr, &'static str)>) {
+        let (mut hops, mut problems) = (Vec::new(), Vec::new());
+        for &address in &node.routers {
+            let link_local = matches!(address, IpAddr::V6(own) if own.is_unicast_link_local());
+            let on_link = uplink.addresses.iter().any(|own| {
+                IpPrefix::containing(own.address, own.prefix_len).is_some_and(|net| net.contains(address))
+            });
+            if uplink.addresses.iter().any(|own| own.address == address) {
+                problems.push((address, "is this node's own uplink address"));
+            } else if !on_link && !link_local {
+                problems.push((address, "is in no subnet of the uplink (--uplink-address)"));
+            } else {
+                hops.push(address);
+            }
+        }
+        (Self(hops), problems)
+    }
+
+    fn towards(&self, destination: IpAddr) -> Option<IpAddr> {
+        self.0.iter().copied().find(|address| address.is_ipv4() == destination.is_ipv4())
+    }
+}
