@@ -4,9 +4,10 @@
 //! over a key that only ADD needs: a pod whose ADD was refused could then never end. Keys that are not ours, `args`,
 //! `capabilities` and those under `cni.dev/` among them, are left alone.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use proto::control::AttachPort;
+use proto::control::{AttachPort, AttachmentName};
 use serde_json::{Map, Value};
 use wire::MacAddr;
 
@@ -26,10 +27,9 @@ const MIN_MTU: u16 = 1280;
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Keys of `runtimeConfig` that would change what the pod gets, and that podrouter does not do.
-const REFUSED_CAPABILITIES: [&str; 8] = [
+const REFUSED_CAPABILITIES: [&str; 7] = [
     "portMappings",
     "bandwidth",
-    "ips",
     "ipRanges",
     "deviceID",
     "CNIDeviceInfoFile",
@@ -153,6 +153,43 @@ impl Config {
         }
     }
 
+    /// `spool`, where a DEL is left while control is away.
+    pub(crate) fn spool(&self) -> Result<PathBuf, Failure> {
+        match self.given("spool") {
+            None => Ok(proto::SPOOL.into()),
+            Some(Value::String(path)) if path.starts_with('/') && !path.contains('\0') => Ok(path.into()),
+            other => {
+                Err(invalid("spool", other, "write the absolute path of `detached` in control's --state-dir"))
+            }
+        }
+    }
+
+    /// `ipam.type`, the delegated plug-in; missing or empty: control gives addresses itself.
+    pub(crate) fn ipam(&self) -> Result<Option<&str>, Failure> {
+        let rule = "write an object with the `type` of an IPAM plug-in, or take it out";
+        let Some(value) = self.given("ipam").filter(|value| !asks_nothing(value)) else { return Ok(None) };
+        match value.get("type").and_then(Value::as_str) {
+            Some(kind) if env::is_identifier(kind) => Ok(Some(kind)),
+            _ => Err(invalid("ipam", Some(value), rule)),
+        }
+    }
+
+    /// `cni.dev/valid-attachments`, of GC.
+    pub(crate) fn valid_attachments(&self) -> Result<Vec<AttachmentName>, Failure> {
+        const KEY: &str = "cni.dev/valid-attachments";
+        let rule = "write a list of objects with `containerID` and `ifname`";
+        let list = match self.keys.get(KEY) {
+            Some(Value::Array(list)) => list,
+            // Without the list, everything would be stale; that must be said, not left out.
+            other => return Err(invalid(KEY, other, rule)),
+        };
+        let name = |entry: &Value| {
+            let text = |key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
+            Some(AttachmentName { container: text("containerID")?, interface: text("ifname")? })
+        };
+        list.iter().map(name).collect::<Option<_>>().ok_or_else(|| invalid(KEY, self.keys.get(KEY), rule))
+    }
+
     /// `port`, the kind that the pod gets.
     pub(crate) fn port(&self) -> Result<AttachPort, Failure> {
         match self.given("port").map(Value::as_str) {
@@ -209,30 +246,34 @@ impl Config {
         Ok(dns)
     }
 
-    /// `runtimeConfig.mac`, once everything else that ADD would have to do and does not is refused.
-    pub(crate) fn mac_and_no_more(&self) -> Result<Option<MacAddr>, Failure> {
-        for (key, why) in [
-            ("ipam", "addresses come from the node's podCIDRs: remove the key"),
-            ("ipMasq", "what leaves the cluster is translated on the uplink alone: remove the key"),
-        ] {
-            if let Some(value) = self.given(key).filter(|value| !asks_nothing(value)) {
-                return Err(unsupported(key, value, why));
-            }
+    /// `runtimeConfig`, once everything else that ADD would have to do and does not is refused.
+    pub(crate) fn capabilities(&self) -> Result<Capabilities, Failure> {
+        if let Some(value) = self.given("ipMasq").filter(|value| !asks_nothing(value)) {
+            let why = "what leaves the cluster is translated on the uplink alone: remove the key";
+            return Err(unsupported("ipMasq", value, why));
         }
+        let mut asked = Capabilities::default();
         let capabilities = match self.given("runtimeConfig") {
-            None => return Ok(None),
+            None => return Ok(asked),
             Some(Value::Object(keys)) => keys,
             other => return Err(invalid("runtimeConfig", other, "write an object")),
         };
-        let mut mac = None;
         for (key, value) in capabilities.iter().filter(|(_, value)| !asks_nothing(value)) {
             let path = format!("runtimeConfig.{key}");
             if key == "mac" {
                 let parsed = value.as_str().and_then(|text| text.parse::<MacAddr>().ok());
                 let usable = parsed.filter(|mac| mac.is_unicast());
-                mac = Some(usable.ok_or_else(|| {
+                asked.mac = Some(usable.ok_or_else(|| {
                     invalid(&path, Some(value), "write a unicast address as 02:00:00:00:00:01")
                 })?);
+            } else if key == "ips" {
+                if let Some(kind) = self.ipam()? {
+                    let why = format!("`ipam` has {kind} choose addresses: take one of the two out");
+                    return Err(unsupported(&path, value, &why));
+                }
+                let rule = "write a list of addresses, with or without a length, as 10.244.1.9/24";
+                let ips = value.as_array().and_then(|list| list.iter().map(address).collect::<Option<_>>());
+                asked.ips = ips.ok_or_else(|| invalid(&path, Some(value), rule))?;
             } else if REFUSED_CAPABILITIES.contains(&key.as_str()) {
                 return Err(unsupported(
                     &path,
@@ -243,7 +284,7 @@ impl Config {
                 crate::log(&format!("`{path}` is not known and was ignored"));
             }
         }
-        Ok(mac)
+        Ok(asked)
     }
 
     /// `prevResult`, from the plug-ins before us in the chain, or for CHECK from the whole chain's ADD.
@@ -268,6 +309,18 @@ impl Config {
     fn given(&self, key: &str) -> Option<&Value> {
         self.keys.get(key).filter(|value| !value.is_null())
     }
+}
+
+/// What the runtime asks for beside the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Capabilities {
+    pub(crate) mac: Option<MacAddr>,
+    pub(crate) ips: Vec<IpAddr>,
+}
+
+/// An address; the length of its subnet, if it has one, says nothing here.
+fn address(value: &Value) -> Option<IpAddr> {
+    value.as_str()?.split('/').next()?.parse().ok()
 }
 
 /// A result that came with the configuration, in the configuration's version. Keys we do not know stay as they are.
@@ -330,7 +383,8 @@ mod tests {
         config.queue_pairs()?;
         config.mtu()?;
         config.dns()?;
-        config.mac_and_no_more()?;
+        config.capabilities()?;
+        config.ipam()?;
         config.previous()?;
         Ok(())
     }
@@ -378,7 +432,8 @@ mod tests {
             (code::INVALID_CONFIG, "mtu", json!("1500")),
             (code::INVALID_CONFIG, "dns", json!("1.1.1.1")),
             (code::INVALID_CONFIG, "prevResult", json!([1])),
-            (code::UNSUPPORTED_FIELD, "ipam", json!({"type": "host-local"})),
+            (code::INVALID_CONFIG, "ipam", json!("host-local")),
+            (code::INVALID_CONFIG, "ipam", json!({"type": "../host-local"})),
             (code::UNSUPPORTED_FIELD, "ipMasq", json!(true)),
             (code::INVALID_CONFIG, "runtimeConfig", json!("mac")),
         ] {
@@ -399,21 +454,30 @@ mod tests {
     fn capabilities_are_honoured_refused_or_ignored() {
         let ask = |capabilities: Value| {
             let keys = json!({"cniVersion": "1.0.0", "name": "n", "runtimeConfig": capabilities});
-            config(&keys).mac_and_no_more()
+            config(&keys).capabilities()
         };
-        assert_eq!(ask(json!({"mac": "02:00:00:00:00:05"})), Ok(Some(MacAddr([2, 0, 0, 0, 0, 5]))));
+        let none = Capabilities::default();
+        let mac = Some(MacAddr([2, 0, 0, 0, 0, 5]));
+        assert_eq!(ask(json!({"mac": "02:00:00:00:00:05"})), Ok(Capabilities { mac, ..none.clone() }));
+        let ips = vec!["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()];
+        assert_eq!(ask(json!({"ips": ["10.0.0.5/24", "fd00::5"]})), Ok(Capabilities { ips, ..none.clone() }));
+        for bad in [json!({"ips": "10.0.0.5"}), json!({"ips": ["10.0.0"]}), json!({"ips": [7]})] {
+            assert_eq!(ask(bad).unwrap_err().code, code::INVALID_CONFIG);
+        }
+        let both = json!({"cniVersion": "1.0.0", "name": "n", "ipam": {"type": "host-local"},
+            "runtimeConfig": {"ips": ["10.0.0.5"]}});
+        assert_eq!(config(&both).capabilities().unwrap_err().code, code::UNSUPPORTED_FIELD);
         assert_eq!(
             ask(json!({"dns": {"servers": ["10.0.0.1"]}, "aliases": ["a"], "cgroupPath": "/x"})),
-            Ok(None)
+            Ok(none.clone())
         );
         assert_eq!(
             ask(json!({"portMappings": [], "bandwidth": {"ingressRate": 0}, "new-thing": 3})),
-            Ok(None)
+            Ok(none)
         );
         for (key, value) in [
             ("portMappings", json!([{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}])),
             ("bandwidth", json!({"ingressRate": 1000, "ingressBurst": 0})),
-            ("ips", json!(["10.0.0.5/24"])),
             ("deviceID", json!("0000:3b:00.0")),
         ] {
             let failure = ask(json!({key: value})).unwrap_err();

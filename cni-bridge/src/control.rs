@@ -19,6 +19,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// STATUS is asked every five seconds by containerd and must not pile up.
 pub(crate) const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Whether anybody listens there: then it is control's to say what becomes of a request.
+pub(crate) fn answers(socket: &Path) -> bool {
+    Connection::connect(socket).is_ok()
+}
+
 /// A connection on which hello has been said.
 pub(crate) struct Control {
     connection: Connection,

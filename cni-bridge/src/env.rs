@@ -72,6 +72,11 @@ pub(crate) fn command() -> Result<Option<Command>, Failure> {
     }))
 }
 
+/// Where plug-ins are, for one that we delegate to.
+pub(crate) fn path() -> Result<String, Failure> {
+    Ok(read("CNI_PATH")?.unwrap_or_default())
+}
+
 /// Whether ADD may attach the namespace that the runtime itself is in; libcni's own switch for its tests.
 pub(crate) fn netns_override() -> bool {
     matches!(var("CNI_NETNS_OVERRIDE").as_deref(), Ok("1" | "true"))

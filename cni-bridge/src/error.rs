@@ -29,8 +29,10 @@ pub(crate) mod code {
     pub(crate) const PROTOCOL: u32 = 110;
     /// CHECK: an attachment is no longer as its ADD left it.
     pub(crate) const CHANGED: u32 = 111;
-    /// GC: what is stale was not removed.
+    /// GC: something stale could not be removed.
     pub(crate) const NOT_COLLECTED: u32 = 112;
+    /// The delegated IPAM plug-in failed without a code.
+    pub(crate) const IPAM: u32 = 113;
 }
 
 /// A failure without the version that the runtime asked in; [`Failure::in_version`] adds it.

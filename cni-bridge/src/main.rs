@@ -1,7 +1,8 @@
 //! `podrouter-cni`: what a container runtime runs to attach a pod (CNI 1.1.0).
 //!
-//! Standard input and environment in, one request to control, JSON on standard output. It keeps nothing, starts no thread
-//! and decides nothing about addresses: control does. Logs go to standard error alone.
+//! Standard input and environment in, one request to control, JSON on standard output. It keeps nothing but DELs that
+//! nobody was there to take, starts no thread and decides nothing about addresses: control does, or the IPAM plug-in that
+//! the configuration names. Logs go to standard error alone.
 
 #![forbid(unsafe_code)]
 
@@ -10,22 +11,24 @@ mod config;
 mod control;
 mod env;
 mod error;
+mod ipam;
 mod netlink;
 mod netns;
 mod result;
 
 use std::io::{IsTerminal, Read, Write, stderr, stdin, stdout};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use proto::control::{AttachPort, AttachRequest, Request, Response};
+use proto::control::{AttachAddresses, AttachPort, AttachRequest, Request, Response};
 use serde_json::Value;
 
 use config::{Config, MAX_CONFIG, NEWEST, Version};
 use control::{Control, PATIENCE, STATUS_PATIENCE};
-use env::{Attachment, Command};
+use env::{Attachment, Command, shown};
 use error::{Failure, code};
+use ipam::Ipam;
 
 fn main() -> ExitCode {
     if let Some(text) = about() {
@@ -33,9 +36,10 @@ fn main() -> ExitCode {
     }
     let input = read_stdin();
     // Also a failure that has nothing to do with the configuration is told in the version that this names.
-    let config = input.and_then(|bytes| decode(&bytes));
+    let text = input.as_deref().unwrap_or_default();
+    let config = input.as_ref().map_err(Failure::clone).and_then(|bytes| decode(bytes));
     let version = config.as_ref().map_or(NEWEST, |config| config.version_text()).to_owned();
-    match answer(config) {
+    match answer(config, text) {
         Ok(Some(result)) => print(&format!("{result}\n"), proto::exit::OK),
         Ok(None) => ExitCode::from(proto::exit::OK),
         Err(failure) => print(&format!("{}\n", failure.in_version(&version)), proto::exit::FAILURE),
@@ -43,14 +47,14 @@ fn main() -> ExitCode {
 }
 
 /// Serves the command; `None` where the specification wants no output.
-fn answer(config: Result<Config, Failure>) -> Result<Option<Value>, Failure> {
+fn answer(config: Result<Config, Failure>, text: &[u8]) -> Result<Option<Value>, Failure> {
     let command = env::command()?
         .ok_or_else(|| Failure::new(code::ENVIRONMENT, "CNI_COMMAND is missing from the environment"))?;
     let config = config?;
     match command {
         Command::Version => Ok(Some(result::versions(config.version_text()))),
-        Command::Add(attachment, netns) => add(&config, attachment, netns).map(Some),
-        Command::Del(attachment) => del(&config, attachment).map(|()| None),
+        Command::Add(attachment, netns) => add(&config, text, attachment, netns).map(Some),
+        Command::Del(attachment) => del(&config, text, attachment).map(|()| None),
         Command::Check(attachment, netns) => {
             config.version("CHECK", Version::V0_4_0)?;
             config.name()?;
@@ -59,24 +63,38 @@ fn answer(config: Result<Config, Failure>) -> Result<Option<Value>, Failure> {
                 Failure::new(code::INVALID_CONFIG, "`prevResult` is missing: CHECK compares the pod with it")
             })?;
             ready(&config, code::TRY_AGAIN)?;
+            if let Some(ipam) = delegated(&config, text)? {
+                ipam.tell("CHECK")?;
+            }
             check::check(&attachment, &netns, port, &previous).map(|()| None)
         }
         Command::Status => {
             config.version("STATUS", Version::V1_1_0)?;
             config.name()?;
-            ready(&config, code::NOT_AVAILABLE).map(|()| None)
+            ready(&config, code::NOT_AVAILABLE)?;
+            delegated(&config, text)?.map_or(Ok(()), |ipam| tell(&ipam, "STATUS")).map(|()| None)
         }
         Command::Gc => {
             config.version("GC", Version::V1_1_0)?;
-            let name = config.name()?;
-            // An error is what the specification wants told, and runtimes log it and go on. Success would be a lie.
-            Err(Failure::new(code::NOT_COLLECTED, format!("nothing of network `{name}` was collected"))
-                .details("this release removes an attachment by its DEL alone"))
+            gc(&config, text).map(|()| None)
         }
     }
 }
 
-fn add(config: &Config, attachment: Attachment, netns: PathBuf) -> Result<Value, Failure> {
+/// The IPAM plug-in that the configuration delegates to, if it does.
+fn delegated<'a>(config: &Config, text: &'a [u8]) -> Result<Option<Ipam<'a>>, Failure> {
+    config.ipam()?.map(|kind| Ipam::find(kind, &env::path()?, text)).transpose()
+}
+
+/// Tells a delegated plug-in what it may be too old to know: then it has nothing to say.
+fn tell(ipam: &Ipam<'_>, command: &str) -> Result<(), Failure> {
+    match ipam.tell(command) {
+        Err(failure) if matches!(failure.code, code::INCOMPATIBLE_VERSION | code::ENVIRONMENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn add(config: &Config, text: &[u8], attachment: Attachment, netns: PathBuf) -> Result<Value, Failure> {
     // All that can be refused is looked at before anything is made.
     let version = config.version("ADD", Version::V0_3_1)?;
     let network = config.name()?;
@@ -84,8 +102,9 @@ fn add(config: &Config, attachment: Attachment, netns: PathBuf) -> Result<Value,
     let port = config.port()?;
     let queue_pairs = config.queue_pairs()?;
     let mtu = config.mtu()?;
-    let dns = config.dns()?;
-    let mac = config.mac_and_no_more()?;
+    let mut dns = config.dns()?;
+    let capabilities = config.capabilities()?;
+    let ipam = delegated(config, text)?;
     let previous = config.previous()?;
     let args = env::args()?;
     // A vhost-user port is nothing in the namespace, which a VM's may not even be (section 1, "container").
@@ -95,6 +114,17 @@ fn add(config: &Config, attachment: Attachment, netns: PathBuf) -> Result<Value,
     };
 
     let mut control = Control::connect(&socket, PATIENCE)?;
+    let addresses = match &ipam {
+        Some(ipam) => {
+            let leased = ipam.add()?;
+            if dns.is_empty() {
+                dns = leased.dns;
+            }
+            AttachAddresses::Given { addresses: leased.addresses }
+        }
+        None if capabilities.ips.is_empty() => AttachAddresses::Any,
+        None => AttachAddresses::Wanted { addresses: capabilities.ips },
+    };
     let request = Request::Attach(AttachRequest {
         network,
         container: attachment.container,
@@ -103,14 +133,21 @@ fn add(config: &Config, attachment: Attachment, netns: PathBuf) -> Result<Value,
         port,
         queue_pairs,
         mtu,
-        mac: mac.or(args.mac),
+        mac: capabilities.mac.or(args.mac),
+        addresses,
         pod: args.pod,
     });
     let fds: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
-    match control.ask(&request, &fds)? {
+    let answer = control.ask(&request, &fds).inspect_err(|_| {
+        // DEL follows a failed ADD; but what was leased for nothing goes back at once (section 4, "Delegated plugins").
+        if let Some(ipam) = &ipam {
+            ipam.give_back();
+        }
+    });
+    match answer? {
         Response::Attached(attached) => {
             if let Some(socket) = attached.socket.as_ref().filter(|_| version < Version::V1_1_0) {
-                log(&format!("a result of {} cannot tell the socket {}", version.text(), env::shown(socket)));
+                log(&format!("a result of {} cannot tell the socket {}", version.text(), shown(socket)));
             }
             Ok(result::added(version, &attachment.interface, &netns, &attached, dns, previous))
         }
@@ -118,19 +155,75 @@ fn add(config: &Config, attachment: Attachment, netns: PathBuf) -> Result<Value,
     }
 }
 
-/// Needs the network's name and the socket, nothing else: neither namespace, `prevResult` nor the keys of ADD.
-fn del(config: &Config, attachment: Attachment) -> Result<(), Failure> {
+/// Needs the network's name and the socket, nothing else: neither namespace, `prevResult` nor the keys of ADD. Addresses are
+/// given back last.
+fn del(config: &Config, text: &[u8], attachment: Attachment) -> Result<(), Failure> {
     config.version("DEL", Version::V0_3_1)?;
     let network = config.name()?;
-    let mut control = Control::connect(&config.socket()?, PATIENCE)?;
+    let socket = config.socket()?;
     let Attachment { container, interface } = attachment;
-    match control.ask(&Request::Detach { network, container, interface }, &[]) {
+    let request = Request::Detach { network, container, interface };
+    match detach(&socket, &request) {
+        Err(away) if away.code == code::TRY_AGAIN && !control::answers(&socket) => {
+            leave(config, &socket, &request, away)?;
+        }
+        other => other?,
+    }
+    match delegated(config, text) {
+        Ok(Some(ipam)) => ipam.tell("DEL"),
+        Ok(None) => Ok(()),
+        // A plug-in that is not there any more gives nothing back, and the pod must be able to end.
+        Err(failure) => {
+            log(&failure.msg);
+            Ok(())
+        }
+    }
+}
+
+fn detach(socket: &Path, request: &Request) -> Result<(), Failure> {
+    let mut control = Control::connect(socket, PATIENCE)?;
+    match control.ask(request, &[]) {
         Ok(Response::Detached) => Ok(()),
         Ok(other) => Err(control.out_of_turn("Detach", &other)),
         // Nothing to clean up is what DEL is after.
         Err(failure) if failure.code == code::UNKNOWN_CONTAINER => Ok(()),
         Err(failure) => Err(failure),
     }
+}
+
+/// Leaves a DEL for control to find when it is back: a pod must be able to end while it is away.
+fn leave(config: &Config, socket: &Path, request: &Request, away: Failure) -> Result<(), Failure> {
+    let spool = config.spool()?;
+    let path = proto::spool::leave(&spool, request).map_err(|error| Failure {
+        details: format!("nor could the DEL be left in {}: {error}", shown(&spool)),
+        ..away.clone()
+    })?;
+    log(&format!("{}; the DEL is left as {}", away.msg, shown(&path)));
+    // It may have come back just before; then nobody looks for the file for a while.
+    if detach(socket, request).is_ok() {
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
+/// Removes what is stale, goes on over what fails, and tells it at the end.
+fn gc(config: &Config, text: &[u8]) -> Result<(), Failure> {
+    let network = config.name()?;
+    let valid = config.valid_attachments()?;
+    let mut control = Control::connect(&config.socket()?, PATIENCE)?;
+    let mut failures = match control.ask(&Request::Collect { network, valid }, &[])? {
+        Response::Collected { failures, .. } => failures,
+        other => return Err(control.out_of_turn("Collect", &other)),
+    };
+    if let Some(ipam) = delegated(config, text)?
+        && let Err(failure) = tell(&ipam, "GC")
+    {
+        failures.push(failure.msg);
+    }
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(code::NOT_COLLECTED, format!("not collected: {}", failures.join("; "))))
 }
 
 /// Whether control could serve an ADD; if not, a failure of `code`.

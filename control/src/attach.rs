@@ -4,15 +4,16 @@
 //! nothing is left, neither device nor address nor record. Detaching takes the rows away first, then the port, then
 //! the device, and the address last, so that it is never used again while a row has it.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use proto::control::{AttachPort, AttachRequest, Attached};
+use proto::control::{AttachAddresses, AttachPort, AttachRequest, Attached, AttachmentName, Request};
 use tap::Tap;
 
 use crate::args::interface_name_fault;
-use crate::ipam;
+use crate::ipam::{self, IpamError};
 use crate::journal::{Attachment, Key, Record};
 use crate::pod::{self, PodError};
 use crate::sandbox;
@@ -23,6 +24,9 @@ const COMMIT: Duration = Duration::from_secs(10);
 
 /// Longest wait for another request for the same interface.
 const TURN: Duration = Duration::from_secs(30);
+
+/// How often DELs that were left while nobody listened are looked for.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Longest socket path (`sun_path`, unix(7), less its closing zero).
 const SOCKET_PATH: usize = 107;
@@ -90,6 +94,39 @@ pub(crate) fn attach(
     if let Some(trouble) = store.trouble() {
         return Err(again(trouble));
     }
+    let addresses = addresses(store, &request.addresses)?;
+    let attachment = draw_up(store, request, &claim, &addresses);
+    let result =
+        attachment.and_then(|attachment| put_in_force(store, &attachment, netns).map(|()| attachment));
+    match result {
+        Ok(attachment) => {
+            tracing::info!("{key}: attached as {} ({})", attachment.endpoint, attachment.port);
+            Ok(attachment.attached)
+        }
+        Err(failure) => {
+            // What got as far as the tables is held back already.
+            store.free(&addresses);
+            tracing::warn!("{key}: not attached: {}", failure.reason);
+            Err(failure)
+        }
+    }
+}
+
+/// A pod's addresses, taken.
+fn addresses(store: &Store, asked: &AttachAddresses) -> Result<Vec<IpAddr>, Failure> {
+    let refused = |error: IpamError| {
+        let code = if error.may_pass() { code::TRY_AGAIN_LATER } else { code::INVALID_CONFIG };
+        failure(code, error.to_string(), "")
+    };
+    let again = |reason: String| failure(code::TRY_AGAIN_LATER, reason, "");
+    let wanted = match asked {
+        AttachAddresses::Given { addresses } => {
+            store.take_addresses(addresses).map_err(refused)?;
+            return Ok(addresses.clone());
+        }
+        AttachAddresses::Wanted { addresses } => addresses.as_slice(),
+        AttachAddresses::Any => &[],
+    };
     let plan = store.plan().ok_or_else(|| again("the cluster was not read yet".to_owned()))?;
     if plan.desired.own_cidrs.is_empty() {
         return Err(again(format!(
@@ -102,21 +139,61 @@ pub(crate) fn attach(
         reserved
             .extend(uplink.addresses.iter().map(|own| own.address).chain(uplink.gateways.iter().copied()));
     }
-    let addresses =
-        store.allocate(&plan.desired.own_cidrs, &reserved).map_err(|error| again(error.to_string()))?;
-    let attachment = draw_up(store, request, &claim, &addresses);
-    let result =
-        attachment.and_then(|attachment| put_in_force(store, &attachment, netns).map(|()| attachment));
-    match result {
-        Ok(attachment) => {
-            tracing::info!("{key}: attached as {} ({})", attachment.endpoint, attachment.port);
-            Ok(attachment.attached)
+    store.allocate(wanted, &plan.desired.own_cidrs, &reserved).map_err(refused)
+}
+
+/// Detaches all of a network's attachments but `valid`; gives how many, and which could not be, and why.
+pub(crate) fn collect(store: &Store, network: &str, valid: &[AttachmentName]) -> (u32, Vec<String>) {
+    let is_valid = |key: &Key| {
+        valid.iter().any(|own| (&own.container, &own.interface) == (&key.container, &key.interface))
+    };
+    let keys = store.attachments().into_iter().map(|own| own.key());
+    let stale: Vec<Key> = keys.filter(|key| key.network == network && !is_valid(key)).collect();
+    let (mut removed, mut failures) = (0, Vec::new());
+    for key in stale {
+        match detach(store, &key) {
+            Ok(()) => removed += 1,
+            Err(failure) => failures.push(format!("{key}: {}", failure.reason)),
         }
-        Err(failure) => {
-            store.release(&addresses);
-            tracing::warn!("{key}: not attached: {}", failure.reason);
-            Err(failure)
+    }
+    (removed, failures)
+}
+
+/// Detaches what DELs were left for while nobody was here to take them; gives how many.
+pub(crate) fn take_left(store: &Store, spool: &Path) -> usize {
+    let left = match proto::spool::left(spool) {
+        Ok(left) => left,
+        Err(error) => {
+            tracing::warn!("{}: {error}: DELs that were left there are not seen to", spool.display());
+            return 0;
         }
+    };
+    let mut taken = 0;
+    for (path, read) in left {
+        let key = match read {
+            Ok(Request::Detach { network, container, interface }) => Key { network, container, interface },
+            Ok(_) | Err(_) => {
+                let kept = path.with_extension("damaged");
+                tracing::warn!("{}: is no DEL that was left; kept as {}", path.display(), kept.display());
+                let _ = std::fs::rename(&path, kept);
+                continue;
+            }
+        };
+        match detach(store, &key) {
+            // Should it not go away, the DEL is carried out again, which changes nothing.
+            Ok(()) => drop(std::fs::remove_file(&path)),
+            Err(failure) => tracing::warn!("{key}: {}; its DEL is tried again", failure.reason),
+        }
+        taken += 1;
+    }
+    taken
+}
+
+/// Looks for DELs that were left, for good: one may have been left just when we began to listen.
+pub(crate) fn follow_left(store: &Store, spool: &Path) {
+    loop {
+        std::thread::sleep(LOOK);
+        take_left(store, spool);
     }
 }
 
@@ -130,7 +207,7 @@ pub(crate) fn detach(store: &Store, key: &Key) -> Result<(), Failure> {
         // A DEL whose record could not be written is asked again.
         return store.settle().map_err(|error| failure(code::IO, error.to_string(), "see --state-dir"));
     };
-    let written = take_out(store, &attachment);
+    let written = take_down(store, &attachment, true);
     tracing::info!("{key}: detached ({})", attachment.port);
     written
 }
@@ -174,7 +251,7 @@ fn draw_up(
     store: &Store,
     request: AttachRequest,
     claim: &Claim<'_>,
-    addresses: &[std::net::IpAddr],
+    addresses: &[IpAddr],
 ) -> Result<Attachment, Failure> {
     let port = port_name(claim.key());
     if store.attachment_of(&port).is_some() {
@@ -243,7 +320,6 @@ fn put_in_force(store: &Store, attachment: &Attachment, netns: Option<OwnedFd>) 
             Err(reason @ Unapplied::Late(_)) => (code::TRY_AGAIN_LATER, reason.to_string(), false),
         },
     };
-    // Its address is the caller's to give back.
     let undone = take_down(store, attachment, in_time);
     let details = undone.err().map(|failure| failure.reason).unwrap_or_default();
     Err(failure(code, format!("port {}: {reason}", attachment.port), details))
@@ -268,13 +344,7 @@ fn make_tap(attachment: &Attachment, netns: Option<&OwnedFd>) -> Result<Tap, Fai
     })
 }
 
-fn take_out(store: &Store, attachment: &Attachment) -> Result<(), Failure> {
-    let taken = take_down(store, attachment, true);
-    store.release(&attachment.attached.addresses);
-    taken
-}
-
-/// Rows, port, device, record. With `wait`, only once the data plane has let go.
+/// Rows, port, device, record, address. With `wait`, only once the data plane has let go.
 fn take_down(store: &Store, attachment: &Attachment, wait: bool) -> Result<(), Failure> {
     let key = attachment.key();
     let revision = store.remove(&key);
@@ -290,8 +360,11 @@ fn take_down(store: &Store, attachment: &Attachment, wait: bool) -> Result<(), F
     if attachment.request.port == AttachPort::Tap {
         pod::remove(tap.as_deref(), attachment);
     }
-    store.write(&Record::Detach(key.clone())).map_err(|error| {
-        store.write_later(Record::Detach(key));
+    let record = Record::detach(key);
+    let written = store.write(&record);
+    store.release(attachment);
+    written.map_err(|error| {
+        store.write_later(record);
         failure(code::IO, error.to_string(), "see --state-dir")
     })
 }
@@ -302,7 +375,7 @@ pub(crate) fn release_gone(store: &Store, key: &Key, gone: impl FnOnce(&Attachme
     let Some(attachment) = store.attachment(key).filter(gone) else { return };
     let path = attachment.request.netns.display();
     tracing::warn!("{key}: {path} is gone and no DEL came; released");
-    if let Err(failure) = take_out(store, &attachment) {
+    if let Err(failure) = take_down(store, &attachment, true) {
         tracing::warn!("{key}: {}", failure.reason);
     }
 }
@@ -317,7 +390,7 @@ pub(crate) fn restore(store: &Store) {
         let path: &Path = &attachment.request.netns;
         if !path.exists() {
             tracing::info!("{}: {} is gone; released", attachment.key(), path.display());
-            if let Err(failure) = take_out(store, &attachment) {
+            if let Err(failure) = take_down(store, &attachment, true) {
                 tracing::warn!("{}: {}", attachment.key(), failure.reason);
             }
             continue;
@@ -376,6 +449,7 @@ mod tests {
             queue_pairs: None,
             mtu: Some(1280),
             mac: None,
+            addresses: AttachAddresses::Any,
             pod: None,
         };
         assert_eq!(check(&good), Ok(()));

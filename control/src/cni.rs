@@ -13,7 +13,7 @@ use proto::control::{Request, Response};
 use proto::{Connection, FrameError};
 use rustix::fs::Mode;
 
-use crate::attach::{Failure, attach, code, detach};
+use crate::attach::{Failure, attach, code, collect, detach};
 use crate::journal::Key;
 use crate::store::Store;
 
@@ -123,6 +123,10 @@ fn answer(store: &Store, request: Request, fds: Vec<OwnedFd>) -> Response {
                 Ok(()) => Response::Detached,
                 Err(failure) => failure.into(),
             }
+        }
+        Request::Collect { network, valid } => {
+            let (removed, failures) = collect(store, &network, &valid);
+            Response::Collected { removed, failures }
         }
         Request::Status => Response::Status(store.status()),
     }

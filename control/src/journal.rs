@@ -9,9 +9,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proto::control::{AttachRequest, Attached};
 use serde::{Deserialize, Serialize};
+
+use crate::ipam::HOLD;
 
 /// What an attachment is found by: network, container, interface.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -48,11 +51,32 @@ impl Attachment {
 #[serde(tag = "record", rename_all = "kebab-case")]
 pub(crate) enum Record {
     Attach(Box<Attachment>),
-    Detach(Key),
+    Detach {
+        #[serde(flatten)]
+        key: Key,
+        /// When, in seconds since 1970: its addresses are held back for a while.
+        #[serde(default)]
+        at: u64,
+    },
     /// Addresses given last, one a family, kept when the attachments that had them are gone from the file.
     Last {
         addresses: Vec<IpAddr>,
     },
+    /// Addresses that are held back, and when each was released.
+    Released {
+        addresses: Vec<(IpAddr, u64)>,
+    },
+}
+
+impl Record {
+    pub(crate) fn detach(key: Key) -> Self {
+        Self::Detach { key, at: seconds() }
+    }
+}
+
+/// Since 1970, by the clock of the wall: nothing else outlasts a boot.
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// What the records come to.
@@ -62,6 +86,8 @@ pub(crate) struct History {
     pub(crate) attachments: Vec<Attachment>,
     /// Addresses given last, one a family.
     pub(crate) last: Vec<IpAddr>,
+    /// Addresses that were released, and when, in seconds since 1970.
+    pub(crate) released: Vec<(IpAddr, u64)>,
     /// What could not be read, each naming file and line.
     pub(crate) problems: Vec<String>,
 }
@@ -118,9 +144,14 @@ impl Journal {
                 kept.display()
             ));
         }
+        history.forget(seconds());
         let temporary = dir.join(format!("{NAME}.new"));
         let mut lines =
             line(&Record::Last { addresses: history.last.clone() }).map_err(wrap("writing it anew"))?;
+        if !history.released.is_empty() {
+            let addresses = history.released.clone();
+            lines.extend(line(&Record::Released { addresses }).map_err(wrap("writing it anew"))?);
+        }
         for attachment in &history.attachments {
             lines.extend(
                 line(&Record::Attach(Box::new(attachment.clone()))).map_err(wrap("writing it anew"))?,
@@ -225,9 +256,31 @@ impl History {
                 self.attachments.retain(|other| other.key() != key);
                 self.attachments.push(*attachment);
             }
-            Record::Detach(key) => self.attachments.retain(|other| other.key() != key),
+            Record::Detach { key, at } => {
+                let gone = self.attachments.iter().filter(|other| other.key() == key);
+                self.released.extend(gone.flat_map(|own| &own.attached.addresses).map(|own| (*own, at)));
+                self.attachments.retain(|other| other.key() != key);
+            }
             Record::Last { addresses } => self.remember(&addresses),
+            Record::Released { addresses } => self.released.extend(addresses),
         }
+    }
+
+    /// Lets go of addresses that were released long ago. One from the future was released by another clock, and now
+    /// for all that we know.
+    fn forget(&mut self, now: u64) {
+        self.released.retain(|(_, at)| now.checked_sub(*at).is_none_or(|since| since < HOLD.as_secs()));
+        for (_, at) in &mut self.released {
+            *at = now.min(*at);
+        }
+    }
+
+    /// How long each released address is yet to be held back.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (IpAddr, Duration)> {
+        let now = seconds();
+        self.released.iter().map(move |&(address, at)| {
+            (address, HOLD.saturating_sub(Duration::from_secs(now.saturating_sub(at))))
+        })
     }
 
     fn remember(&mut self, addresses: &[IpAddr]) {
@@ -242,7 +295,7 @@ impl History {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use proto::control::{AttachPort, PodName};
+    use proto::control::{AttachAddresses, AttachPort, PodName};
 
     fn attachment(n: u8) -> Attachment {
         Attachment {
@@ -255,6 +308,7 @@ mod tests {
                 queue_pairs: None,
                 mtu: None,
                 mac: None,
+                addresses: AttachAddresses::Any,
                 pod: Some(PodName { namespace: "shop".into(), name: "line\nfeed".into() }),
             },
             port: format!("p{n}"),
@@ -273,7 +327,12 @@ mod tests {
     /// Few keys, so that they are attached and detached again and again.
     fn records() -> impl Strategy<Value = Vec<Record>> {
         let record = (0u8..4, any::<bool>()).prop_map(|(n, attach)| {
-            if attach { Record::Attach(Box::new(attachment(n))) } else { Record::Detach(attachment(n).key()) }
+            let at = seconds() - u64::from(n);
+            if attach {
+                Record::Attach(Box::new(attachment(n)))
+            } else {
+                Record::Detach { key: attachment(n).key(), at }
+            }
         });
         proptest::collection::vec(record, 0..12)
     }
@@ -343,13 +402,34 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut journal, _) = Journal::open(dir.path()).unwrap();
         journal.append(&Record::Attach(Box::new(attachment(1)))).unwrap();
-        journal.defer(Record::Detach(attachment(1).key()));
+        let long_ago = seconds() - HOLD.as_secs();
+        journal.defer(Record::Detach { key: attachment(1).key(), at: long_ago });
         journal.append(&Record::Attach(Box::new(attachment(2)))).unwrap();
-        journal.append(&Record::Detach(attachment(2).key())).unwrap();
+        journal.append(&Record::Detach { key: attachment(2).key(), at: long_ago }).unwrap();
         drop(journal);
         reopen(dir.path());
         let text = std::fs::read_to_string(dir.path().join(NAME)).unwrap();
         assert_eq!(text, "{\"record\":\"last\",\"addresses\":[\"10.0.0.2\"]}\n");
         assert_eq!(reopen(dir.path()).last, [IpAddr::from([10, 0, 0, 2])]);
+    }
+
+    #[test]
+    fn what_was_released_is_held_over_any_number_of_starts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(dir.path()).unwrap();
+        let now = seconds();
+        for (n, at) in [(1, now - 1), (2, now - HOLD.as_secs()), (3, now + 1_000_000), (4, 0)] {
+            journal.append(&Record::Attach(Box::new(attachment(n)))).unwrap();
+            journal.append(&Record::Detach { key: attachment(n).key(), at }).unwrap();
+        }
+        drop(journal);
+        for _ in 0..3 {
+            let held: Vec<_> = reopen(dir.path()).held().collect();
+            assert_eq!(
+                held.iter().map(|(own, _)| own.to_string()).collect::<Vec<_>>(),
+                ["10.0.0.1", "10.0.0.3"]
+            );
+            assert!(held.iter().all(|(_, left)| *left <= HOLD && *left > Duration::ZERO), "{held:?}");
+        }
     }
 }

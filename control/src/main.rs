@@ -80,6 +80,13 @@ fn run(args: &Args, config: Config, source: Box<dyn Source>) -> anyhow::Result<(
         store.keep_tap(desired::HOST_PORT, tap, None);
     }
     attach::restore(&store);
+    // Before anybody asks for anything: a DEL that was left comes before the next ADD.
+    let spool = args.state_dir.join("detached");
+    std::fs::create_dir_all(&spool).with_context(|| format!("making {}", spool.display()))?;
+    let left = attach::take_left(&store, &spool);
+    if left > 0 {
+        tracing::info!("{left} DEL(s) had been left while nobody was here");
+    }
 
     let shared = Arc::clone(&store);
     start("source", move || {
@@ -96,6 +103,8 @@ fn run(args: &Args, config: Config, source: Box<dyn Source>) -> anyhow::Result<(
     }
     let shared = Arc::clone(&store);
     start("sandbox", move || sandbox::follow(&shared))?;
+    let shared = Arc::clone(&store);
+    start("left", move || attach::follow_left(&shared, &spool))?;
     let shared = Arc::clone(&store);
     start("control", move || cni::serve(&listener, &shared))?;
     tracing::info!("node {}: listening on {}", store.config.node, args.socket.display());

@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use desired::{ClusterView, Desired, Host, Local};
-use proto::control::{AttachPort, Status};
+use proto::control::{AttachAddresses, AttachPort, Status};
 use proto::dataplane::PortKind;
 use rustix::event::EventfdFlags;
 use tap::Tap;
@@ -20,7 +20,7 @@ use wire::IpPrefix;
 
 use crate::args::Config;
 use crate::host;
-use crate::ipam::{Exhausted, Ipam};
+use crate::ipam::{Ipam, IpamError};
 use crate::journal::{Attachment, History, Journal, JournalError, Key, Record};
 use crate::sandbox::NetnsId;
 use crate::watch::Update;
@@ -143,6 +143,8 @@ impl Store {
         journal: Journal,
         history: History,
     ) -> std::io::Result<Self> {
+        let now = Instant::now();
+        let held = history.held().map(|(address, left)| (address, now + left)).collect();
         let used: Vec<IpAddr> =
             history.attachments.iter().flat_map(|own| own.attached.addresses.clone()).collect();
         let state = State {
@@ -150,7 +152,7 @@ impl Store {
             complete: false,
             attachments: history.attachments.into_iter().map(|own| (own.key(), own)).collect(),
             busy: BTreeMap::new(),
-            ipam: Ipam::new(used, history.last),
+            ipam: Ipam::new(used, history.last, held),
             taps: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             session: Session { trouble: "not connected yet".to_owned(), ..Session::default() },
@@ -356,12 +358,32 @@ impl Store {
         }
     }
 
-    pub(crate) fn allocate(&self, cidrs: &[IpPrefix], reserved: &[IpAddr]) -> Result<Vec<IpAddr>, Exhausted> {
-        self.lock().ipam.allocate(cidrs, reserved)
+    pub(crate) fn allocate(
+        &self,
+        wanted: &[IpAddr],
+        cidrs: &[IpPrefix],
+        reserved: &[IpAddr],
+    ) -> Result<Vec<IpAddr>, IpamError> {
+        self.lock().ipam.allocate(wanted, cidrs, reserved, Instant::now())
     }
 
-    pub(crate) fn release(&self, addresses: &[IpAddr]) {
-        self.lock().ipam.release(addresses);
+    /// Takes addresses that a delegated plug-in gave.
+    pub(crate) fn take_addresses(&self, addresses: &[IpAddr]) -> Result<(), IpamError> {
+        self.lock().ipam.take(addresses)
+    }
+
+    /// Gives back what somebody may have heard of. An address of a delegated plug-in's is for that to hold back.
+    pub(crate) fn release(&self, attachment: &Attachment) {
+        let mut state = self.lock();
+        match attachment.request.addresses {
+            AttachAddresses::Given { .. } => state.ipam.free(&attachment.attached.addresses),
+            _ => state.ipam.release(&attachment.attached.addresses, Instant::now()),
+        }
+    }
+
+    /// Gives back what nobody ever had.
+    pub(crate) fn free(&self, addresses: &[IpAddr]) {
+        self.lock().ipam.free(addresses);
     }
 
     /// The first of `names` that no other endpoint has or is about to get; it is kept for the claim's key.

@@ -37,6 +37,7 @@ impl Set {
         match self {
             Self::Build => &["gcc", "libclang-dev", "libdpdk-dev", "pkg-config"],
             Self::Run => &[
+                "containernetworking-plugins",
                 "dpdk",
                 "dpdk-dev",
                 "ethtool",

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use proto::control::{AttachPort, AttachRequest, PodName, Request};
+use proto::control::{AttachAddresses, AttachPort, AttachRequest, PodName, Request};
 use serde_json::{Value, json};
 use wire::MacAddr;
 
@@ -46,12 +46,22 @@ fn a_kernel_pod_in_every_version() {
             queue_pairs: None,
             mtu: None,
             mac: None,
+            addresses: AttachAddresses::Any,
             pod: Some(PodName { namespace: "default".into(), name: "web-1".into() }),
         };
         assert_eq!(asked, &expected);
         // The descriptor that came is the namespace itself.
         assert_eq!(fds, &[std::fs::metadata(NETNS).unwrap().ino()]);
     }
+}
+
+#[test]
+fn addresses_that_the_runtime_wants() {
+    let control = FakeControl::willing();
+    add(&control, "1.0.0", json!({"runtimeConfig": {"ips": ["10.244.1.9/24", "fd00:10:244:1::9"]}}), &[]);
+    let [(Request::Attach(asked), _)] = &control.asked()[..] else { panic!("{:?}", control.asked()) };
+    let addresses = ["10.244.1.9", "fd00:10:244:1::9"].map(|text| text.parse().unwrap()).into();
+    assert_eq!(asked.addresses, AttachAddresses::Wanted { addresses });
 }
 
 #[test]

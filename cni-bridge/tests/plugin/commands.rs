@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use proto::control::{Request, Response, Status};
-use serde_json::json;
+use proto::control::{AttachAddresses, AttachmentName, Request, Response, Status};
+use serde_json::{Value, json};
 
 use crate::fake::{FakeControl, bytes, finish, run, status, willing};
 
@@ -85,12 +85,116 @@ fn status_is_controls_own() {
 }
 
 #[test]
-fn gc_does_not_claim_what_it_does_not_do() {
+fn gc_names_what_is_to_stay_and_tells_what_could_not_go() {
     let control = FakeControl::willing();
-    let config = bytes(&control.config("1.1.0", json!({"cni.dev/valid-attachments": []})));
-    let (code, msg) = run("GC", &config, &[]).failure();
-    assert!(code == 112 && msg.contains("`pods`"), "{code} {msg}");
-    assert!(control.asked().is_empty());
+    let gc = |valid: Value| {
+        let config = control.config("1.1.0", json!({"cni.dev/valid-attachments": valid}));
+        run("GC", &bytes(&config), &[("CNI_CONTAINERID", ""), ("CNI_IFNAME", ""), ("CNI_NETNS", "")])
+    };
+    gc(json!([{"containerID": "a", "ifname": "eth0"}, {"containerID": "b", "ifname": "net1"}])).nothing();
+    gc(json!([])).nothing();
+    let name = |container: &str, interface: &str| AttachmentName {
+        container: container.into(),
+        interface: interface.into(),
+    };
+    let collect = |valid| (Request::Collect { network: "pods".into(), valid }, vec![]);
+    assert_eq!(control.asked(), [collect(vec![name("a", "eth0"), name("b", "net1")]), collect(vec![])]);
+    // A list that is missing or malformed is not an empty one.
+    for bad in [json!(null), json!("a"), json!([{"containerID": "a"}]), json!(["a"])] {
+        let (code, msg) = gc(bad).failure();
+        assert!(code == 7 && msg.contains("cni.dev/valid-attachments"), "{code} {msg}");
+    }
+    assert_eq!(control.asked().len(), 2);
+
+    let failing = FakeControl::start(|request| {
+        Some(match request {
+            Request::Collect { .. } => {
+                Response::Collected { removed: 1, failures: vec!["pods/a/eth0: the disk is full".into()] }
+            }
+            other => willing(other),
+        })
+    });
+    let config = failing.config("1.1.0", json!({"cni.dev/valid-attachments": []}));
+    let (code, msg) = run("GC", &bytes(&config), &[]).failure();
+    assert!(code == 112 && msg.contains("pods/a/eth0: the disk is full"), "{code} {msg}");
+}
+
+#[test]
+fn del_while_control_is_away_is_left_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, spool) = (dir.path().join("control.sock"), dir.path().join("state/detached"));
+    let config =
+        |spool: &Path| json!({"cniVersion": "1.0.0", "name": "pods", "socket": socket, "spool": spool});
+    for _ in 0..2 {
+        let said = run("DEL", &bytes(&config(&spool)), &[]);
+        said.nothing();
+        assert!(said.stderr.contains(spool.to_str().unwrap()), "{}", said.stderr);
+    }
+    let detach =
+        Request::Detach { network: "pods".into(), container: "c0ffee".into(), interface: "eth0".into() };
+    let left = proto::spool::left(&spool).unwrap();
+    assert_eq!(left.into_iter().map(|(_, read)| read).collect::<Vec<_>>(), [Ok(detach)]);
+    // Where nothing can be left, the runtime is to try again.
+    let (code, msg) = run("DEL", &bytes(&config(Path::new("/proc/nowhere"))), &[]).failure();
+    assert!(code == 11 && msg.contains(socket.to_str().unwrap()), "{code} {msg}");
+}
+
+/// Debian's own, which keeps its leases in a folder of the test's.
+#[test]
+fn a_delegated_plug_in_gives_the_addresses_and_gets_them_back() {
+    let control = FakeControl::start(|request| match request {
+        Request::Attach(asked) if asked.container == "refused" => {
+            Some(Response::Failed { code: 103, reason: "no".into(), details: String::new() })
+        }
+        other => Some(willing(other)),
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let leases = |dir: &Path| {
+        let names = std::fs::read_dir(dir.join("pods")).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut ips: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+        ips.retain(|name| name.starts_with("10."));
+        ips.sort();
+        ips
+    };
+    let ranges = json!([[{"subnet": "10.9.0.0/24"}], [{"subnet": "fd00:9::/64"}]]);
+    let config = |name: &str| {
+        let ipam = json!({"type": "host-local", "dataDir": dir.path(), "ranges": ranges,
+            "resolvConf": dir.path().join("resolv.conf")});
+        bytes(&control.config("1.0.0", json!({"name": name, "ipam": ipam})))
+    };
+    std::fs::write(dir.path().join("resolv.conf"), "nameserver 10.9.0.53\n").unwrap();
+    let path = ("CNI_PATH", "/nowhere:/usr/lib/cni");
+    let result = run("ADD", &config("pods"), &[path]).result();
+    assert_eq!(result["dns"]["nameservers"], json!(["10.9.0.53"]));
+    let addresses = |asked: &Request| match asked {
+        Request::Attach(asked) => asked.addresses.clone(),
+        other => panic!("{other:?}"),
+    };
+    let given = |texts: [&str; 2]| AttachAddresses::Given {
+        addresses: texts.map(|text| text.parse().unwrap()).into(),
+    };
+    assert_eq!(addresses(&control.asked()[0].0), given(["10.9.0.2", "fd00:9::2"]));
+    assert_eq!(leases(dir.path()), ["10.9.0.2"]);
+    // Of an ADD that control refuses nothing stays leased.
+    let (code, _) = run("ADD", &config("pods"), &[path, ("CNI_CONTAINERID", "refused")]).failure();
+    assert_eq!((code, leases(dir.path()).len()), (103, 1));
+    // CHECK asks it too: it knows nothing of this container.
+    let check = control.config(
+        "1.0.0",
+        json!({"ipam": {"type": "host-local", "dataDir": dir.path(), "ranges": ranges}, "prevResult": result}),
+    );
+    let (code, msg) = run("CHECK", &bytes(&check), &[path, ("CNI_CONTAINERID", "other")]).failure();
+    assert!(msg.contains("host-local's CHECK"), "{code} {msg}");
+    for _ in 0..2 {
+        run("DEL", &config("pods"), &[path]).nothing();
+        assert_eq!(leases(dir.path()), Vec::<String>::new());
+    }
+    // Its own error comes through with its code.
+    let full = json!({"ipam": {"type": "host-local", "dataDir": dir.path(), "ranges": [[{"subnet": "10.9.0.0/99"}]]}});
+    let (_, msg) = run("ADD", &bytes(&control.config("1.0.0", full.clone())), &[path]).failure();
+    assert!(msg.contains("host-local's ADD") && msg.contains("10.9.0.0/99"), "{msg}");
+    // A pod can end although the plug-in is not there any more.
+    run("DEL", &config("pods"), &[("CNI_PATH", "/nowhere")]).nothing();
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use apiserver::ApiServer;
-use proto::control::{AttachPort, AttachRequest, Attached, Request, Response, Status};
+use proto::control::{AttachAddresses, AttachPort, AttachRequest, Attached, Request, Response, Status};
 use proto::{Connection, FrameError};
 use rustix::process::{Pid, Signal};
 
@@ -299,6 +299,7 @@ pub(crate) fn pod(name: &str, netns: &Netns) -> AttachRequest {
         queue_pairs: None,
         mtu: None,
         mac: None,
+        addresses: AttachAddresses::Any,
         pod: Some(proto::control::PodName { namespace: "shop".into(), name: name.into() }),
     }
 }

@@ -7,6 +7,7 @@ mod cluster;
 mod fake;
 mod faults;
 mod harness;
+mod requests;
 
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;

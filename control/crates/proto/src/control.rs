@@ -19,6 +19,8 @@ pub enum Request {
     Attach(AttachRequest),
     /// CNI DEL; succeeds for what is already gone. Answer: [`Response::Detached`].
     Detach { network: String, container: String, interface: String },
+    /// CNI GC: all attachments of the network but these are removed. Answer: [`Response::Collected`].
+    Collect { network: String, valid: Vec<AttachmentName> },
     /// `podrouter status`. Answer: [`Response::Status`].
     Status,
 }
@@ -32,6 +34,11 @@ pub enum Response {
     },
     Attached(Attached),
     Detached,
+    /// How many were removed, and which could not be, and why.
+    Collected {
+        removed: u32,
+        failures: Vec<String>,
+    },
     Status(Status),
     /// `code` is one of the CNI specification's error codes (CNI 1.1.0, section 5).
     Failed {
@@ -62,9 +69,38 @@ pub struct AttachRequest {
     /// The pod's own MAC; `None`: made from its address.
     #[serde(default, with = "text::option")]
     pub mac: Option<MacAddr>,
+    #[serde(default, skip_serializing_if = "AttachAddresses::is_any")]
+    pub addresses: AttachAddresses,
     /// From `CNI_ARGS` (`K8S_POD_NAMESPACE`, `K8S_POD_NAME`), if Kubernetes asked.
     #[serde(default)]
     pub pod: Option<PodName>,
+}
+
+/// Where a pod's addresses come from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "kebab-case")]
+pub enum AttachAddresses {
+    /// Out of the node's podCIDRs, one a family.
+    #[default]
+    Any,
+    /// These, out of the node's podCIDRs; a family that has none here gets any.
+    Wanted { addresses: Vec<IpAddr> },
+    /// These, from a delegated IPAM plug-in that keeps account of them.
+    Given { addresses: Vec<IpAddr> },
+}
+
+impl AttachAddresses {
+    #[must_use]
+    pub const fn is_any(&self) -> bool {
+        matches!(self, Self::Any)
+    }
+}
+
+/// An attachment within its network, as CNI's `cni.dev/valid-attachments` names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AttachmentName {
+    pub container: String,
+    pub interface: String,
 }
 
 /// A pod as Kubernetes names it.

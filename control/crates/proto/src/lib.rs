@@ -10,6 +10,7 @@
 pub mod control;
 pub mod dataplane;
 mod framing;
+pub mod spool;
 mod tagged;
 mod text;
 
@@ -24,6 +25,9 @@ pub const DATAPLANE_SOCKET: &str = "/run/podrouter/dataplane.sock";
 
 /// Where control listens unless told otherwise.
 pub const CONTROL_SOCKET: &str = "/run/podrouter/control.sock";
+
+/// Where a DEL is left while control is away, unless told otherwise: `detached` in control's state directory.
+pub const SPOOL: &str = "/var/lib/podrouter/detached";
 
 /// Exit codes of every binary, documented in each `--help`.
 pub mod exit {

@@ -10,7 +10,7 @@ use std::fmt::Debug;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use proto::control::{self, AttachPort, AttachRequest, Attached, AttachedRoute, PodName};
+use proto::control::{self, AttachAddresses, AttachPort, AttachRequest, Attached, AttachedRoute, PodName};
 use proto::dataplane::{
     self, Backend, BackendState, DeviceCounter, DeviceStatus, DropStatus, Endpoint, EndpointKind, Ethdev,
     FlowFilter, FlowQuery, FlowStatus, FlowUse, FlowWay, Frontend, FrontendKey, Hello, Identity, IdentityKey,
@@ -452,8 +452,15 @@ fn control_requests() -> Vec<(&'static str, control::Request)> {
         queue_pairs: None,
         mtu: None,
         mac: None,
+        addresses: AttachAddresses::Any,
         pod: None,
     };
+    let addresses = vec![ip("10.244.1.9"), ip("fd00:10:244:1::9")];
+    let wanted = AttachRequest {
+        addresses: AttachAddresses::Wanted { addresses: addresses.clone() },
+        ..attach.clone()
+    };
+    let given = AttachRequest { addresses: AttachAddresses::Given { addresses }, ..attach.clone() };
     let named = AttachRequest {
         port: AttachPort::VhostUser,
         queue_pairs: Some(4),
@@ -466,9 +473,15 @@ fn control_requests() -> Vec<(&'static str, control::Request)> {
         ("hello", Request::Hello { version: 1, program: "podrouter-cni".into() }),
         ("attach-tap", Request::Attach(attach)),
         ("attach-vhost-user", Request::Attach(named)),
+        ("attach-wanted", Request::Attach(wanted)),
+        ("attach-given", Request::Attach(given)),
         ("detach", {
             let (network, container, interface) = ("pods".into(), "c0ffee".into(), "eth0".into());
             Request::Detach { network, container, interface }
+        }),
+        ("collect", {
+            let valid = control::AttachmentName { container: "c0ffee".into(), interface: "eth0".into() };
+            Request::Collect { network: "pods".into(), valid: vec![valid] }
         }),
         ("status", Request::Status),
     ]
@@ -493,6 +506,10 @@ fn control_responses() -> Vec<(&'static str, control::Response)> {
         ("attached-tap", Response::Attached(attached)),
         ("attached-vhost-user", Response::Attached(vhost)),
         ("detached", Response::Detached),
+        (
+            "collected",
+            Response::Collected { removed: 2, failures: vec!["pods/c0ffee/eth0: the disk is full".into()] },
+        ),
         (
             "status",
             Response::Status(control::Status {
@@ -547,7 +564,11 @@ fn named(messages: &BTreeSet<String>) {
     }
     for (_, message) in control_requests() {
         match message {
-            CtlQ::Hello { .. } | CtlQ::Attach(_) | CtlQ::Detach { .. } | CtlQ::Status => {}
+            CtlQ::Hello { .. }
+            | CtlQ::Attach(_)
+            | CtlQ::Detach { .. }
+            | CtlQ::Collect { .. }
+            | CtlQ::Status => {}
         }
     }
     for (_, message) in control_responses() {
@@ -556,6 +577,7 @@ fn named(messages: &BTreeSet<String>) {
             | CtlA::Attached(_)
             | CtlA::Detached
             | CtlA::Status(_)
+            | CtlA::Collected { .. }
             | CtlA::Failed { .. } => {}
         }
     }

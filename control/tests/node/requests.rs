@@ -1,0 +1,104 @@
+//! What else a runtime asks for: addresses of its choice, GC, and DELs that came while nobody was here.
+
+use std::net::IpAddr;
+
+use proto::control::{AttachAddresses, AttachRequest, AttachmentName, Request, Response};
+
+use crate::harness::{Netns, Node, detach, pod, until};
+
+fn addresses(texts: &[&str]) -> Vec<IpAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
+fn addresses_of_the_runtimes_choice_and_of_a_delegated_plug_in() {
+    let mut node = Node::new();
+    let fake = node.fake();
+    node.start_and_sync(&fake);
+    let (first, second, third) = (Netns::new(), Netns::new(), Netns::new());
+    let wanted = AttachAddresses::Wanted { addresses: addresses(&["10.244.1.77"]) };
+    let request = AttachRequest { addresses: wanted.clone(), ..pod("front", &first) };
+    let attached = node.attach(request.clone(), &first);
+    assert_eq!(attached.addresses, addresses(&["10.244.1.77", "fd00:10:244:1::2"]));
+    let again = AttachRequest { addresses: wanted, ..pod("other", &second) };
+    let (code, reason) = node.attach_fails(again.clone(), &second);
+    assert!(code == 11 && reason.contains("10.244.1.77 is in use"), "{code}: {reason}");
+    node.detach(&request);
+    let (code, reason) = node.attach_fails(again, &second);
+    assert!(code == 11 && reason.contains("10.244.1.77 was released"), "{code}: {reason}");
+    let elsewhere = AttachAddresses::Wanted { addresses: addresses(&["10.244.2.7"]) };
+    let (code, reason) =
+        node.attach_fails(AttachRequest { addresses: elsewhere, ..pod("other", &second) }, &second);
+    assert!(
+        code == 7 && reason.contains("10.244.2.7") && reason.contains("10.244.1.0/24"),
+        "{code}: {reason}"
+    );
+
+    // Whoever keeps account of them chooses as it likes, and may give them again at once.
+    let given = AttachAddresses::Given { addresses: addresses(&["10.99.0.2"]) };
+    let request = AttachRequest { addresses: given.clone(), ..pod("given", &second) };
+    assert_eq!(node.attach(request.clone(), &second).addresses, addresses(&["10.99.0.2"]));
+    assert_eq!(fake.contents().0.endpoints["shop/given"].addresses, addresses(&["10.99.0.2"]));
+    let twice = AttachRequest { addresses: given.clone(), ..pod("twice", &third) };
+    let (code, reason) = node.attach_fails(twice.clone(), &third);
+    assert!(code == 11 && reason.contains("10.99.0.2 is in use"), "{code}: {reason}");
+    node.detach(&request);
+    node.attach(twice, &third);
+    // What it gave outlives control.
+    node.kill();
+    node.start_and_sync(&fake);
+    let (code, _) = node.attach_fails(AttachRequest { addresses: given, ..pod("more", &first) }, &first);
+    assert_eq!(code, 11);
+}
+
+#[test]
+fn what_the_runtime_does_not_name_is_collected_from_its_network_alone() {
+    let mut node = Node::new();
+    let fake = node.fake();
+    node.start_and_sync(&fake);
+    let all: Vec<(AttachRequest, Netns)> = (0..4)
+        .map(|n| {
+            let netns = Netns::new();
+            let network = if n == 3 { "others" } else { "pods" };
+            let request = AttachRequest { network: network.into(), ..pod(&format!("pod{n}"), &netns) };
+            node.attach(request.clone(), &netns);
+            (request, netns)
+        })
+        .collect();
+    let valid = AttachmentName { container: "container-pod1".into(), interface: "eth0".into() };
+    let collect = Request::Collect { network: "pods".into(), valid: vec![valid] };
+    for removed in [2, 0] {
+        assert_eq!(node.call(&collect, None), Response::Collected { removed, failures: vec![] });
+        let there: Vec<bool> = all.iter().map(|(_, netns)| netns.link("eth0").is_some()).collect();
+        assert_eq!(there, [false, true, false, true]);
+        let endpoints: Vec<String> = fake.contents().0.endpoints.keys().cloned().collect();
+        assert_eq!(endpoints, ["host", "shop/pod1", "shop/pod3"]);
+    }
+    node.detach(&all[0].0);
+}
+
+#[test]
+fn dels_that_were_left_come_before_anything_else() {
+    let mut node = Node::new();
+    let fake = node.fake();
+    node.start_and_sync(&fake);
+    let (first, second) = (Netns::new(), Netns::new());
+    let requests = [pod("front", &first), pod("other", &second)];
+    node.attach(requests[0].clone(), &first);
+    node.attach(requests[1].clone(), &second);
+    node.kill();
+    let spool = node.path("state/detached");
+    proto::spool::leave(&spool, &detach(&requests[0])).unwrap();
+    std::fs::write(spool.join("broken.json"), "{").unwrap();
+    node.start();
+    // It listens only when what was left is done: no waiting here.
+    assert_eq!(node.status().attachments, 1);
+    assert!(first.link("eth0").is_none() && second.link("eth0").is_some());
+    until("the data plane lets go of it", || !fake.contents().0.endpoints.contains_key("shop/front"));
+    assert!(spool.join("broken.damaged").exists() && node.log().contains("broken.json"));
+    // One that is left while it listens is found soon.
+    proto::spool::leave(&spool, &detach(&requests[1])).unwrap();
+    until("the other goes", || node.status().attachments == 0);
+    until("no file is left", || proto::spool::left(&spool).unwrap().is_empty());
+    assert!(second.link("eth0").is_none());
+}
