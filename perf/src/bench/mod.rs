@@ -3,6 +3,7 @@
 //! Each bench brings up its contestants, runs them in turn on one core, and says how they compare; `perf/README.md` says
 //! what is fair in each, and what is not. Without a name: the pure crates' benches.
 
+mod attach;
 mod contestant;
 mod flows;
 mod guests;
@@ -90,6 +91,8 @@ enum Bench {
     Latency,
     /// TCP and 64-byte UDP between two kernel pods, against a veth pair.
     KernelPods,
+    /// CNI's ADD and DEL, against Debian's bridge with host-local; and 200 at once.
+    Attach,
     /// Our tables against rte_lpm, rte_fib and rte_hash.
     Peers,
 }
@@ -159,6 +162,7 @@ pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
     let report = match bench {
         Bench::Micro | Bench::Peers => return Ok(()),
         Bench::KernelPods => kernel_pods::kernel_pods(&stage, machine.cores())?,
+        Bench::Attach => attach::attach(&stage)?,
         Bench::Routing => flows::routing(&stage, &machine, &sources)?,
         Bench::KnownFlows => flows::known(&stage, &machine, &sources)?,
         Bench::NewFlows => flows::new_flows(&stage)?,
