@@ -54,13 +54,22 @@ pub struct Options {
     pub uplink_mtu: u16,
     /// MTU that the CNI configuration asks for pods; `None`: what the uplink allows.
     pub pod_mtu: Option<u16>,
+    /// What leads to an API server that control is to follow; `None`: it follows the manifests.
+    pub kubeconfig: Option<PathBuf>,
     /// More arguments of the data plane.
     pub dataplane: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { workers: None, idle: None, uplink_mtu: 1500, pod_mtu: None, dataplane: Vec::new() }
+        Self {
+            workers: None,
+            idle: None,
+            uplink_mtu: 1500,
+            pod_mtu: None,
+            kubeconfig: None,
+            dataplane: Vec::new(),
+        }
     }
 }
 
@@ -300,7 +309,11 @@ fn spawn_control(
     options: &Options,
 ) -> Result<Process> {
     let mut command: Command = host.command(artefacts.path("podrouter-control"));
-    command.args(["--node", NODE]).arg("--manifests").arg(manifests.dir());
+    command.args(["--node", NODE]);
+    match &options.kubeconfig {
+        Some(path) => command.arg("--kubeconfig").arg(path),
+        None => command.arg("--manifests").arg(manifests.dir()),
+    };
     command.arg("--socket").arg(control_socket(run)).arg("--dataplane").arg(dataplane_socket(run));
     command.arg("--state-dir").arg(run.dir().join("state")).arg("--vhost-dir").arg(run.dir().join("vhost"));
     command.args(["--uplink", "net_af_packet0", "--uplink-mtu", &options.uplink_mtu.to_string()]);

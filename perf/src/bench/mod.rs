@@ -4,6 +4,7 @@
 //! what is fair in each, and what is not. Without a name: the pure crates' benches.
 
 mod attach;
+mod cluster;
 mod contestant;
 mod flows;
 mod guests;
@@ -93,6 +94,8 @@ enum Bench {
     KernelPods,
     /// CNI's ADD and DEL, against Debian's bridge with host-local; and 200 at once.
     Attach,
+    /// Control on an API server with 5,000 nodes: first transaction, memory, and how soon changes are in force.
+    Cluster,
     /// Our tables against rte_lpm, rte_fib and rte_hash.
     Peers,
 }
@@ -163,6 +166,7 @@ pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
         Bench::Micro | Bench::Peers => return Ok(()),
         Bench::KernelPods => kernel_pods::kernel_pods(&stage, machine.cores())?,
         Bench::Attach => attach::attach(&stage)?,
+        Bench::Cluster => cluster::cluster(&stage)?,
         Bench::Routing => flows::routing(&stage, &machine, &sources)?,
         Bench::KnownFlows => flows::known(&stage, &machine, &sources)?,
         Bench::NewFlows => flows::new_flows(&stage)?,
