@@ -9,6 +9,7 @@ use http::Uri;
 use proto::dataplane::{Ethdev, InterfaceAddress, Router};
 use wire::IpPrefix;
 
+use crate::report::Report;
 use crate::watch::{ApiServer, Manifests, Source};
 
 /// Turns what the cluster says into a node's routes and attaches its pods.
@@ -147,15 +148,17 @@ impl Args {
         })
     }
 
-    /// What the cluster is followed by.
+    /// What the cluster is followed by, and who is told of this node.
     ///
     /// # Errors
     /// A sentence that names the flag, its value and what to do.
-    pub(crate) fn source(&self) -> Result<Box<dyn Source>, String> {
+    pub(crate) fn source(&self) -> Result<(Box<dyn Source>, Option<Report>), String> {
         let Some(directory) = &self.manifests else {
             let (kubeconfig, context) = (self.kubeconfig.as_deref(), self.context.as_deref());
             let source = ApiServer::new(kubeconfig, context, self.api_server.as_ref(), &self.node);
-            return Ok(Box::new(source.map_err(|error| error.to_string())?));
+            let source = source.map_err(|error| error.to_string())?;
+            let report = Report::new(source.config().clone(), self.node.clone());
+            return Ok((Box::new(source), Some(report)));
         };
         if !directory.is_dir() {
             return Err(format!(
@@ -163,7 +166,7 @@ impl Args {
                 directory.display()
             ));
         }
-        Ok(Box::new(Manifests::new(directory.clone())))
+        Ok((Box::new(Manifests::new(directory.clone())), None))
     }
 
     fn uplink_config(&self) -> Result<Option<Uplink>, String> {

@@ -11,6 +11,7 @@ mod ipam;
 mod journal;
 mod netlink;
 mod pod;
+mod report;
 mod sandbox;
 mod session;
 mod store;
@@ -32,6 +33,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::{Args, Config};
 use crate::journal::Journal;
+use crate::report::Report;
 use crate::store::Store;
 use crate::watch::Source;
 
@@ -46,14 +48,14 @@ fn main() -> ExitCode {
     };
     let colours = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
-    let (config, source) = match args.config().and_then(|config| Ok((config, args.source()?))) {
+    let (config, (source, report)) = match args.config().and_then(|config| Ok((config, args.source()?))) {
         Ok(checked) => checked,
         Err(error) => {
             eprintln!("podrouter-control: {error}");
             return proto::exit::CONFIG.into();
         }
     };
-    match run(&args, config, source) {
+    match run(&args, config, source, report) {
         Ok(()) => proto::exit::OK.into(),
         Err(error) => {
             eprintln!("podrouter-control: {error:#}");
@@ -62,7 +64,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args, config: Config, source: Box<dyn Source>) -> anyhow::Result<()> {
+fn run(args: &Args, config: Config, source: Box<dyn Source>, report: Option<Report>) -> anyhow::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("asking for signals")?;
     for directory in [&args.state_dir, &args.vhost_dir] {
         std::fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
@@ -100,6 +102,10 @@ fn run(args: &Args, config: Config, source: Box<dyn Source>) -> anyhow::Result<(
     if let Some(name) = store.config.host.clone() {
         let shared = Arc::clone(&store);
         start("host", move || host::follow(&shared, &name, &shared.config.router))?;
+    }
+    if let Some(report) = report {
+        let shared = Arc::clone(&store);
+        start("report", move || report.follow(&shared))?;
     }
     let shared = Arc::clone(&store);
     start("sandbox", move || sandbox::follow(&shared))?;

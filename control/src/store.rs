@@ -91,6 +91,7 @@ struct State {
     journal_warnings: Vec<String>,
     source_warnings: Vec<String>,
     host_warnings: Vec<String>,
+    report_warnings: Vec<String>,
 }
 
 /// The shared state.
@@ -159,6 +160,7 @@ impl Store {
             journal_warnings: history.problems,
             source_warnings: Vec::new(),
             host_warnings: Vec::new(),
+            report_warnings: Vec::new(),
         };
         Ok(Self {
             config,
@@ -317,6 +319,25 @@ impl Store {
             tracing::warn!("{warning}");
         }
         state.host_warnings = warnings;
+    }
+
+    pub(crate) fn set_report_warnings(&self, warnings: Vec<String>) {
+        let mut state = self.lock();
+        for warning in warnings.iter().filter(|warning| !state.report_warnings.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        state.report_warnings = warnings;
+    }
+
+    /// Whether pods can be attached and their traffic is forwarded, and what of this node's own is not honoured.
+    pub(crate) fn standing(&self) -> (bool, Vec<String>) {
+        let plan = self.plan();
+        let own = |plan: &Plan| plan.desired.own_warnings(&self.config.node).map(str::to_owned).collect();
+        let mut warnings: Vec<String> = plan.as_ref().map(own).unwrap_or_default();
+        let state = self.lock();
+        let session = &state.session;
+        warnings.extend(session.failed_ports.iter().map(|(port, why)| format!("port {port}: {why}")));
+        (session.connected && state.complete, warnings)
     }
 
     // Used by the CNI threads.
@@ -485,6 +506,7 @@ impl Store {
         warnings.extend(state.source_warnings.iter().cloned());
         warnings.extend(plan.iter().flat_map(|plan| plan.desired.warnings().map(str::to_owned)));
         warnings.extend(state.host_warnings.iter().cloned());
+        warnings.extend(state.report_warnings.iter().cloned());
         if !session.connected {
             warnings.push(format!(
                 "the data plane is away: {}; nothing can be attached or changed until it is back: is \

@@ -105,6 +105,11 @@ impl ApiServer {
         Ok(Self { config, node: node.to_owned() })
     }
 
+    /// How to speak to it.
+    pub(crate) const fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Starts a task that follows a resource.
     fn watch<T>(
         &self,
@@ -325,7 +330,7 @@ where
                     );
                     return Anew::ByLists;
                 }
-                reach.pause(backoff, &Told(&error).to_string()).await;
+                reach.pause(backoff, &told(&error)).await;
                 if is_lost(&error) {
                     return Anew::Lost;
                 }
@@ -366,26 +371,24 @@ fn is_lost(error: &watcher::Error) -> bool {
         || status(error).is_some_and(|status| status.code == 410)
 }
 
-/// An error in one line, with its causes, and without the repetitions and structures that libraries print.
-struct Told<'a>(&'a watcher::Error);
-
-impl fmt::Display for Told<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(status) = status(self.0) {
+/// An error in one line, without the repetitions and structures that libraries print.
+pub(crate) fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    loop {
+        if let Some(status) = cause.downcast_ref::<Box<kube::core::Status>>() {
             let advice = match status.code {
                 401 => " (is the token or certificate still good?)",
                 403 => " (does the ClusterRole of control/deploy allow it?)",
                 _ => "",
             };
             let message = if status.message.is_empty() { &status.reason } else { &status.message };
-            return write!(f, "HTTP {}: {message}{advice}", status.code);
+            return format!("HTTP {}: {message}{advice}", status.code);
         }
         // The last cause is what the system or the server said; those before it say who heard it.
-        let mut cause: &dyn std::error::Error = self.0;
-        while let Some(next) = cause.source() {
-            cause = next;
+        match cause.source() {
+            Some(next) => cause = next,
+            None => return cause.to_string(),
         }
-        write!(f, "{cause}")
     }
 }
 

@@ -13,7 +13,7 @@ mod manifests;
 mod objects;
 mod watched;
 
-pub(crate) use apiserver::ApiServer;
+pub(crate) use apiserver::{ApiServer, told};
 pub(crate) use manifests::Manifests;
 
 /// What a source has come to know since it spoke last.

@@ -1,5 +1,6 @@
 //! The control process on an API server.
 
+use apiserver::Fault;
 use proto::dataplane::RouteTarget;
 use serde_json::json;
 
@@ -98,4 +99,60 @@ fn what_cannot_be_followed_is_named_at_the_start() {
         code == 2 && message.contains("--api-server") && message.contains("10.96.0.1"),
         "{code}: {message}"
     );
+}
+
+#[test]
+fn the_cluster_is_told_whether_pods_can_be_here_and_what_is_left_out() {
+    let mut node = Node::new();
+    let server = node.api_server(0, 0);
+    let mut own = server.get("Node", "", "knode1").unwrap();
+    own["status"]["conditions"] = json!([{"type": "Ready", "status": "True"}]);
+    server.set(own.clone());
+    let condition = || {
+        let conditions = server.get("Node", "", "knode1").unwrap()["status"]["conditions"].clone();
+        assert!(
+            conditions.as_array().unwrap().iter().any(|own| own["type"] == "Ready"),
+            "others' stay: {conditions}"
+        );
+        conditions.as_array().unwrap().iter().find(|own| own["type"] == "NetworkUnavailable").cloned()
+    };
+    let fake = node.fake();
+    node.start_and_sync(&fake);
+    until("the condition", || condition().is_some_and(|own| own["status"] == "False"));
+    assert_eq!(condition().unwrap()["reason"], "PodrouterIsReady");
+    drop(fake);
+    until("it is away", || condition().is_some_and(|own| own["status"] == "True"));
+    assert_eq!(condition().unwrap()["reason"], "PodrouterDataPlaneIsAway");
+    let _fake = node.fake();
+    until("it is back", || condition().is_some_and(|own| own["status"] == "False"));
+
+    let events = || server.all("Event");
+    assert_eq!(events(), Vec::<serde_json::Value>::new());
+    own["spec"]["podCIDRs"] = json!(["10.244.1.0/24", "10.244.1.0/99"]);
+    server.set(own);
+    until("an Event", || !events().is_empty());
+    let event = &events()[0];
+    assert_eq!(
+        (&event["regarding"]["kind"], &event["regarding"]["name"]),
+        (&json!("Node"), &json!("knode1"))
+    );
+    assert!(event["note"].as_str().unwrap().contains("10.244.1.0/99"), "{event}");
+    assert_eq!((&event["type"], &event["metadata"]["namespace"]), (&json!("Warning"), &json!("default")));
+
+    // Who may not write says so, and goes on.
+    server.set_faults(|request| {
+        let message = "nodes \"knode1\" is forbidden: cannot patch resource";
+        let fault = Fault::Status { code: 403, reason: "Forbidden", message, retry_after: None };
+        (request.method == "PATCH").then_some(fault)
+    });
+    node.kill();
+    node.start();
+    until("why nobody is told", || {
+        node.status()
+            .warnings
+            .iter()
+            .any(|text| text.contains("telling the cluster") && text.contains("HTTP 403"))
+    });
+    server.behave();
+    until("all is told", || node.status().warnings.iter().all(|text| !text.contains("telling")));
 }

@@ -14,6 +14,8 @@ pub struct Request {
     pub path: String,
     /// Decoded, in order.
     pub query: Vec<(String, String)>,
+    /// `Content-Type`; empty without one.
+    pub media: String,
     pub body: Vec<u8>,
 }
 
@@ -53,12 +55,11 @@ pub(crate) fn read(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Requ
     parsed.parse(&head).map_err(|error| bad(&error.to_string()))?;
     let target = parsed.path.unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let length = parsed
-        .headers
-        .iter()
-        .find(|header| header.name.eq_ignore_ascii_case("content-length"))
-        .and_then(|header| std::str::from_utf8(header.value).ok()?.parse().ok())
-        .unwrap_or(0);
+    let header = |name: &str| {
+        let found = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+        found.and_then(|header| std::str::from_utf8(header.value).ok()).unwrap_or_default()
+    };
+    let length = header("content-length").parse().unwrap_or(0);
     let mut body = vec![0; length];
     let request = Request {
         method: parsed.method.unwrap_or_default().to_owned(),
@@ -69,6 +70,7 @@ pub(crate) fn read(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Requ
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
             .map(|(name, value)| (decoded(name), decoded(value)))
             .collect(),
+        media: header("content-type").to_owned(),
         body: Vec::new(),
     };
     reader.read_exact(&mut body)?;

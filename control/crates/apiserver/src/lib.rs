@@ -120,6 +120,15 @@ impl ApiServer {
         self.shared.store.get(kind, namespace, name)
     }
 
+    /// All objects of a kind.
+    ///
+    /// # Panics
+    /// Of a kind that is not served.
+    #[must_use]
+    pub fn all(&self, kind: &str) -> Vec<Value> {
+        self.shared.store.all(kind)
+    }
+
     /// Sends every watch a bookmark.
     pub fn bookmark(&self) {
         self.shared.store.bookmark();

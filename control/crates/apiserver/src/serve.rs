@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::http::{self, Request};
-use crate::store::{Event, Kind, Object, State, selected};
+use crate::store::{Event, Kind, Object, State, merge, namespace_of, selected};
 use crate::{Fault, Shared, locked};
 
 /// The annotation of the bookmark that ends a watch's first objects.
@@ -35,6 +35,10 @@ pub(crate) fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
             _ => None,
         };
         match Kind::at(&request.path) {
+            _ if request.method != "GET" => {
+                let (code, body) = write(shared, &request);
+                http::answer(stream, code, None, &body, cut)?;
+            }
             Some(kind) if request.is_watch() => watch(shared, stream, &request, kind, fault)?,
             Some(kind) => {
                 let (code, body) = list(&mut shared.store.lock(), &request, kind);
@@ -47,6 +51,37 @@ pub(crate) fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// POST and PATCH, of an object or of its status; nothing else is written by those who are tested.
+fn write(shared: &Shared, request: &Request) -> (u16, Vec<u8>) {
+    let Ok(body) = serde_json::from_slice::<Value>(&request.body) else {
+        return (400, status(400, "BadRequest", "the body is no JSON"));
+    };
+    let (code, mut object) = match (request.method.as_str(), Kind::of_one(&request.path)) {
+        ("POST", _) if Kind::at(&request.path).is_some() => (201, body),
+        ("PATCH", Some((kind, (namespace, name)))) => {
+            let Some(mut object) = shared.store.get(kind.name(), &namespace, &name) else {
+                return (404, status(404, "NotFound", &format!("{} {name:?} not found", kind.name())));
+            };
+            merge(&mut object, &body, request.media.contains("strategic"));
+            (200, object)
+        }
+        _ => {
+            return (
+                405,
+                status(405, "MethodNotAllowed", "the server does not allow this method on the resource"),
+            );
+        }
+    };
+    if let Some(kind) = Kind::at(&request.path).or(Kind::of_one(&request.path).map(|(kind, _)| kind)) {
+        object["kind"] = json!(kind.name());
+        if let Some(namespace) = namespace_of(&request.path) {
+            object["metadata"]["namespace"] = json!(namespace);
+        }
+    }
+    shared.store.set(object.clone());
+    (code, object.to_string().into_bytes())
 }
 
 fn status(code: u16, reason: &str, message: &str) -> Vec<u8> {

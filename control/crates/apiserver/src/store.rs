@@ -12,7 +12,7 @@ const SERVED: [(&str, &str, &str); 7] = [
     ("/api/v1", "pods", "Pod"),
     ("/api/v1", "namespaces", "Namespace"),
     ("/api/v1", "services", "Service"),
-    ("/api/v1", "events", "Event"),
+    ("/apis/events.k8s.io/v1", "events", "Event"),
     ("/apis/discovery.k8s.io/v1", "endpointslices", "EndpointSlice"),
     ("/apis/networking.k8s.io/v1", "networkpolicies", "NetworkPolicy"),
 ];
@@ -22,9 +22,10 @@ const SERVED: [(&str, &str, &str); 7] = [
 pub(crate) struct Kind(usize);
 
 impl Kind {
-    /// The one whose objects a path lists.
+    /// The one whose objects a path lists, of all namespaces or of one.
     pub(crate) fn at(path: &str) -> Option<Self> {
         let (prefix, plural) = path.rsplit_once('/')?;
+        let prefix = prefix.split_once("/namespaces/").map_or(prefix, |(prefix, _)| prefix);
         SERVED.iter().position(|own| own.0 == prefix && own.1 == plural).map(Self)
     }
 
@@ -34,6 +35,12 @@ impl Kind {
         Self(found.expect("a kind that is served"))
     }
 
+    /// The one that a path names, with namespace and name.
+    pub(crate) fn of_one(path: &str) -> Option<(Self, Key)> {
+        let (list, name) = path.strip_suffix("/status").unwrap_or(path).rsplit_once('/')?;
+        Some((Self::at(list)?, (namespace_of(list).unwrap_or_default().to_owned(), name.to_owned())))
+    }
+
     pub(crate) fn name(self) -> &'static str {
         SERVED[self.0].2
     }
@@ -41,6 +48,11 @@ impl Kind {
     pub(crate) fn api_version(self) -> &'static str {
         SERVED[self.0].0.trim_start_matches("/apis/").trim_start_matches("/api/")
     }
+}
+
+/// The namespace that a path leads into.
+pub(crate) fn namespace_of(path: &str) -> Option<&str> {
+    path.split_once("/namespaces/").and_then(|(_, rest)| rest.split('/').next())
 }
 
 /// Namespace and name.
@@ -122,6 +134,13 @@ impl Store {
         self.lock().objects.get(&key).map(|object| Value::clone(object))
     }
 
+    pub(crate) fn all(&self, kind: &str) -> Vec<Value> {
+        let kind = Kind::named(kind);
+        let state = self.lock();
+        let own = state.objects.iter().filter(|((other, _), _)| *other == kind);
+        own.map(|(_, object)| Value::clone(object)).collect()
+    }
+
     pub(crate) fn delete(&self, kind: &str, namespace: &str, name: &str) {
         let kind = Kind::named(kind);
         let mut state = self.lock();
@@ -153,6 +172,33 @@ impl Store {
     }
 }
 
+/// Merges a patch into an object (RFC 7386); with `strategic`, a list of objects that have a `type` by that, as the API server
+/// does with conditions.
+pub(crate) fn merge(object: &mut Value, patch: &Value, strategic: bool) {
+    match (object, patch) {
+        (Value::Object(object), Value::Object(patch)) => {
+            for (name, value) in patch {
+                if value.is_null() {
+                    object.remove(name);
+                } else {
+                    merge(object.entry(name.clone()).or_insert(Value::Null), value, strategic);
+                }
+            }
+        }
+        (Value::Array(list), Value::Array(patch))
+            if strategic && patch.iter().all(|own| own["type"].is_string()) =>
+        {
+            for own in patch {
+                match list.iter_mut().find(|there| there["type"] == own["type"]) {
+                    Some(there) => merge(there, own, strategic),
+                    None => list.push(own.clone()),
+                }
+            }
+        }
+        (object, patch) => *object = patch.clone(),
+    }
+}
+
 fn key(metadata: &Value) -> Key {
     let text = |name: &str| metadata[name].as_str().unwrap_or_default().to_owned();
     (text("namespace"), text("name"))
@@ -176,6 +222,17 @@ pub(crate) fn selected(object: &Value, selector: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patches_are_merged() {
+        let mut node = json!({"a": {"b": 1, "c": 2}, "conditions": [{"type": "Ready", "status": "True"}]});
+        let patch = json!({"a": {"b": null, "d": 3}, "conditions": [{"type": "Ready", "reason": "R"}, {"type": "N"}]});
+        merge(&mut node, &patch, true);
+        let conditions = json!([{"type": "Ready", "status": "True", "reason": "R"}, {"type": "N"}]);
+        assert_eq!(node, json!({"a": {"c": 2, "d": 3}, "conditions": conditions}));
+        merge(&mut node, &json!({"conditions": []}), false);
+        assert_eq!(node["conditions"], json!([]));
+    }
 
     #[test]
     fn selectors_read_fields() {

@@ -134,6 +134,13 @@ impl Desired {
         self.warnings.values().flatten().map(String::as_str)
     }
 
+    /// Those that are of this node's own making, or about its own Node.
+    pub fn own_warnings(&self, node: &str) -> impl Iterator<Item = &str> {
+        let own = [About::Local, About::Node(node.to_owned())];
+        let warnings = own.into_iter().filter_map(|about| self.warnings.get(&about));
+        warnings.flatten().map(String::as_str)
+    }
+
     pub(crate) fn warn(&mut self, about: About, text: String) {
         self.warnings.entry(about).or_default().push(text);
     }
