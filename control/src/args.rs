@@ -1,6 +1,6 @@
 //! The command line, and the configuration that it makes: checked as a whole before anything is touched.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Parser;
@@ -9,6 +9,7 @@ use http::Uri;
 use proto::dataplane::{Ethdev, InterfaceAddress, Router};
 use wire::IpPrefix;
 
+use crate::health;
 use crate::report::Report;
 use crate::watch::{ApiServer, Manifests, Source};
 
@@ -85,10 +86,16 @@ pub(crate) struct Args {
     /// The cluster's domain, as in `cluster.local`: pods are told to seek short names in `svc.NAME` and in NAME.
     #[arg(long, value_name = "NAME", requires = "cluster_dns", value_parser = domain)]
     pub(crate) cluster_domain: Option<String>,
+    /// Where /healthz, /readyz and /metrics are answered; `none`: nowhere.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9640", value_parser = health::address)]
+    pub(crate) health_address: HealthAddress,
     /// What is logged, as in `info,podrouter_control=debug`.
     #[arg(long, value_name = "FILTER", default_value = "info,kube=off", env = "PODROUTER_LOG")]
     pub(crate) log: String,
 }
+
+/// `None` for `none`. Spelt so that clap takes it for one value, not for a flag that may be missing.
+type HealthAddress = std::option::Option<SocketAddr>;
 
 /// What the process runs with.
 #[derive(Debug, Clone)]

@@ -208,6 +208,7 @@ pub(crate) fn detach(store: &Store, key: &Key) -> Result<(), Failure> {
         return store.settle().map_err(|error| failure(code::IO, error.to_string(), "see --state-dir"));
     };
     let written = take_down(store, &attachment, true);
+    store.count(|counted| counted.detached += 1);
     tracing::info!("{key}: detached ({})", attachment.port);
     written
 }
@@ -375,6 +376,7 @@ pub(crate) fn release_gone(store: &Store, key: &Key, gone: impl FnOnce(&Attachme
     let Some(attachment) = store.attachment(key).filter(gone) else { return };
     let path = attachment.request.netns.display();
     tracing::warn!("{key}: {path} is gone and no DEL came; released");
+    store.count(|counted| counted.detached += 1);
     if let Err(failure) = take_down(store, &attachment, true) {
         tracing::warn!("{key}: {}", failure.reason);
     }

@@ -115,8 +115,14 @@ fn answer(store: &Store, request: Request, fds: Vec<OwnedFd>) -> Response {
     match request {
         Request::Hello { version, program } => hello(version, &program),
         Request::Attach(request) => match attach(store, request, fds.into_iter().next()) {
-            Ok(attached) => Response::Attached(attached),
-            Err(failure) => failure.into(),
+            Ok(attached) => {
+                store.count(|counted| counted.attached += 1);
+                Response::Attached(attached)
+            }
+            Err(failure) => {
+                store.count(|counted| counted.failed += 1);
+                failure.into()
+            }
         },
         Request::Detach { network, container, interface } => {
             match detach(store, &Key { network, container, interface }) {

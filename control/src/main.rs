@@ -6,6 +6,7 @@
 mod args;
 mod attach;
 mod cni;
+mod health;
 mod host;
 mod ipam;
 mod journal;
@@ -102,6 +103,10 @@ fn run(args: &Args, config: Config, source: Box<dyn Source>, report: Option<Repo
     if let Some(name) = store.config.host.clone() {
         let shared = Arc::clone(&store);
         start("host", move || host::follow(&shared, &name, &shared.config.router))?;
+    }
+    if let Some(address) = args.health_address {
+        let shared = Arc::clone(&store);
+        start("health", move || health::serve(&shared, address))?;
     }
     if let Some(report) = report {
         let shared = Arc::clone(&store);

@@ -92,6 +92,19 @@ struct State {
     source_warnings: Vec<String>,
     host_warnings: Vec<String>,
     report_warnings: Vec<String>,
+    health_warnings: Vec<String>,
+    counted: Counted,
+}
+
+/// What happened since the start.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counted {
+    pub(crate) attached: u64,
+    pub(crate) detached: u64,
+    /// ADDs that failed.
+    pub(crate) failed: u64,
+    /// Changes of the cluster that were told.
+    pub(crate) events: u64,
 }
 
 /// The shared state.
@@ -161,6 +174,8 @@ impl Store {
             source_warnings: Vec::new(),
             host_warnings: Vec::new(),
             report_warnings: Vec::new(),
+            health_warnings: Vec::new(),
+            counted: Counted::default(),
         };
         Ok(Self {
             config,
@@ -204,6 +219,7 @@ impl Store {
     pub(crate) fn take(&self, update: Update) {
         // In place, one step after the other: a copy of a large cluster for each of its changes would be all that we do.
         let mut different = false;
+        let events = update.changes.len() as u64;
         if !update.changes.is_empty() {
             let mut view = locked(&self.view);
             for change in update.changes {
@@ -217,6 +233,7 @@ impl Store {
             }
         }
         state.source_warnings = update.warnings;
+        state.counted.events += events;
         different |= update.complete && !state.complete;
         state.complete |= update.complete;
         if different && state.complete {
@@ -327,6 +344,22 @@ impl Store {
             tracing::warn!("{warning}");
         }
         state.report_warnings = warnings;
+    }
+
+    pub(crate) fn set_health_warnings(&self, warnings: Vec<String>) {
+        let mut state = self.lock();
+        for warning in warnings.iter().filter(|warning| !state.health_warnings.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        state.health_warnings = warnings;
+    }
+
+    pub(crate) fn counted(&self) -> Counted {
+        self.lock().counted
+    }
+
+    pub(crate) fn count(&self, count: impl FnOnce(&mut Counted)) {
+        count(&mut self.lock().counted);
     }
 
     /// Whether pods can be attached and their traffic is forwarded, and what of this node's own is not honoured.
@@ -507,6 +540,7 @@ impl Store {
         warnings.extend(plan.iter().flat_map(|plan| plan.desired.warnings().map(str::to_owned)));
         warnings.extend(state.host_warnings.iter().cloned());
         warnings.extend(state.report_warnings.iter().cloned());
+        warnings.extend(state.health_warnings.iter().cloned());
         if !session.connected {
             warnings.push(format!(
                 "the data plane is away: {}; nothing can be attached or changed until it is back: is \

@@ -1,5 +1,9 @@
 //! The control process on an API server.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+
 use apiserver::Fault;
 use proto::dataplane::RouteTarget;
 use serde_json::json;
@@ -155,4 +159,52 @@ fn the_cluster_is_told_whether_pods_can_be_here_and_what_is_left_out() {
     });
     server.behave();
     until("all is told", || node.status().warnings.iter().all(|text| !text.contains("telling")));
+}
+
+#[test]
+fn probes_and_prometheus_are_answered() {
+    let mut node = Node::new();
+    let host = std::fs::File::open(node.host.path()).unwrap();
+    let ask = |path: &'static str| {
+        tap::netns::in_netns(host.as_fd(), move || {
+            let mut stream = TcpStream::connect("127.0.0.1:9640").unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: n\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        })
+        .unwrap()
+    };
+    // Somebody else has the port at first.
+    let taken = tap::netns::in_netns(host.as_fd(), || TcpListener::bind("127.0.0.1:9640").unwrap()).unwrap();
+    node.start();
+    until("it is said", || {
+        node.status().warnings.iter().any(|text| text.contains("--health-address 127.0.0.1:9640"))
+    });
+    drop(taken);
+    until("it listens", || node.status().warnings.iter().all(|text| !text.contains("--health-address")));
+    assert!(ask("/healthz").starts_with("HTTP/1.1 200 "));
+    let answer = ask("/readyz");
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("the data plane is away"), "{answer}");
+    let _fake = node.fake();
+    until("it is ready", || ask("/readyz").starts_with("HTTP/1.1 200 "));
+    let netns = Netns::new();
+    node.attach(pod("front", &netns), &netns);
+    let metrics = ask("/metrics");
+    for line in
+        ["podrouter_control_attachments 1", "podrouter_control_attached_total 1", "podrouter_control_nodes 2"]
+    {
+        assert!(metrics.lines().any(|own| own == line), "{line}: {metrics}");
+    }
+    // Each has its help and its type, once.
+    let names = |start: &str| {
+        let lines = metrics.lines().filter_map(|line| line.strip_prefix(start));
+        lines.map(|rest| rest.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("# HELP "), names("# TYPE "));
+    assert_eq!(
+        names("# HELP "),
+        names("podrouter_").iter().map(|name| format!("podrouter_{name}")).collect::<Vec<_>>()
+    );
+    assert!(ask("/").starts_with("HTTP/1.1 404 "));
 }
