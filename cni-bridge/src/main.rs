@@ -62,7 +62,7 @@ fn answer(config: Result<Config, Failure>, text: &[u8]) -> Result<Option<Value>,
             let previous = config.previous()?.ok_or_else(|| {
                 Failure::new(code::INVALID_CONFIG, "`prevResult` is missing: CHECK compares the pod with it")
             })?;
-            ready(&config, code::TRY_AGAIN)?;
+            known(&config, &attachment)?;
             if let Some(ipam) = delegated(&config, text)? {
                 ipam.tell("CHECK")?;
             }
@@ -71,7 +71,7 @@ fn answer(config: Result<Config, Failure>, text: &[u8]) -> Result<Option<Value>,
         Command::Status => {
             config.version("STATUS", Version::V1_1_0)?;
             config.name()?;
-            ready(&config, code::NOT_AVAILABLE)?;
+            ready(&config)?;
             delegated(&config, text)?.map_or(Ok(()), |ipam| tell(&ipam, "STATUS")).map(|()| None)
         }
         Command::Gc => {
@@ -226,27 +226,38 @@ fn gc(config: &Config, text: &[u8]) -> Result<(), Failure> {
     Err(Failure::new(code::NOT_COLLECTED, format!("not collected: {}", failures.join("; "))))
 }
 
-/// Whether control could serve an ADD; if not, a failure of `code`.
-fn ready(config: &Config, code: u32) -> Result<(), Failure> {
+/// Whether control has the attachment, and the data plane as well.
+fn known(config: &Config, attachment: &Attachment) -> Result<(), Failure> {
+    let network = config.name()?;
+    let Attachment { container, interface } = attachment.clone();
+    let mut control = Control::connect(&config.socket()?, PATIENCE)?;
+    match control.ask(&Request::Check { network, container, interface }, &[])? {
+        Response::Attached(_) => Ok(()),
+        other => Err(control.out_of_turn("Check", &other)),
+    }
+}
+
+/// Whether control could serve an ADD; if not, why.
+fn ready(config: &Config) -> Result<(), Failure> {
     let unready = |failure: Failure| {
-        if failure.code == code::TRY_AGAIN { Failure { code, ..failure } } else { failure }
+        if failure.code == code::TRY_AGAIN {
+            Failure { code: code::NOT_AVAILABLE, ..failure }
+        } else {
+            failure
+        }
     };
     let mut control = Control::connect(&config.socket()?, STATUS_PATIENCE).map_err(unready)?;
     let status = match control.ask(&Request::Status, &[]).map_err(unready)? {
         Response::Status(status) => status,
         other => return Err(control.out_of_turn("Status", &other)),
     };
-    if !status.connected {
-        return Err(Failure::new(code, "podrouter-control has no connection to the data plane")
-            .details("is podrouter-dataplane running? `podrouter status` tells more"));
+    match status.unready {
+        None if status.connected && status.synced => Ok(()),
+        // One of the release before says no more than that.
+        None => Err(Failure::new(code::NOT_AVAILABLE, "podrouter-control is not ready")
+            .details("is podrouter-dataplane running? `podrouter status` tells more")),
+        Some(why) => Err(Failure::new(code::NOT_AVAILABLE, why).details("`podrouter status` tells more")),
     }
-    if !status.synced {
-        return Err(Failure::new(
-            code,
-            format!("podrouter-control has not yet read all of its {}", status.source),
-        ));
-    }
-    Ok(())
 }
 
 fn decode(bytes: &[u8]) -> Result<Config, Failure> {

@@ -48,6 +48,7 @@ pub(crate) struct Failure {
 /// CNI's error codes (CNI 1.1.0, section 5), and ours from 100.
 pub(crate) mod code {
     pub(crate) const INCOMPATIBLE_VERSION: u32 = 1;
+    pub(crate) const UNKNOWN_CONTAINER: u32 = 3;
     pub(crate) const INVALID_ENVIRONMENT: u32 = 4;
     pub(crate) const IO: u32 = 5;
     pub(crate) const DECODE: u32 = 6;
@@ -134,11 +135,7 @@ fn addresses(store: &Store, asked: &AttachAddresses) -> Result<Vec<IpAddr>, Fail
             store.config.node
         )));
     }
-    let mut reserved = plan.desired.host_addresses.clone();
-    if let Some(uplink) = &store.config.uplink {
-        reserved
-            .extend(uplink.addresses.iter().map(|own| own.address).chain(uplink.gateways.iter().copied()));
-    }
+    let reserved = store.reserved(&plan);
     store.allocate(wanted, &plan.desired.own_cidrs, &reserved).map_err(refused)
 }
 
@@ -194,6 +191,25 @@ pub(crate) fn follow_left(store: &Store, spool: &Path) {
     loop {
         std::thread::sleep(LOOK);
         take_left(store, spool);
+    }
+}
+
+/// What ADD answered, if it is still in force.
+///
+/// # Errors
+/// It is not attached, or the data plane does not have it.
+pub(crate) fn check_attached(store: &Store, key: &Key) -> Result<Attached, Failure> {
+    let unknown = || failure(code::UNKNOWN_CONTAINER, format!("{key} is not attached"), "");
+    let attachment = store.attachment(key).ok_or_else(unknown)?;
+    if let Some(trouble) = store.trouble() {
+        return Err(failure(code::TRY_AGAIN_LATER, trouble, ""));
+    }
+    match store.wait_applied(store.revision(), Some(&attachment.port), COMMIT) {
+        Ok(()) => Ok(attachment.attached),
+        Err(Unapplied::Refused(reason)) => {
+            Err(failure(code::DATAPLANE, format!("port {}: {reason}", attachment.port), ""))
+        }
+        Err(reason @ Unapplied::Late(_)) => Err(failure(code::TRY_AGAIN_LATER, reason.to_string(), "")),
     }
 }
 

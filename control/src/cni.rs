@@ -13,7 +13,7 @@ use proto::control::{Request, Response};
 use proto::{Connection, FrameError};
 use rustix::fs::Mode;
 
-use crate::attach::{Failure, attach, code, collect, detach};
+use crate::attach::{Failure, attach, check_attached, code, collect, detach};
 use crate::journal::Key;
 use crate::store::Store;
 
@@ -124,6 +124,12 @@ fn answer(store: &Store, request: Request, fds: Vec<OwnedFd>) -> Response {
                 failure.into()
             }
         },
+        Request::Check { network, container, interface } => {
+            match check_attached(store, &Key { network, container, interface }) {
+                Ok(attached) => Response::Attached(attached),
+                Err(failure) => failure.into(),
+            }
+        }
         Request::Detach { network, container, interface } => {
             match detach(store, &Key { network, container, interface }) {
                 Ok(()) => Response::Detached,

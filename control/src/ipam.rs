@@ -108,6 +108,19 @@ impl Ipam {
         Ok(found)
     }
 
+    /// Whether [`Self::allocate`] would fail for want of addresses.
+    pub(crate) fn exhausted(
+        &self,
+        cidrs: &[IpPrefix],
+        reserved: &[IpAddr],
+        now: Instant,
+    ) -> Option<IpamError> {
+        let held =
+            self.held.iter().filter(|(_, until)| **until > now).map(|(own, until)| (*own, *until)).collect();
+        let mut trial = Self { used: self.used.clone(), last: self.last.clone(), held };
+        trial.allocate(&[], cidrs, reserved, now).err()
+    }
+
     /// Takes addresses that somebody else keeps account of.
     ///
     /// # Errors

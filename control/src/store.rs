@@ -399,6 +399,11 @@ impl Store {
         self.lock().session.connected
     }
 
+    /// The newest revision.
+    pub(crate) fn revision(&self) -> u64 {
+        self.lock().revision
+    }
+
     /// Why nothing can be attached for want of a data plane or of what the cluster says.
     pub(crate) fn trouble(&self) -> Option<String> {
         let state = self.lock();
@@ -523,6 +528,28 @@ impl Store {
         done.unwrap_or(Err(Unapplied::Late(timeout)))
     }
 
+    /// This node's addresses that no pod may have, whatever its podCIDRs are.
+    pub(crate) fn reserved(&self, plan: &Plan) -> Vec<IpAddr> {
+        let uplink = self.config.uplink.iter();
+        let uplink =
+            uplink.flat_map(|own| own.addresses.iter().map(|own| own.address).chain(own.gateways.clone()));
+        plan.desired.host_addresses.iter().copied().chain(uplink).collect()
+    }
+
+    /// Why no pod can be attached now.
+    fn unready(&self, plan: Option<&Plan>) -> Option<String> {
+        if let Some(trouble) = self.trouble() {
+            return Some(trouble);
+        }
+        let plan = plan?;
+        let cidrs = &plan.desired.own_cidrs;
+        if cidrs.is_empty() {
+            return Some(format!("Node {} has no usable spec.podCIDRs", self.config.node));
+        }
+        let state = self.lock();
+        state.ipam.exhausted(cidrs, &self.reserved(plan), Instant::now()).map(|error| error.to_string())
+    }
+
     /// Control's half of `podrouter status`.
     pub(crate) fn status(&self) -> Status {
         let plan = self.plan();
@@ -533,6 +560,7 @@ impl Store {
             }
             None => (0, 0),
         };
+        let unready = self.unready(plan.as_ref());
         let state = self.lock();
         let session = &state.session;
         let mut warnings = state.journal_warnings.clone();
@@ -560,6 +588,7 @@ impl Store {
             source: self.source.clone(),
             synced: state.complete,
             connected: session.connected,
+            unready,
             committed: session.committed,
             nodes: count(nodes),
             pods: count(pods),

@@ -281,6 +281,7 @@ fn control(request: control::Request) -> Option<control::Response> {
             source: "manifests /etc/podrouter/manifests".into(),
             synced: true,
             connected: true,
+            unready: None,
             committed: 42,
             nodes: 2,
             pods: 3,

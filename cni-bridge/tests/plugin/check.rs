@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use proto::control::{Request, Response};
 use serde_json::{Value, json};
 
-use crate::fake::{FakeControl, bytes, run, status, willing};
+use crate::fake::{FakeControl, bytes, run, willing};
 
 /// A namespace of the test's own, held by a shell that obeys line by line; it goes when the shell does.
 struct Namespace {
@@ -109,15 +109,27 @@ fn a_pod_as_add_left_it_and_as_it_should_not_be() {
 }
 
 #[test]
-fn the_data_plane_must_be_there_too() {
-    let control = FakeControl::start(|request| {
-        let mut status = status();
-        status.connected = false;
-        Some(if matches!(request, Request::Status) { Response::Status(status) } else { willing(request) })
-    });
-    let (code, msg) =
-        run("CHECK", &bytes(&control.config("1.0.0", json!({"prevResult": {}}))), &[]).failure();
-    assert!(code == 11 && msg.contains("data plane"), "{code} {msg}");
+fn control_and_data_plane_must_know_it() {
+    for (code, reason) in [
+        (3, "pods/c0ffee/eth0 is not attached"),
+        (11, "the data plane is away"),
+        (103, "port p0: the data plane refused it"),
+    ] {
+        let control = FakeControl::start(move |request| {
+            Some(match request {
+                Request::Check { .. } => {
+                    Response::Failed { code, reason: reason.into(), details: String::new() }
+                }
+                other => willing(other),
+            })
+        });
+        let config = bytes(&control.config("1.0.0", json!({"prevResult": {}})));
+        let (found, msg) = run("CHECK", &config, &[]).failure();
+        assert!(found == u64::from(code) && msg == reason, "{found} {msg}");
+        let asked =
+            Request::Check { network: "pods".into(), container: "c0ffee".into(), interface: "eth0".into() };
+        assert_eq!(control.asked(), [(asked, vec![])]);
+    }
 }
 
 #[test]

@@ -59,10 +59,12 @@ fn version() {
 #[test]
 fn status_is_controls_own() {
     type Change = fn(&mut Status);
-    let cases: [(Change, Option<&str>); 3] = [
+    let cases: [(Change, Option<&str>); 2] = [
         (|_| (), None),
-        (|status| status.connected = false, Some("data plane")),
-        (|status| status.synced = false, Some("manifests /etc/podrouter/manifests")),
+        (
+            |status| status.unready = Some("every address of 10.0.0.0/29 is in use".into()),
+            Some("10.0.0.0/29"),
+        ),
     ];
     for (change, named) in cases {
         let control = FakeControl::start(move |request| {

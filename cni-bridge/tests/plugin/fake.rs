@@ -70,6 +70,14 @@ impl FakeControl {
 pub(crate) fn willing(request: &Request) -> Response {
     match request {
         Request::Hello { .. } => Response::Hello { version: proto::VERSION },
+        Request::Check { .. } => Response::Attached(Attached {
+            mac: MacAddr([2, 0, 0, 0, 0, 5]),
+            mtu: 1500,
+            addresses: vec![],
+            gateways: vec![],
+            routes: vec![],
+            socket: None,
+        }),
         Request::Attach(asked) => {
             let socket = (asked.port == proto::control::AttachPort::VhostUser)
                 .then(|| PathBuf::from("/run/podrouter/vhost/p0123456789ab.sock"));
@@ -100,6 +108,7 @@ pub(crate) fn status() -> Status {
         source: "manifests /etc/podrouter/manifests".into(),
         synced: true,
         connected: true,
+        unready: None,
         committed: 7,
         nodes: 1,
         pods: 2,

@@ -102,3 +102,43 @@ fn dels_that_were_left_come_before_anything_else() {
     until("no file is left", || proto::spool::left(&spool).unwrap().is_empty());
     assert!(second.link("eth0").is_none());
 }
+
+#[test]
+fn check_tells_what_is_attached_and_in_force_and_status_what_is_left() {
+    let mut node = Node::new();
+    let fake = node.fake();
+    node.manifest(
+        "cluster.yaml",
+        "kind: Node\nmetadata: {name: knode1}\nspec: {podCIDRs: [10.244.1.0/29]}\n\
+         status: {addresses: [{type: InternalIP, address: 192.168.77.11}]}\n",
+    );
+    node.start_and_sync(&fake);
+    let pods: Vec<(AttachRequest, Netns)> = (0..5)
+        .map(|n| {
+            let netns = Netns::new();
+            (pod(&format!("pod{n}"), &netns), netns)
+        })
+        .collect();
+    let check = |request: &AttachRequest| {
+        let AttachRequest { network, container, interface, .. } = request.clone();
+        Request::Check { network, container, interface }
+    };
+    let failed = |node: &Node| match node.call(&check(&pods[0].0), None) {
+        Response::Failed { code, reason, .. } => (code, reason),
+        other => panic!("{other:?}"),
+    };
+    let (code, reason) = failed(&node);
+    assert!(code == 3 && reason.contains("container-pod0"), "{code}: {reason}");
+    let attached = node.attach(pods[0].0.clone(), &pods[0].1);
+    assert_eq!(node.call(&check(&pods[0].0), None), Response::Attached(attached));
+    assert_eq!(node.status().unready, None);
+    for (request, netns) in &pods[1..] {
+        node.attach(request.clone(), netns);
+    }
+    let unready = node.status().unready.unwrap();
+    assert!(unready.contains("10.244.1.0/29"), "{unready}");
+    drop(fake);
+    until("control has seen it go", || !node.status().connected);
+    assert_eq!(failed(&node).0, 11);
+    assert!(node.status().unready.unwrap().contains("data plane is away"));
+}

@@ -17,6 +17,8 @@ pub enum Request {
     /// CNI ADD. The network namespace's descriptor travels beside it for a kernel pod. Answer, once the generation
     /// that holds the pod is committed: [`Response::Attached`].
     Attach(AttachRequest),
+    /// CNI CHECK: whether the attachment is there, and in force. Answer: [`Response::Attached`], as ADD got it.
+    Check { network: String, container: String, interface: String },
     /// CNI DEL; succeeds for what is already gone. Answer: [`Response::Detached`].
     Detach { network: String, container: String, interface: String },
     /// CNI GC: all attachments of the network but these are removed. Answer: [`Response::Collected`].
@@ -158,6 +160,9 @@ pub struct Status {
     pub synced: bool,
     /// The data plane is connected.
     pub connected: bool,
+    /// Why no pod can be attached now; `None`: one can.
+    #[serde(default)]
+    pub unready: Option<String>,
     /// Last generation that the data plane committed.
     pub committed: u64,
     pub nodes: u32,

@@ -475,6 +475,10 @@ fn control_requests() -> Vec<(&'static str, control::Request)> {
         ("attach-vhost-user", Request::Attach(named)),
         ("attach-wanted", Request::Attach(wanted)),
         ("attach-given", Request::Attach(given)),
+        ("check", {
+            let (network, container, interface) = ("pods".into(), "c0ffee".into(), "eth0".into());
+            Request::Check { network, container, interface }
+        }),
         ("detach", {
             let (network, container, interface) = ("pods".into(), "c0ffee".into(), "eth0".into());
             Request::Detach { network, container, interface }
@@ -519,6 +523,7 @@ fn control_responses() -> Vec<(&'static str, control::Response)> {
                 source: "manifests /etc/podrouter/manifests".into(),
                 synced: true,
                 connected: true,
+                unready: Some("every address of 10.244.1.0/24 is in use".into()),
                 committed: 42,
                 nodes: 2,
                 pods: 5,
@@ -566,6 +571,7 @@ fn named(messages: &BTreeSet<String>) {
         match message {
             CtlQ::Hello { .. }
             | CtlQ::Attach(_)
+            | CtlQ::Check { .. }
             | CtlQ::Detach { .. }
             | CtlQ::Collect { .. }
             | CtlQ::Status => {}

@@ -78,7 +78,11 @@ fn control_half(s: &control::Status, style: Style, out: &mut impl Write) -> io::
         things(s.nodes.into(), "node", style),
         things(s.pods.into(), "pod", style),
         things(s.attachments.into(), "attachment", style)
-    )
+    )?;
+    match &s.unready {
+        Some(why) => writeln!(out, "  pods       {}: {why}", style.alert("none can be attached")),
+        None => Ok(()),
+    }
 }
 
 /// `1 port`, `2 ports`.
@@ -124,6 +128,7 @@ mod tests {
             source: "manifests /etc/podrouter/manifests".into(),
             synced: true,
             connected: false,
+            unready: Some("the data plane is away: not connected yet".into()),
             committed: 41,
             nodes: 3,
             pods: 12,
@@ -153,6 +158,7 @@ Control      0.1.0, pid 900, node node-1
   source     manifests /etc/podrouter/manifests, read whole
   data plane not connected, generation 41 committed
   cluster    3 nodes, 12 pods; here 4 attachments
+  pods       none can be attached: the data plane is away: not connected yet
 "
         );
     }
