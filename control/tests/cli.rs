@@ -693,3 +693,128 @@ fn people_on_a_terminal_get_short_numbers_and_colour() {
     let document: Value = serde_json::from_str(&run("show workers --json", "")).unwrap();
     assert_eq!(document["workers"][0]["ledger"]["rx"], 12_345_678);
 }
+
+#[test]
+fn the_plug_in_is_installed_at_once_and_its_configuration_when_all_is_ready() {
+    let node = Node::new();
+    let path = |name: &str| node.dir.path().join(name).display().to_string();
+    let plugin = path("podrouter-cni");
+    std::fs::write(&plugin, "first").unwrap();
+    let arguments = [
+        "install",
+        "--bin-dir",
+        &path("bin"),
+        "--conf-dir",
+        &path("net.d"),
+        "--plugin",
+        &plugin,
+        "--timeout",
+        "0",
+    ]
+    .map(str::to_owned);
+    let install = || node.run(&arguments.each_ref().map(String::as_str));
+    let said = install();
+    assert_eq!(said.code, Some(exit::FAILURE));
+    assert!(
+        said.stderr.contains("no network configuration") && said.stderr.contains("control.sock"),
+        "{said:?}"
+    );
+    assert_eq!(std::fs::read_to_string(path("bin/podrouter-cni")).unwrap(), "first");
+    assert!(!Path::new(&path("net.d")).exists());
+
+    // It waits, and says what for, once.
+    let ready = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let seen = ready.clone();
+    node.serve_control(move |request| {
+        let mut answer = control(request)?;
+        if let control::Response::Status(status) = &mut answer
+            && !seen.load(std::sync::atomic::Ordering::Relaxed)
+        {
+            status.unready = Some("the data plane is away: not connected yet".into());
+        }
+        Some(answer)
+    });
+    let mut waiting = arguments.clone();
+    waiting[8] = "60".to_owned();
+    let mut child = node.command(&waiting.each_ref().map(String::as_str)).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "podrouter: waiting: the data plane is away: not connected yet\n");
+    assert!(!Path::new(&path("net.d")).exists());
+    ready.store(true, std::sync::atomic::Ordering::Relaxed);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let conf = path("net.d/10-podrouter.conflist");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said, format!("installed {}\ninstalled {conf}\n", path("bin/podrouter-cni")));
+    let list: Value = serde_json::from_str(&std::fs::read_to_string(&conf).unwrap()).unwrap();
+    assert_eq!((&list["name"], &list["plugins"][0]["type"]), (&"podrouter".into(), &"podrouter-cni".into()));
+    assert_eq!(list["plugins"][0]["socket"], node.control().display().to_string());
+
+    // Again, with another plug-in; and a configuration of somebody else's that comes first is named.
+    std::fs::write(&plugin, "second").unwrap();
+    std::fs::write(path("net.d/05-other.conflist"), "{}").unwrap();
+    let said = install();
+    assert_eq!(said.code, Some(exit::OK));
+    assert!(said.stdout.contains(&path("net.d/05-other.conflist")), "{said:?}");
+    assert_eq!(std::fs::read_to_string(path("bin/podrouter-cni")).unwrap(), "second");
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |file: &str| std::fs::metadata(path(file)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("bin/podrouter-cni"), mode("net.d/10-podrouter.conflist")), (0o755, 0o644));
+    let names = std::fs::read_dir(path("net.d")).unwrap().chain(std::fs::read_dir(path("bin")).unwrap());
+    assert_eq!(names.count(), 3, "and nothing else");
+}
+
+#[test]
+fn uninstall_leaves_nothing_once_nobody_runs() {
+    let node = Node::new();
+    let path = |name: &str| node.dir.path().join(name).display().to_string();
+    let arguments = |control: &'static str, force: &[&'static str]| {
+        let own = [
+            "--control",
+            &path(control),
+            "uninstall",
+            "--bin-dir",
+            &path("bin"),
+            "--conf-dir",
+            &path("net.d"),
+            "--state-dir",
+            &path("state"),
+            "--run-dir",
+            &path("run"),
+            "--host-interface",
+            "prnone",
+        ]
+        .map(str::to_owned);
+        own.into_iter().chain(force.iter().map(|text| (*text).to_owned())).collect::<Vec<_>>()
+    };
+    let uninstall = |control: &'static str, force: &[&'static str]| {
+        let arguments = arguments(control, force);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_podrouter"));
+        command.arg("--dataplane").arg(node.dataplane()).args(arguments);
+        Said::from(command.output().unwrap())
+    };
+    for folder in ["bin", "net.d", "state/detached", "run"] {
+        std::fs::create_dir_all(path(folder)).unwrap();
+    }
+    std::fs::write(path("bin/podrouter-cni"), "x").unwrap();
+    std::fs::write(path("net.d/10-podrouter.conflist"), "x").unwrap();
+    std::fs::write(path("net.d/99-loopback.conf"), "x").unwrap();
+    node.serve_control(control);
+    let said = uninstall("control.sock", &[]);
+    assert!(
+        said.code == Some(exit::FAILURE) && said.stderr.contains("1 interface(s) are attached"),
+        "{said:?}"
+    );
+    assert!(Path::new(&path("net.d/10-podrouter.conflist")).exists());
+    let said = uninstall("control.sock", &["--force"]);
+    assert!(said.code == Some(exit::OK) && said.stdout.contains("end both, and run this again"), "{said:?}");
+    assert!(!Path::new(&path("net.d/10-podrouter.conflist")).exists() && Path::new(&path("state")).exists());
+    for _ in 0..2 {
+        assert_eq!(uninstall("nobody.sock", &[]).code, Some(exit::OK));
+        for folder in ["state", "run", "bin/podrouter-cni"] {
+            assert!(!Path::new(&path(folder)).exists(), "{folder}");
+        }
+    }
+    assert!(Path::new(&path("net.d/99-loopback.conf")).exists());
+}

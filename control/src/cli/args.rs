@@ -8,9 +8,9 @@ use clap::{Parser, Subcommand};
 use proto::dataplane::Protocol;
 use wire::IpPrefix;
 
-/// Looks into podrouter on this node.
+/// Looks into podrouter on this node, and puts its CNI plug-in there.
 ///
-/// It asks the data plane, and for `status` control too, on their Unix sockets, and changes nothing. On a terminal numbers
+/// It asks the data plane, and for `status` control too, on their Unix sockets, and changes nothing, but for `install` and `uninstall`. On a terminal numbers
 /// are shortened (12.3M); elsewhere they are whole, and with --json the answer is one JSON document with the fields of
 /// the protocol.
 #[derive(Debug, Parser)]
@@ -61,7 +61,8 @@ Examples:
   podrouter show flows --pod shop/front  the connections of a pod, and what was decided for them
   podrouter trace 10.244.1.7 10.96.0.10 tcp 80
                                          what would become of such a packet, step by step, and why
-  podrouter --json show workers | jq '.workers[].ledger'";
+  podrouter --json show workers | jq '.workers[].ledger'
+  podrouter install                      have kubelet attach pods by podrouter";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -83,6 +84,72 @@ pub(crate) enum Command {
     /// packets, and nothing is sent or changed. What a backend or a translated source port would be depends on the source
     /// port: name the one in question.
     Trace(Trace),
+    /// Installs the CNI plug-in and, once the data plane is ready, the network configuration that names it.
+    ///
+    /// Both are put in place by a rename, so that kubelet never sees half a file. It may be run again at any time, as after an
+    /// upgrade. With --json: {"installed": […], "removed": […], "kept": […]}.
+    Install(Install),
+    /// Removes what `install` has put there and, once both processes have ended, all that they keep: state, sockets and the
+    /// host's interface with its routes.
+    Uninstall(Uninstall),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Install {
+    /// Where container runtimes look for plug-ins.
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub(crate) bin_dir: PathBuf,
+    /// Where container runtimes look for network configurations.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub(crate) conf_dir: PathBuf,
+    /// The network configuration's file; runtimes take the first by name.
+    #[arg(long, value_name = "FILE", default_value = "10-podrouter.conflist", value_parser = conf_name)]
+    pub(crate) conf_name: String,
+    /// The network's name.
+    #[arg(long, value_name = "NAME", default_value = "podrouter")]
+    pub(crate) network: String,
+    /// The plug-in to install. [default: podrouter-cni beside this program]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plugin: Option<PathBuf>,
+    /// Where DELs are left while podrouter-control is away: `detached` in its --state-dir.
+    #[arg(long, value_name = "DIR", default_value = proto::SPOOL)]
+    pub(crate) spool: PathBuf,
+    /// Longest wait for the data plane.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Uninstall {
+    /// Where the plug-in is.
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub(crate) bin_dir: PathBuf,
+    /// Where the network configuration is.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub(crate) conf_dir: PathBuf,
+    /// The network configuration's file.
+    #[arg(long, value_name = "FILE", default_value = "10-podrouter.conflist", value_parser = conf_name)]
+    pub(crate) conf_name: String,
+    /// podrouter-control's --state-dir.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/podrouter")]
+    pub(crate) state_dir: PathBuf,
+    /// Where sockets are.
+    #[arg(long, value_name = "DIR", default_value = "/run/podrouter")]
+    pub(crate) run_dir: PathBuf,
+    /// podrouter-control's --host-interface.
+    #[arg(long, value_name = "NAME", default_value = "podrouter0")]
+    pub(crate) host_interface: String,
+    /// Also while pods are attached.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+fn conf_name(text: &str) -> Result<String, String> {
+    if text.ends_with(".conflist") && !text.contains('/') && !text.starts_with('.') {
+        Ok(text.to_owned())
+    } else {
+        Err("write a file's name that ends in .conflist, as in 10-podrouter.conflist".to_owned())
+    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,12 +1,13 @@
 //! `podrouter`: looks into the data plane and control by their sockets, and prints.
 //!
-//! It changes nothing. What it prints goes to standard output, why it failed to standard error; exit codes are
+//! It changes nothing, but for `install` and `uninstall`. What it prints goes to standard output, why it failed to standard error; exit codes are
 //! [`proto::exit`]'s.
 
 #![forbid(unsafe_code)]
 
 mod args;
 mod client;
+mod install;
 mod render;
 mod select;
 mod table;
@@ -36,6 +37,8 @@ fn main() -> ExitCode {
         Command::Show(what) => show(&args, what, style, &mut out).map(|()| exit::OK),
         Command::Top(what) => top::top(&args, what, style, &mut out).map(|()| exit::OK),
         Command::Trace(question) => trace(&args, question, style, &mut out).map(|()| exit::OK),
+        Command::Install(wanted) => done(&args, install::install(&args, wanted), &mut out),
+        Command::Uninstall(wanted) => done(&args, install::uninstall(&args, wanted), &mut out),
     };
     match done.and_then(|code| Ok(out.flush().map(|()| code)?)) {
         Ok(code) => ExitCode::from(code),
@@ -50,8 +53,19 @@ fn main() -> ExitCode {
             }
             // With standard error closed too there is nobody left to tell.
             let _ = writeln!(io::stderr(), "podrouter: {error:#}");
-            ExitCode::from(error.downcast_ref().map_or(exit::FAILURE, client::QueryError::code))
+            ExitCode::from(code_of(&error))
         }
+    }
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    let denied = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::PermissionDenied)
+    };
+    match error.downcast_ref::<client::QueryError>() {
+        Some(error) => error.code(),
+        None if error.chain().any(denied) => exit::DPDK,
+        None => exit::FAILURE,
     }
 }
 
@@ -67,6 +81,17 @@ struct StatusDocument<'a> {
     dataplane: Option<&'a dataplane::Status>,
     control: Option<&'a control::Status>,
     errors: &'a [String],
+}
+
+/// Prints what was done.
+fn done(args: &Args, done: anyhow::Result<install::Done>, out: &mut impl Write) -> anyhow::Result<u8> {
+    let done = done?;
+    if args.json {
+        json(&done, out)?
+    } else {
+        done.print(out)?
+    }
+    Ok(exit::OK)
 }
 
 /// Prints what answered; the code tells whether both did.

@@ -142,3 +142,36 @@ fn check_tells_what_is_attached_and_in_force_and_status_what_is_left() {
     assert_eq!(failed(&node).0, 11);
     assert!(node.status().unready.unwrap().contains("data plane is away"));
 }
+
+#[test]
+fn uninstall_takes_the_hosts_interface_once_nobody_runs() {
+    let mut node = Node::new();
+    let fake = node.fake();
+    node.start_and_sync(&fake);
+    let uninstall = |node: &Node| {
+        let mut command = std::process::Command::new("nsenter");
+        command.arg(format!("--net={}", node.host.path().display())).arg(env!("CARGO_BIN_EXE_podrouter"));
+        command.arg("--control").arg(node.path("control.sock"));
+        command.arg("--dataplane").arg(node.path("dataplane.sock")).arg("uninstall");
+        for (flag, name) in
+            [("--bin-dir", "bin"), ("--conf-dir", "net.d"), ("--state-dir", "state"), ("--run-dir", "vhost")]
+        {
+            command.arg(flag).arg(node.path(name));
+        }
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{output:?}");
+        said
+    };
+    let said = uninstall(&node);
+    assert!(said.contains("podrouter0") && said.contains("end both"), "{said}");
+    assert!(node.host.link("podrouter0").is_some());
+    assert!(node.path("state").exists());
+    node.stop();
+    drop(fake);
+    let said = uninstall(&node);
+    assert!(said.contains("podrouter0") && node.host.link("podrouter0").is_none(), "{said}");
+    assert!(!node.path("state").exists() && !node.path("vhost").exists());
+    assert_eq!(node.host.ip(&["route", "show", "proto", "112"]), "");
+    assert_eq!(uninstall(&node), "");
+}

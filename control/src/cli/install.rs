@@ -1,0 +1,203 @@
+//! `podrouter install` and `uninstall`: the CNI plug-in and its network configuration on this node, and off it.
+//!
+//! What always holds: kubelet never sees half a file (temporary name, fsync, rename), and sees a network configuration only while
+//! the plug-in that it names is there and the data plane is ready. Both may be run again at any time.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+use serde::Serialize;
+use serde_json::json;
+use tap::{Tap, TapConfig};
+
+use crate::args::{Args, Install, Uninstall};
+use crate::client;
+
+/// The plug-in's file name, and the `type` of a network configuration.
+const PLUGIN: &str = "podrouter-cni";
+
+/// How often control is asked whether the data plane is ready.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What was done, for people a line each.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Done {
+    installed: Vec<PathBuf>,
+    /// Files, folders, and an interface by its name.
+    removed: Vec<PathBuf>,
+    /// What stays, and why.
+    kept: Vec<String>,
+}
+
+impl Done {
+    pub(crate) fn print(&self, out: &mut impl Write) -> io::Result<()> {
+        for path in &self.installed {
+            writeln!(out, "installed {}", path.display())?;
+        }
+        for path in &self.removed {
+            writeln!(out, "removed {}", path.display())?;
+        }
+        self.kept.iter().try_for_each(|why| writeln!(out, "kept {why}"))
+    }
+}
+
+/// Copies the plug-in, waits until the data plane is ready, and writes the network configuration.
+pub(crate) fn install(args: &Args, wanted: &Install) -> anyhow::Result<Done> {
+    let source = match &wanted.plugin {
+        Some(path) => path.clone(),
+        None => std::env::current_exe().context("finding this program")?.with_file_name(PLUGIN),
+    };
+    let plugin = fs::read(&source)
+        .with_context(|| format!("reading the plug-in {}: give its path with --plugin", source.display()))?;
+    let mut done = Done::default();
+    let path = wanted.bin_dir.join(PLUGIN);
+    replace(&path, &plugin, 0o755)?;
+    done.installed.push(path);
+
+    wait(&args.control, Duration::from_secs(wanted.timeout)).with_context(|| {
+        format!("{} is installed, and no network configuration", done.installed[0].display())
+    })?;
+    let path = wanted.conf_dir.join(&wanted.conf_name);
+    let text = format!("{:#}\n", conflist(args, wanted));
+    replace(&path, text.as_bytes(), 0o644)?;
+    done.installed.push(path);
+    for other in configurations(&wanted.conf_dir)?.into_iter().take_while(|name| *name < wanted.conf_name) {
+        done.kept.push(format!(
+            "{}: container runtimes take the first name, so that this one counts: remove it",
+            wanted.conf_dir.join(other).display()
+        ));
+    }
+    Ok(done)
+}
+
+/// Takes the network configuration and then the plug-in away; and, once both processes have ended, what they keep.
+pub(crate) fn uninstall(args: &Args, wanted: &Uninstall) -> anyhow::Result<Done> {
+    let control = client::control_status(&args.control).ok();
+    if let Some(status) = control.as_ref().filter(|status| status.attachments > 0 && !wanted.force) {
+        bail!(
+            "{} interface(s) are attached: drain the node first, or use --force and leave their pods without a network",
+            status.attachments
+        );
+    }
+    let mut done = Done::default();
+    for path in [wanted.conf_dir.join(&wanted.conf_name), wanted.bin_dir.join(PLUGIN)] {
+        remove(&path, &mut done)?;
+    }
+    if control.is_some() || client::dataplane_status(&args.dataplane).is_ok() {
+        let (state, run) = (wanted.state_dir.display(), wanted.run_dir.display());
+        done.kept.push(format!(
+            "{state}, {run} and the interface {}: podrouter-control or podrouter-dataplane runs: end both, and run this again",
+            wanted.host_interface
+        ));
+        return Ok(done);
+    }
+    remove_interface(&wanted.host_interface, &mut done)?;
+    for path in [&wanted.state_dir, &wanted.run_dir] {
+        match fs::remove_dir_all(path) {
+            Ok(()) => done.removed.push(path.clone()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("removing {}", path.display())),
+        }
+    }
+    Ok(done)
+}
+
+/// The network configuration: `cniVersion` for runtimes of old, `cniVersions` for those that can choose.
+fn conflist(args: &Args, wanted: &Install) -> serde_json::Value {
+    json!({
+        "cniVersion": "1.0.0",
+        "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
+        "name": wanted.network,
+        "plugins": [{
+            "type": PLUGIN,
+            "socket": args.control,
+            "spool": wanted.spool,
+            "capabilities": {"ips": true, "mac": true},
+        }],
+    })
+}
+
+/// Until a pod can be attached.
+fn wait(control: &Path, limit: Duration) -> anyhow::Result<()> {
+    let end = Instant::now() + limit;
+    let mut said = String::new();
+    loop {
+        let why = match client::control_status(control) {
+            Ok(status) => match status.unready {
+                None => return Ok(()),
+                Some(why) => why,
+            },
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() >= end {
+            bail!("no pod could be attached within {} s: {why}", limit.as_secs());
+        }
+        if why != said {
+            // With standard error closed there is nobody to tell.
+            let _ = writeln!(io::stderr(), "podrouter: waiting: {why}");
+            said = why;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Puts a file in the place of another, or of none, as a whole.
+fn replace(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
+    let folder = path.parent().ok_or_else(|| anyhow!("{}: is no file's path", path.display()))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // Runtimes pass over names that begin with a dot and those of other endings.
+    let temporary = folder.join(format!(".{name}.{}", std::process::id()));
+    let write = || {
+        fs::create_dir_all(folder)?;
+        let mut file = File::create(&temporary)?;
+        file.write_all(content)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(folder)?.sync_all()
+    };
+    write()
+        .inspect_err(|_| drop(fs::remove_file(&temporary)))
+        .with_context(|| format!("writing {}", path.display()))
+}
+
+fn remove(path: &Path, done: &mut Done) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => done.removed.push(path.to_owned()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("removing {}", path.display())),
+    }
+    Ok(())
+}
+
+/// The host's TAP goes with its last descriptor once it is persistent no more; its routes go with it.
+fn remove_interface(name: &str, done: &mut Done) -> anyhow::Result<()> {
+    // Any socket will do to ask by (netdevice(7)); what /sys shows may be another namespace's.
+    let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None).context("making a socket")?;
+    match netdevice::name_to_index(&socket, name) {
+        Ok(_) => {}
+        Err(Errno::NODEV) => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("looking for the interface {name}")),
+    }
+    let config = TapConfig { name: name.to_owned(), persistent: false, vnet_hdr: true };
+    let gone = Tap::create(&config).and_then(|tap| tap.set_persistent(false));
+    gone.with_context(|| format!("removing the interface {name}"))?;
+    done.removed.push(PathBuf::from(name));
+    Ok(())
+}
+
+/// Network configurations of a folder, in the order in which runtimes take them.
+fn configurations(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let known = |name: &String| [".conflist", ".conf", ".json"].iter().any(|ending| name.ends_with(ending));
+    let mut names: Vec<String> = names.filter(|name| known(name) && !name.starts_with('.')).collect();
+    names.sort();
+    Ok(names)
+}
