@@ -465,6 +465,7 @@ impl<S> From<PodObject<S>> for (ObjectName, Pod) {
         let pod_ips = pod_ips.map(|many| many.into_iter().map(|one| one.ip).collect());
         let pod = Pod {
             uid: object.metadata.uid.unwrap_or_default(),
+            created: object.metadata.creation_timestamp,
             node: spec.node_name.unwrap_or_default(),
             pod_ips: plural(pod_ips, pod_ip),
             host_network: spec.host_network.unwrap_or_default(),

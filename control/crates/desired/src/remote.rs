@@ -1,5 +1,6 @@
 //! The way to other nodes, and to their pods.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -87,8 +88,9 @@ impl Desired {
         let mut pods: Vec<(&ObjectName, &Pod)> =
             view.pods.iter().filter(|(_, pod)| self.is_stray(pod, local)).collect();
         self.has_strays = !pods.is_empty();
-        // One that is going leaves its address to one that stays.
-        pods.sort_by_key(|(name, pod)| (pod.terminating, *name));
+        // Of two that claim one address, one that is going leaves it to one that stays, and an older one to a newer one, which
+        // would not have it if the older one had not given it up.
+        pods.sort_by_key(|(name, pod)| (pod.terminating, Reverse(&pod.created), *name));
         for (name, pod) in pods {
             for (i, text) in pod.pod_ips.iter().enumerate() {
                 let problem = match self.stray(pod, text, uplink, own) {

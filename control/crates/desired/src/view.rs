@@ -113,6 +113,8 @@ pub struct NodeAddress {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pod {
     pub uid: String,
+    /// `metadata.creationTimestamp` (RFC 3339, UTC, so that texts sort as times); `None` counts as the oldest.
+    pub created: Option<String>,
     /// `spec.nodeName`; empty while it is not scheduled.
     pub node: String,
     /// `status.podIPs`, or `status.podIP` alone.

@@ -155,6 +155,35 @@ fn a_pod_outside_its_nodes_ranges_has_a_route_of_its_own() {
 }
 
 #[test]
+fn of_two_pods_with_one_address_the_newer_that_stays_has_it() {
+    let born = |node: &str, second: u8| Pod {
+        created: Some(format!("2026-11-23T09:00:{second:02}Z")),
+        ..pod(node, &["10.250.0.9"])
+    };
+    let going = Pod { terminating: true, ..born("knode4", 9) };
+    let ageless = pod("knode5", &["10.250.0.9"]);
+    let pods = [("a", born("knode2", 1)), ("b", born("knode3", 2)), ("c", going), ("d", ageless)];
+    let nodes = [(1, node(1)), (2, node(2)), (3, node(3)), (4, node(4)), (5, node(5))];
+    let desired = Desired::build(&view(nodes, pods), &local());
+    assert_eq!(target(&desired, "10.250.0.9/32"), Some(&via("172.16.0.3")));
+    let warnings = warnings(&desired);
+    assert_eq!(warnings.len(), 3, "{warnings:#?}");
+    assert!(
+        ["Pod shop/a", "Pod shop/d", "Pod shop/c"]
+            .iter()
+            .zip(&warnings)
+            .all(|(pod, text)| text.starts_with(pod))
+    );
+    // A local attachment has it before any of them.
+    let mut here = local();
+    here.attachments[0].addresses.push(ip("10.250.0.9"));
+    let nodes = [(1, node(1)), (2, node(2))];
+    let desired = Desired::build(&view(nodes, [("a", born("knode2", 1))]), &here);
+    assert_eq!(target(&desired, "10.250.0.9/32"), None);
+    assert!(desired.rows.endpoints["shop/front"].addresses.contains(&ip("10.250.0.9")));
+}
+
+#[test]
 fn a_node_without_the_annotation_is_named_and_the_rest_goes_on() {
     let mut silent = node(2);
     silent.router_addresses = None;
