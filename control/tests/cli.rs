@@ -818,3 +818,51 @@ fn uninstall_leaves_nothing_once_nobody_runs() {
     }
     assert!(Path::new(&path("net.d/99-loopback.conf")).exists());
 }
+
+#[test]
+fn doctor_says_what_is_missing_and_what_to_do() {
+    let node = Node::running();
+    let path = |name: &str| node.dir.path().join(name).display().to_string();
+    let said = node.run(&[
+        "doctor",
+        "--bin-dir",
+        &path("bin"),
+        "--conf-dir",
+        &path("net.d"),
+        "--state-dir",
+        &path("state"),
+    ]);
+    assert_eq!(said.code, Some(exit::FAILURE));
+    let lines: Vec<&str> = said.stdout.lines().collect();
+    let at = lines.iter().position(|line| line.starts_with("failure CNI plug-in: ")).unwrap();
+    assert_eq!(lines[at + 1], "        `podrouter install`");
+    assert!(
+        lines.iter().any(|line| line.starts_with("ok      control: 0.1.0 follows manifests")),
+        "{}",
+        said.stdout
+    );
+    assert!(lines.contains(&"warning control: Node node-2 has no router address"), "{}", said.stdout);
+
+    std::fs::create_dir_all(path("bin")).unwrap();
+    std::fs::create_dir_all(path("net.d")).unwrap();
+    std::fs::write(path("bin/podrouter-cni"), "x").unwrap();
+    std::fs::write(path("net.d/10-podrouter.conflist"), "podrouter-cni").unwrap();
+    let said = node.run(&[
+        "--json",
+        "doctor",
+        "--bin-dir",
+        &path("bin"),
+        "--conf-dir",
+        &path("net.d"),
+        "--state-dir",
+        &path("state"),
+    ]);
+    let checks: Value = serde_json::from_str(&said.stdout).unwrap();
+    let about =
+        |name: &str| checks.as_array().unwrap().iter().find(|check| check["about"] == name).unwrap().clone();
+    assert_eq!(about("CNI plug-in")["verdict"], "ok");
+    assert_eq!(about("network configuration")["verdict"], "ok");
+    assert_eq!(about("state")["remedy"], Value::Null);
+    let failed = checks.as_array().unwrap().iter().any(|check| check["verdict"] == "failure");
+    assert_eq!(said.code, Some(if failed { exit::FAILURE } else { exit::OK }), "{checks:#}");
+}

@@ -62,6 +62,7 @@ Examples:
   podrouter trace 10.244.1.7 10.96.0.10 tcp 80
                                          what would become of such a packet, step by step, and why
   podrouter --json show workers | jq '.workers[].ledger'
+  podrouter doctor                       what does this node lack?
   podrouter install                      have kubelet attach pods by podrouter";
 
 #[derive(Debug, Subcommand)]
@@ -84,6 +85,10 @@ pub(crate) enum Command {
     /// packets, and nothing is sent or changed. What a backend or a translated source port would be depends on the source
     /// port: name the one in question.
     Trace(Trace),
+    /// Checks that this node has what podrouter needs, and says what to do about what is missing.
+    ///
+    /// It exits with 1 if anything is missing that is needed. With --json: a list of {"verdict", "about", "found", "remedy"}.
+    Doctor(Doctor),
     /// Installs the CNI plug-in and, once the data plane is ready, the network configuration that names it.
     ///
     /// Both are put in place by a rename, so that kubelet never sees half a file. It may be run again at any time, as after an
@@ -92,6 +97,22 @@ pub(crate) enum Command {
     /// Removes what `install` has put there and, once both processes have ended, all that they keep: state, sockets and the
     /// host's interface with its routes.
     Uninstall(Uninstall),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    /// Where the plug-in is to be.
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub(crate) bin_dir: PathBuf,
+    /// Where network configurations are.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub(crate) conf_dir: PathBuf,
+    /// podrouter-control's --state-dir.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/podrouter")]
+    pub(crate) state_dir: PathBuf,
+    /// podrouter-control's --host-interface.
+    #[arg(long, value_name = "NAME", default_value = "podrouter0")]
+    pub(crate) host_interface: String,
 }
 
 #[derive(Debug, clap::Args)]

@@ -193,7 +193,7 @@ fn remove_interface(name: &str, done: &mut Done) -> anyhow::Result<()> {
 }
 
 /// Network configurations of a folder, in the order in which runtimes take them.
-fn configurations(folder: &Path) -> anyhow::Result<Vec<String>> {
+pub(crate) fn configurations(folder: &Path) -> anyhow::Result<Vec<String>> {
     let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let known = |name: &String| [".conflist", ".conf", ".json"].iter().any(|ending| name.ends_with(ending));

@@ -7,6 +7,7 @@
 
 mod args;
 mod client;
+mod doctor;
 mod install;
 mod render;
 mod select;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Show(what) => show(&args, what, style, &mut out).map(|()| exit::OK),
         Command::Top(what) => top::top(&args, what, style, &mut out).map(|()| exit::OK),
         Command::Trace(question) => trace(&args, question, style, &mut out).map(|()| exit::OK),
+        Command::Doctor(wanted) => doctor(&args, wanted, style, &mut out),
         Command::Install(wanted) => done(&args, install::install(&args, wanted), &mut out),
         Command::Uninstall(wanted) => done(&args, install::uninstall(&args, wanted), &mut out),
     };
@@ -81,6 +83,18 @@ struct StatusDocument<'a> {
     dataplane: Option<&'a dataplane::Status>,
     control: Option<&'a control::Status>,
     errors: &'a [String],
+}
+
+/// Prints what is there and what is missing; the code tells whether anything is that is needed.
+fn doctor(args: &Args, wanted: &args::Doctor, style: Style, out: &mut impl Write) -> anyhow::Result<u8> {
+    let checks = doctor::checks(args, wanted);
+    if args.json {
+        json(&checks, out)?
+    } else {
+        doctor::print(&checks, style, out)?
+    }
+    let failed = checks.iter().any(|check| check.verdict == doctor::Verdict::Failure);
+    Ok(if failed { exit::FAILURE } else { exit::OK })
 }
 
 /// Prints what was done.
