@@ -763,6 +763,23 @@ fn the_plug_in_is_installed_at_once_and_its_configuration_when_all_is_ready() {
     assert_eq!((mode("bin/podrouter-cni"), mode("net.d/10-podrouter.conflist")), (0o755, 0o644));
     let names = std::fs::read_dir(path("net.d")).unwrap().chain(std::fs::read_dir(path("bin")).unwrap());
     assert_eq!(names.count(), 3, "and nothing else");
+
+    // One that stays puts back what somebody takes away.
+    let mut staying = arguments.to_vec();
+    staying.push("--stay".to_owned());
+    let mut child = node.command(&staying.iter().map(String::as_str).collect::<Vec<_>>()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut installed = || {
+        lines.find(|line| {
+            line.as_ref().is_ok_and(|line| line.starts_with("installed") && line.ends_with(".conflist"))
+        })
+    };
+    installed().unwrap().unwrap();
+    std::fs::remove_file(&conf).unwrap();
+    installed().unwrap().unwrap();
+    assert!(Path::new(&conf).exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]

@@ -138,6 +138,9 @@ pub(crate) struct Install {
     /// Longest wait for the data plane.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub(crate) timeout: u64,
+    /// Stay, and put back what somebody changes or removes, until a signal ends it.
+    #[arg(long)]
+    pub(crate) stay: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -25,6 +25,9 @@ const PLUGIN: &str = "podrouter-cni";
 /// How often control is asked whether the data plane is ready.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How often one that stays looks whether all is as it was installed.
+const STAY: Duration = Duration::from_secs(5);
+
 /// What was done, for people a line each.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Done {
@@ -47,25 +50,49 @@ impl Done {
     }
 }
 
-/// Copies the plug-in, waits until the data plane is ready, and writes the network configuration.
-pub(crate) fn install(args: &Args, wanted: &Install) -> anyhow::Result<Done> {
+/// Copies the plug-in, waits until the data plane is ready, and writes the network configuration. `said` is told what was done; with
+/// `stay`, again whenever something had to be put back.
+pub(crate) fn install(
+    args: &Args,
+    wanted: &Install,
+    mut said: impl FnMut(&Done) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    said(&install_once(args, wanted)?)?;
+    if !wanted.stay {
+        return Ok(());
+    }
+    loop {
+        std::thread::sleep(STAY);
+        let there = |path: PathBuf, content: &[u8]| fs::read(path).is_ok_and(|found| found == content);
+        let configured =
+            there(wanted.conf_dir.join(&wanted.conf_name), configuration(args, wanted).as_bytes());
+        if !configured || !there(wanted.bin_dir.join(PLUGIN), &plug_in(wanted)?) {
+            said(&install_once(args, wanted)?)?;
+        }
+    }
+}
+
+/// The plug-in that is to be installed.
+fn plug_in(wanted: &Install) -> anyhow::Result<Vec<u8>> {
     let source = match &wanted.plugin {
         Some(path) => path.clone(),
         None => std::env::current_exe().context("finding this program")?.with_file_name(PLUGIN),
     };
-    let plugin = fs::read(&source)
-        .with_context(|| format!("reading the plug-in {}: give its path with --plugin", source.display()))?;
+    fs::read(&source)
+        .with_context(|| format!("reading the plug-in {}: give its path with --plugin", source.display()))
+}
+
+fn install_once(args: &Args, wanted: &Install) -> anyhow::Result<Done> {
     let mut done = Done::default();
     let path = wanted.bin_dir.join(PLUGIN);
-    replace(&path, &plugin, 0o755)?;
+    replace(&path, &plug_in(wanted)?, 0o755)?;
     done.installed.push(path);
 
     wait(&args.control, Duration::from_secs(wanted.timeout)).with_context(|| {
         format!("{} is installed, and no network configuration", done.installed[0].display())
     })?;
     let path = wanted.conf_dir.join(&wanted.conf_name);
-    let text = format!("{:#}\n", conflist(args, wanted));
-    replace(&path, text.as_bytes(), 0o644)?;
+    replace(&path, configuration(args, wanted).as_bytes(), 0o644)?;
     done.installed.push(path);
     for other in configurations(&wanted.conf_dir)?.into_iter().take_while(|name| *name < wanted.conf_name) {
         done.kept.push(format!(
@@ -109,8 +136,8 @@ pub(crate) fn uninstall(args: &Args, wanted: &Uninstall) -> anyhow::Result<Done>
 }
 
 /// The network configuration: `cniVersion` for runtimes of old, `cniVersions` for those that can choose.
-fn conflist(args: &Args, wanted: &Install) -> serde_json::Value {
-    json!({
+fn configuration(args: &Args, wanted: &Install) -> String {
+    let list = json!({
         "cniVersion": "1.0.0",
         "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
         "name": wanted.network,
@@ -120,7 +147,8 @@ fn conflist(args: &Args, wanted: &Install) -> serde_json::Value {
             "spool": wanted.spool,
             "capabilities": {"ips": true, "mac": true},
         }],
-    })
+    });
+    format!("{list:#}\n")
 }
 
 /// Until a pod can be attached.

@@ -39,8 +39,12 @@ fn main() -> ExitCode {
         Command::Top(what) => top::top(&args, what, style, &mut out).map(|()| exit::OK),
         Command::Trace(question) => trace(&args, question, style, &mut out).map(|()| exit::OK),
         Command::Doctor(wanted) => doctor(&args, wanted, style, &mut out),
-        Command::Install(wanted) => done(&args, install::install(&args, wanted), &mut out),
-        Command::Uninstall(wanted) => done(&args, install::uninstall(&args, wanted), &mut out),
+        Command::Install(wanted) => {
+            install::install(&args, wanted, |what| done(&args, what, &mut out)).map(|()| exit::OK)
+        }
+        Command::Uninstall(wanted) => {
+            install::uninstall(&args, wanted).and_then(|what| done(&args, &what, &mut out)).map(|()| exit::OK)
+        }
     };
     match done.and_then(|code| Ok(out.flush().map(|()| code)?)) {
         Ok(code) => ExitCode::from(code),
@@ -97,15 +101,14 @@ fn doctor(args: &Args, wanted: &args::Doctor, style: Style, out: &mut impl Write
     Ok(if failed { exit::FAILURE } else { exit::OK })
 }
 
-/// Prints what was done.
-fn done(args: &Args, done: anyhow::Result<install::Done>, out: &mut impl Write) -> anyhow::Result<u8> {
-    let done = done?;
+/// Prints what was done, at once.
+fn done(args: &Args, done: &install::Done, out: &mut impl Write) -> anyhow::Result<()> {
     if args.json {
-        json(&done, out)?
+        json(done, out)?;
     } else {
-        done.print(out)?
+        done.print(out)?;
     }
-    Ok(exit::OK)
+    Ok(out.flush()?)
 }
 
 /// Prints what answered; the code tells whether both did.
