@@ -90,7 +90,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9640", value_parser = health::address)]
     pub(crate) health_address: HealthAddress,
     /// What is logged, as in `info,podrouter_control=debug`.
-    #[arg(long, value_name = "FILTER", default_value = "info,kube=off", env = "PODROUTER_LOG")]
+    #[arg(long, value_name = "FILTER", default_value = "info,kube=off,rustls=off", env = "PODROUTER_LOG")]
     pub(crate) log: String,
 }
 

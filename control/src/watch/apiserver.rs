@@ -384,6 +384,11 @@ pub(crate) fn told(error: &(dyn std::error::Error + 'static)) -> String {
             let message = if status.message.is_empty() { &status.reason } else { &status.message };
             return format!("HTTP {}: {message}{advice}", status.code);
         }
+        if let Some(error) = cause.downcast_ref::<serde_json::Error>() {
+            return format!(
+                "an answer that cannot be read: {error} (is it an API server that listens there?)"
+            );
+        }
         // The last cause is what the system or the server said; those before it say who heard it.
         match cause.source() {
             Some(next) => cause = next,
@@ -480,7 +485,8 @@ impl Reach {
     async fn pause(&self, backoff: &mut DefaultBackoff, why: &str) {
         let asked = Duration::from_secs(self.rest.swap(0, Ordering::Relaxed)).min(LONGEST_REST);
         let pause = backoff.next().unwrap_or(LONGEST_REST).max(asked);
-        self.trouble(&format!("{why}; trying again in {pause:.1?}"));
+        // Without how long: the same trouble is no news when the pause is another.
+        self.trouble(&format!("{why}; trying again"));
         sleep(pause).await;
     }
 }
@@ -792,7 +798,7 @@ mod tests {
                 "{paused:?}"
             );
         }
-        assert!(reach.board.warnings("s")[0].starts_with("s: nodes: HTTP 429; trying again in 300"));
+        assert!(reach.board.warnings("s")[0].starts_with("s: nodes: HTTP 429; trying again;"));
         reach.hear(http::Response::new(()));
         assert!(reach.board.warnings("s").is_empty());
     }
