@@ -11,6 +11,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 
@@ -174,6 +175,17 @@ impl Node {
         self.control.kill()?;
         self.control = spawn_control(&self.run, &self.artefacts, &self.host, &self.manifests, &self.options)?;
         self.settle()
+    }
+
+    /// Kills control as a crash would, starts it again, and lets it be for a while, whatever it is at then.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn crash_control(&mut self, then: Duration) -> Result<()> {
+        self.control.kill()?;
+        self.control = spawn_control(&self.run, &self.artefacts, &self.host, &self.manifests, &self.options)?;
+        std::thread::sleep(then);
+        Ok(())
     }
 
     /// Kills the data plane as a crash would, and starts it again.

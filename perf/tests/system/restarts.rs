@@ -15,16 +15,25 @@ fn no_packet_is_lost_while_control_is_away() {
     let routes = bed.node.query().json(&["show", "routes"]).unwrap();
     let ports: Vec<_> = bed.node.query().ports().unwrap().into_iter().map(|port| port.info).collect();
 
-    let ping = Ping { count: 600, interval: Duration::from_millis(5), ..Ping::default() };
+    let ping = Ping { count: 2_400, interval: Duration::from_millis(5), ..Ping::default() };
     let Bed { a, b, node } = &mut bed;
-    let pinged = std::thread::scope(|scope| {
-        let pinging = scope.spawn(|| ping.run(&a.netns, &b.address(Family::V4)));
-        for _ in 0..2 {
-            node.restart_control().unwrap();
+    std::thread::scope(|scope| {
+        let pinging = Family::BOTH.map(|family| {
+            let (ping, from, to) = (&ping, &a.netns, b.address(family));
+            scope.spawn(move || ping.run(from, &to))
+        });
+        // At any moment of its start, from its first instruction to all being well (Numerical Recipes, section 7.1).
+        let mut series = 1u32;
+        for _ in 0..100 {
+            series = series.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            node.crash_control(Duration::from_millis(u64::from(series >> 8) % 80)).unwrap();
         }
-        pinging.join().unwrap().unwrap()
+        node.settle().unwrap();
+        for pinging in pinging {
+            let pinged = pinging.join().unwrap().unwrap();
+            assert!(pinged.complete(), "{} of {}", pinged.received, pinged.sent);
+        }
     });
-    assert!(pinged.complete(), "{} of {}", pinged.received, pinged.sent);
 
     // Compared, found equal, and left alone: not even the generation has moved.
     assert_eq!(bed.node.query().json(&["show", "routes"]).unwrap(), routes);
