@@ -27,15 +27,8 @@ const MIN_MTU: u16 = 1280;
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Keys of `runtimeConfig` that would change what the pod gets, and that podrouter does not do.
-const REFUSED_CAPABILITIES: [&str; 7] = [
-    "portMappings",
-    "bandwidth",
-    "ipRanges",
-    "deviceID",
-    "CNIDeviceInfoFile",
-    "infinibandGUID",
-    "infinibandGuid",
-];
+const REFUSED_CAPABILITIES: [&str; 6] =
+    ["portMappings", "bandwidth", "ipRanges", "deviceID", "infinibandGUID", "infinibandGuid"];
 
 /// Keys of `runtimeConfig` that ask nothing of a network plug-in on Linux: the runtime writes resolv.conf itself, names
 /// are the cluster DNS's, and nothing here is kept in a cgroup.
@@ -274,6 +267,10 @@ impl Config {
                 let rule = "write a list of addresses, with or without a length, as 10.244.1.9/24";
                 let ips = value.as_array().and_then(|list| list.iter().map(address).collect::<Option<_>>());
                 asked.ips = ips.ok_or_else(|| invalid(&path, Some(value), rule))?;
+            } else if key == "CNIDeviceInfoFile" {
+                let file = value.as_str().filter(|file| file.starts_with('/') && !file.ends_with('/'));
+                asked.device_info =
+                    Some(file.ok_or_else(|| invalid(&path, Some(value), "write an absolute path"))?.into());
             } else if REFUSED_CAPABILITIES.contains(&key.as_str()) {
                 return Err(unsupported(
                     &path,
@@ -316,6 +313,8 @@ impl Config {
 pub(crate) struct Capabilities {
     pub(crate) mac: Option<MacAddr>,
     pub(crate) ips: Vec<IpAddr>,
+    /// `CNIDeviceInfoFile`.
+    pub(crate) device_info: Option<PathBuf>,
 }
 
 /// An address; the length of its subnet, if it has one, says nothing here.
@@ -461,7 +460,18 @@ mod tests {
         assert_eq!(ask(json!({"mac": "02:00:00:00:00:05"})), Ok(Capabilities { mac, ..none.clone() }));
         let ips = vec!["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()];
         assert_eq!(ask(json!({"ips": ["10.0.0.5/24", "fd00::5"]})), Ok(Capabilities { ips, ..none.clone() }));
-        for bad in [json!({"ips": "10.0.0.5"}), json!({"ips": ["10.0.0"]}), json!({"ips": [7]})] {
+        let device_info = Some("/run/x/net1".into());
+        assert_eq!(
+            ask(json!({"CNIDeviceInfoFile": "/run/x/net1"})),
+            Ok(Capabilities { device_info, ..none.clone() })
+        );
+        for bad in [
+            json!({"ips": "10.0.0.5"}),
+            json!({"ips": ["10.0.0"]}),
+            json!({"ips": [7]}),
+            json!({"CNIDeviceInfoFile": "net1"}),
+            json!({"CNIDeviceInfoFile": "/run/"}),
+        ] {
             assert_eq!(ask(bad).unwrap_err().code, code::INVALID_CONFIG);
         }
         let both = json!({"cniVersion": "1.0.0", "name": "n", "ipam": {"type": "host-local"},

@@ -9,6 +9,7 @@
 mod check;
 mod config;
 mod control;
+mod device_info;
 mod env;
 mod error;
 mod ipam;
@@ -138,20 +139,35 @@ fn add(config: &Config, text: &[u8], attachment: Attachment, netns: PathBuf) -> 
         pod: args.pod,
     });
     let fds: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
-    let answer = control.ask(&request, &fds).inspect_err(|_| {
-        // DEL follows a failed ADD; but what was leased for nothing goes back at once (section 4, "Delegated plugins").
+    // DEL follows a failed ADD; but what was leased for nothing goes back at once (section 4, "Delegated plugins").
+    let give_back = || {
         if let Some(ipam) = &ipam {
             ipam.give_back();
         }
-    });
+    };
+    let answer = control.ask(&request, &fds).inspect_err(|_| give_back());
     match answer? {
         Response::Attached(attached) => {
+            if let (Some(file), Some(at)) = (&capabilities.device_info, &attached.socket) {
+                device_info::write(file, at).inspect_err(|_| {
+                    undo(&mut control, request);
+                    give_back();
+                })?;
+            }
             if let Some(socket) = attached.socket.as_ref().filter(|_| version < Version::V1_1_0) {
                 log(&format!("a result of {} cannot tell the socket {}", version.text(), shown(socket)));
             }
             Ok(result::added(version, &attachment.interface, &netns, &attached, dns, previous))
         }
         other => Err(control.out_of_turn("Attach", &other)),
+    }
+}
+
+/// Takes back an attachment that the pod could not be told of. DEL would do it too; that this fails is for the log alone.
+fn undo(control: &mut Control, request: Request) {
+    let Request::Attach(AttachRequest { network, container, interface, .. }) = request else { return };
+    if let Err(failure) = control.ask(&Request::Detach { network, container, interface }, &[]) {
+        log(&failure.msg);
     }
 }
 

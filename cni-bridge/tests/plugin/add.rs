@@ -65,6 +65,36 @@ fn addresses_that_the_runtime_wants() {
 }
 
 #[test]
+fn a_vhost_user_pods_device_is_told_by_its_file() {
+    let control = FakeControl::willing();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("devinfo/cni/pods-uid-net1");
+    let ask = |port: &str, file: &std::path::Path| {
+        let more = json!({"port": port, "runtimeConfig": {"CNIDeviceInfoFile": file}});
+        run("ADD", &bytes(&control.config("1.0.0", more)), &[])
+    };
+    ask("tap", &file).result();
+    assert!(!file.exists(), "a kernel pod has nothing to tell");
+    ask("vhost-user", &file).result();
+    let read = || serde_json::from_str::<Value>(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let socket = "/run/podrouter/vhost/p0123456789ab.sock";
+    let told =
+        json!({"type": "vhost-user", "version": "1.1.0", "vhost-user": {"mode": "client", "path": socket}});
+    assert_eq!(read(), told);
+    assert_eq!(std::fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
+    // What a device plug-in has put there stays.
+    std::fs::write(&file, "{}").unwrap();
+    ask("vhost-user", &file).result();
+    assert_eq!(read(), json!({}));
+    // A pod that cannot be told of its device is not attached.
+    let (code, msg) = ask("vhost-user", std::path::Path::new("/proc/nowhere/net1")).failure();
+    assert!(code == 5 && msg.contains("/proc/nowhere/net1"), "{code} {msg}");
+    let detach =
+        Request::Detach { network: "pods".into(), container: "c0ffee".into(), interface: "eth0".into() };
+    assert_eq!(control.asked().last().unwrap().0, detach);
+}
+
+#[test]
 fn a_vhost_user_pod() {
     let control = FakeControl::willing();
     // A VM's runtime may name a namespace that is none of the kernel's.

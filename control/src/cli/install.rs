@@ -145,7 +145,7 @@ fn configuration(args: &Args, wanted: &Install) -> String {
             "type": PLUGIN,
             "socket": args.control,
             "spool": wanted.spool,
-            "capabilities": {"ips": true, "mac": true},
+            "capabilities": {"CNIDeviceInfoFile": true, "ips": true, "mac": true},
         }],
     });
     format!("{list:#}\n")
