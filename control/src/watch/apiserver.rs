@@ -4,43 +4,31 @@
 //! has missed. One loop gathers what they say. What always holds: an object counts as gone only if the server says so, by
 //! an event or by a whole list without it; whatever else goes wrong, what is known stays, and is tried again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use desired::{Change, Node, Pod, ViewChange};
-use futures_util::{Stream, StreamExt};
+use desired::{Node, Pod};
+use kube::Config;
 use kube::client::ClientBuilder;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
-use kube::runtime::watcher::{self, DefaultBackoff, Event};
-use kube::{Api, Client, Config};
-use tokio::sync::{Notify, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::sync::mpsc;
 use tower::limit::RateLimitLayer;
 use tower::util::MapResponseLayer;
 
+use super::follow::{Said, follow};
 use super::objects::Trimmed;
-use super::watched::Watched;
+use super::reach::{Board, Reach};
 use super::{Source, Update};
 
 /// Steps that are taken together at most: memory stays flat while a large cluster is listed.
 const BATCH: usize = 1024;
 
-/// Longest silence while a list is read; an API server's own limit of a request is 60 s.
-const SILENCE: Duration = Duration::from_secs(90);
-
 /// Requests for one resource a second, at most.
 const RATE: u64 = 20;
-
-/// Longest that an API server may tell us to stay away (`Retry-After`).
-const LONGEST_REST: Duration = Duration::from_secs(300);
-
-/// Warnings of one resource's objects, at most: more of them would say no more.
-const MOST_WARNINGS: usize = 20;
 
 /// Why there is no API server to follow.
 #[derive(Debug, thiserror::Error)]
@@ -120,8 +108,7 @@ impl ApiServer {
     where
         T: Trimmed + Clone + fmt::Debug + Send + 'static,
     {
-        let reach =
-            Arc::new(Reach { resource: T::PLURAL, board: Arc::clone(board), rest: AtomicU64::new(0) });
+        let reach = Arc::new(Reach::new(T::PLURAL, Arc::clone(board)));
         let heard = Arc::clone(&reach);
         let hear = MapResponseLayer::new(move |response| heard.hear(response));
         // A server that ends each watch at once would be asked again at once, for ever.
@@ -209,285 +196,6 @@ impl ApiServer {
                 return Ok(());
             }
         }
-    }
-}
-
-/// What a task says.
-#[derive(Debug)]
-enum Said {
-    Changed(ViewChange),
-    /// A list was read to its end.
-    Listed(&'static str),
-}
-
-/// Why a watch is begun anew, with a list.
-enum Anew {
-    /// The server has no watch that begins with a list, or none that ends it.
-    ByLists,
-    /// It has forgotten what we know, or told us something that we could not read.
-    Lost,
-    /// Nobody listens any more.
-    Over,
-}
-
-/// Follows a resource for good.
-async fn follow<T>(client: Client, selector: Option<String>, reach: Arc<Reach>, say: mpsc::Sender<Said>)
-where
-    T: Trimmed + Clone + fmt::Debug + Send + 'static,
-{
-    let api = Api::<Watched<T>>::all(client);
-    let mut backoff = DefaultBackoff::default();
-    // A watch that begins with the objects that are there costs the server and us least (KEP-3157).
-    let mut by_lists = false;
-    loop {
-        let mut config = watcher::Config::default();
-        config.field_selector.clone_from(&selector);
-        if !by_lists {
-            config = config.streaming_lists();
-        }
-        let events = watcher::watcher(api.clone(), config);
-        match take(std::pin::pin!(events), by_lists, &mut backoff, &reach, &say).await {
-            Anew::ByLists => by_lists = true,
-            Anew::Lost => {}
-            Anew::Over => return,
-        }
-    }
-}
-
-async fn take<T>(
-    mut events: impl Stream<Item = watcher::Result<Event<Watched<T>>>> + Unpin,
-    by_lists: bool,
-    backoff: &mut DefaultBackoff,
-    reach: &Reach,
-    say: &mpsc::Sender<Said>,
-) -> Anew
-where
-    T: Trimmed + Clone + fmt::Debug + Send + 'static,
-{
-    // Those of a list that is being read.
-    let mut listed: Option<BTreeSet<T::Key>> = None;
-    let changed = |change| Said::Changed(T::change(change));
-    loop {
-        let next = match listed {
-            None => events.next().await,
-            Some(_) => match timeout(SILENCE, events.next()).await {
-                Ok(next) => next,
-                Err(_) => {
-                    reach.trouble(&format!("no answer for {SILENCE:?}; asking anew"));
-                    // A server older than such watches sends the objects and never says that these were all.
-                    return if by_lists { Anew::Lost } else { Anew::ByLists };
-                }
-            },
-        };
-        // The stream of events never ends of itself.
-        let Some(next) = next else { return Anew::Lost };
-        let said = match next {
-            Ok(Event::Init) => {
-                if listed.replace(BTreeSet::new()).is_some_and(|listed| !listed.is_empty()) {
-                    reach.pause(backoff, "the list broke off").await;
-                }
-                continue;
-            }
-            Ok(Event::InitApply(object) | Event::Apply(object)) => {
-                let Some(key) = object.name().map(T::key) else {
-                    reach.board.set(reach.resource, "", "an object without a name; left out".to_owned());
-                    continue;
-                };
-                if let Some(listed) = &mut listed {
-                    listed.insert(key.clone());
-                }
-                match object.object {
-                    Ok(object) => {
-                        reach.board.clear(reach.resource, &key.to_string());
-                        changed(Change::Set(key, object))
-                    }
-                    Err(why) => {
-                        let text =
-                            format!("{} {key}: {why}; what was known of it before stays in force", T::KIND);
-                        reach.board.set(reach.resource, &key.to_string(), text);
-                        continue;
-                    }
-                }
-            }
-            Ok(Event::Delete(object)) => {
-                let Some(key) = object.name().map(T::key) else { continue };
-                reach.board.clear(reach.resource, &key.to_string());
-                changed(Change::Remove(key))
-            }
-            Ok(Event::InitDone) => {
-                let keys = listed.take().unwrap_or_default();
-                reach.board.keep(reach.resource, |name| keys.iter().any(|key| key.to_string() == name));
-                if say.send(changed(Change::Only(keys))).await.is_err() {
-                    return Anew::Over;
-                }
-                Said::Listed(T::PLURAL)
-            }
-            Err(error) => {
-                if !by_lists && refuses_initial_events(&error) {
-                    tracing::info!(
-                        "{}: the API server has no watch that begins with a list ({error})",
-                        T::PLURAL
-                    );
-                    return Anew::ByLists;
-                }
-                reach.pause(backoff, &told(&error)).await;
-                if is_lost(&error) {
-                    return Anew::Lost;
-                }
-                continue;
-            }
-        };
-        if say.send(said).await.is_err() {
-            return Anew::Over;
-        }
-    }
-}
-
-/// What the server says of a request that it does not take: a [`kube::core::Status`].
-fn status(error: &watcher::Error) -> Option<&kube::core::Status> {
-    use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
-    match error {
-        WatchError(status) => Some(status),
-        InitialListFailed(kube::Error::Api(status))
-        | WatchStartFailed(kube::Error::Api(status))
-        | WatchFailed(kube::Error::Api(status)) => Some(status),
-        InitialListFailed(_) | WatchStartFailed(_) | WatchFailed(_) | NoResourceVersion => None,
-    }
-}
-
-/// Such a server says 422 of the parameter `sendInitialEvents`, or 400 or 403 of one that it does not take.
-fn refuses_initial_events(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchStartFailed(_))
-        && status(error).is_some_and(|status| {
-            status.code == 422
-                || matches!(status.code, 400 | 403) && status.message.contains("sendInitialEvents")
-        })
-}
-
-/// Whether there is no going on from where we were. An expired resource version may be told before a watch begins, too;
-/// and an event that could not be read may have been any.
-fn is_lost(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchFailed(kube::Error::SerdeError(_)))
-        || status(error).is_some_and(|status| status.code == 410)
-}
-
-/// An error in one line, without the repetitions and structures that libraries print.
-pub(crate) fn told(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    loop {
-        if let Some(status) = cause.downcast_ref::<Box<kube::core::Status>>() {
-            let advice = match status.code {
-                401 => " (is the token or certificate still good?)",
-                403 => " (does the ClusterRole of control/deploy allow it?)",
-                _ => "",
-            };
-            let message = if status.message.is_empty() { &status.reason } else { &status.message };
-            return format!("HTTP {}: {message}{advice}", status.code);
-        }
-        if let Some(error) = cause.downcast_ref::<serde_json::Error>() {
-            return format!(
-                "an answer that cannot be read: {error} (is it an API server that listens there?)"
-            );
-        }
-        // The last cause is what the system or the server said; those before it say who heard it.
-        match cause.source() {
-            Some(next) => cause = next,
-            None => return cause.to_string(),
-        }
-    }
-}
-
-/// What is wrong, in words; told again only when it changes.
-#[derive(Debug, Default)]
-struct Board {
-    /// By resource and object; of a resource as a whole, with an empty name.
-    troubles: Mutex<Troubles>,
-    changed: Notify,
-}
-
-type Troubles = BTreeMap<(&'static str, String), String>;
-
-impl Board {
-    fn lock(&self) -> MutexGuard<'_, Troubles> {
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, resource: &'static str, name: &str, text: String) {
-        let before = self.lock().insert((resource, name.to_owned()), text.clone());
-        if before != Some(text) {
-            self.changed.notify_one();
-        }
-    }
-
-    fn clear(&self, resource: &'static str, name: &str) {
-        let mut troubles = self.lock();
-        // Almost always there is none, and objects come by the hundred thousand.
-        if !troubles.is_empty() && troubles.remove(&(resource, name.to_owned())).is_some() {
-            self.changed.notify_one();
-        }
-    }
-
-    /// Of a resource's objects, those of `names` alone are still there.
-    fn keep(&self, resource: &'static str, is_there: impl Fn(&str) -> bool) {
-        self.lock().retain(|(own, name), _| *own != resource || name.is_empty() || is_there(name));
-        self.changed.notify_one();
-    }
-
-    fn warnings(&self, source: &str) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let mut told: BTreeMap<&str, usize> = BTreeMap::new();
-        for ((resource, name), text) in &*self.lock() {
-            if name.is_empty() {
-                warnings.push(format!("{source}: {resource}: {text}"));
-                continue;
-            }
-            let told = told.entry(resource).or_default();
-            *told += 1;
-            if *told <= MOST_WARNINGS {
-                warnings.push(text.clone());
-            }
-        }
-        for (resource, told) in told {
-            if let Some(more) = told.checked_sub(MOST_WARNINGS).filter(|more| *more > 0) {
-                warnings.push(format!("{source}: {resource}: {more} more objects cannot be read"));
-            }
-        }
-        warnings
-    }
-}
-
-/// The way to one resource.
-#[derive(Debug)]
-struct Reach {
-    resource: &'static str,
-    board: Arc<Board>,
-    /// Seconds that the server's last answer asks us to wait.
-    rest: AtomicU64,
-}
-
-impl Reach {
-    fn trouble(&self, text: &str) {
-        self.board.set(self.resource, "", format!("{text}; what was read before stays in force"));
-    }
-
-    /// Looks at an answer as it passes: one without fault ends the trouble, though nothing may change for hours.
-    fn hear<B>(&self, response: http::Response<B>) -> http::Response<B> {
-        let rest = response.headers().get(http::header::RETRY_AFTER);
-        let rest = rest.and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
-        self.rest.store(rest.unwrap_or(0), Ordering::Relaxed);
-        if response.status().is_success() {
-            self.board.clear(self.resource, "");
-        }
-        response
-    }
-
-    /// Stays away for a while, as long as the server asks at least; longer each time.
-    async fn pause(&self, backoff: &mut DefaultBackoff, why: &str) {
-        let asked = Duration::from_secs(self.rest.swap(0, Ordering::Relaxed)).min(LONGEST_REST);
-        let pause = backoff.next().unwrap_or(LONGEST_REST).max(asked);
-        // Without how long: the same trouble is no news when the pause is another.
-        self.trouble(&format!("{why}; trying again"));
-        sleep(pause).await;
     }
 }
 
@@ -778,40 +486,5 @@ mod tests {
                     range == known && here == heard.view.pods.contains_key(&key)
                 })
         });
-    }
-
-    fn reach() -> Reach {
-        Reach { resource: "nodes", board: Arc::new(Board::default()), rest: AtomicU64::new(0) }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_server_that_asks_to_be_left_alone_is() {
-        let reach = reach();
-        for (asked, least) in [("7", 7), ("soon", 0), ("86400", 300)] {
-            let answer = http::Response::builder().status(429).header("Retry-After", asked);
-            reach.hear(answer.body(()).unwrap());
-            let begun = tokio::time::Instant::now();
-            reach.pause(&mut DefaultBackoff::default(), "HTTP 429").await;
-            let paused = begun.elapsed();
-            assert!(
-                paused >= Duration::from_secs(least) && paused < Duration::from_secs(least + 5),
-                "{paused:?}"
-            );
-        }
-        assert!(reach.board.warnings("s")[0].starts_with("s: nodes: HTTP 429; trying again;"));
-        reach.hear(http::Response::new(()));
-        assert!(reach.board.warnings("s").is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_list_that_falls_silent_is_begun_anew() {
-        use futures_util::stream::{iter, pending};
-        let (say, _said) = mpsc::channel(4);
-        for by_lists in [false, true] {
-            let events = iter([Ok(Event::<Watched<Node>>::Init)]).chain(pending());
-            let ended =
-                take(std::pin::pin!(events), by_lists, &mut DefaultBackoff::default(), &reach(), &say).await;
-            assert_eq!(matches!(ended, Anew::ByLists), !by_lists);
-        }
     }
 }

@@ -9,12 +9,15 @@ use std::ops::ControlFlow;
 use desired::ViewChange;
 
 mod apiserver;
+mod follow;
 mod manifests;
 mod objects;
+mod reach;
 mod watched;
 
-pub(crate) use apiserver::{ApiServer, told};
+pub(crate) use apiserver::ApiServer;
 pub(crate) use manifests::Manifests;
+pub(crate) use reach::told;
 
 /// What a source has come to know since it spoke last.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
