@@ -17,9 +17,10 @@ use kube::client::ClientBuilder;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use tokio::sync::mpsc;
 use tower::limit::RateLimitLayer;
+use tower::timeout::TimeoutLayer;
 use tower::util::MapResponseLayer;
 
-use super::follow::{Said, follow};
+use super::follow::{SILENCE, Said, follow};
 use super::objects::Trimmed;
 use super::reach::{Board, Reach};
 use super::{Source, Update};
@@ -53,6 +54,8 @@ pub(crate) struct ApiServer {
     config: Config,
     /// Whose pods are watched.
     node: String,
+    /// Longest wait until an answer begins.
+    patience: Duration,
 }
 
 impl ApiServer {
@@ -90,7 +93,7 @@ impl ApiServer {
         }
         // What went wrong is ours to tell, and a server's wish to be left alone ours to grant.
         config.default_retry = false;
-        Ok(Self { config, node: node.to_owned() })
+        Ok(Self { config, node: node.to_owned(), patience: SILENCE })
     }
 
     /// How to speak to it.
@@ -111,10 +114,13 @@ impl ApiServer {
         let reach = Arc::new(Reach::new(T::PLURAL, Arc::clone(board)));
         let heard = Arc::clone(&reach);
         let hear = MapResponseLayer::new(move |response| heard.hear(response));
-        // A server that ends each watch at once would be asked again at once, for ever.
-        let builder = ClientBuilder::try_from(self.config.clone())?
-            .with_layer(&RateLimitLayer::new(RATE, Duration::from_secs(1)));
-        let client = builder.with_layer(&hear).build();
+        let client = ClientBuilder::try_from(self.config.clone())?
+            // kube-rs waits for a watch to begin for as long as the connection stands.
+            .with_layer(&TimeoutLayer::new(self.patience))
+            // A server that ends each watch at once would be asked again at once, for ever.
+            .with_layer(&RateLimitLayer::new(RATE, Duration::from_secs(1)))
+            .with_layer(&hear)
+            .build();
         tokio::spawn(follow::<T>(client, selector, reach, say.clone()));
         Ok(())
     }
@@ -232,9 +238,13 @@ mod tests {
 
     impl Heard {
         fn from(server: &apiserver::ApiServer) -> Self {
+            Self::patient(server, SILENCE)
+        }
+
+        fn patient(server: &apiserver::ApiServer, patience: Duration) -> Self {
             let mut config = Config::new(server.url().parse().unwrap());
             config.default_retry = false;
-            let source = Box::new(ApiServer { config, node: "n1".to_owned() });
+            let source = Box::new(ApiServer { config, node: "n1".to_owned(), patience });
             let (give, updates) = channel();
             std::thread::spawn(move || {
                 source.follow(&mut |update| match give.send(update) {
@@ -306,12 +316,7 @@ mod tests {
         server.set(node("n1", "10.1.0.0/24"));
         server.set_faults(|request| {
             let message = "pods is forbidden: User \"x\" cannot list resource";
-            (request.resource() == "pods").then_some(Fault::Status {
-                code: 403,
-                reason: "Forbidden",
-                message,
-                retry_after: None,
-            })
+            (request.resource() == "pods").then_some(Fault::status(403, "Forbidden", message))
         });
         let mut heard = Heard::from(&server);
         heard.until("the node, and why there are no pods", |heard| {
@@ -361,6 +366,21 @@ mod tests {
     }
 
     #[test]
+    fn a_watch_that_never_begins_is_asked_for_again() {
+        let server = serve();
+        server.set(node("n1", "10.1.0.0/24"));
+        let mut heard = Heard::patient(&server, Duration::from_secs(1));
+        heard.until("all", |heard| heard.complete);
+        server
+            .set_faults(|request| request.parameter("sendInitialEvents").is_none().then_some(Fault::Silence));
+        server.hang_up();
+        heard.until("the trouble", |heard| heard.is_warned("nodes: request timed out"));
+        server.set(node("n2", "10.2.0.0/24"));
+        server.behave();
+        heard.until("the difference", |heard| heard.nodes() == ["n1", "n2"] && heard.warnings.is_empty());
+    }
+
+    #[test]
     fn a_version_that_expired_before_the_watch_began_is_no_end() {
         let server = serve();
         server.set(node("n1", "10.1.0.0/24"));
@@ -368,12 +388,8 @@ mod tests {
         heard.until("all", |heard| heard.complete);
         // Some servers say it by the answer's own status, and go on saying it to whoever asks for that version.
         server.set_faults(|request| {
-            (request.parameter("sendInitialEvents").is_none()).then_some(Fault::Status {
-                code: 410,
-                reason: "Expired",
-                message: "too old",
-                retry_after: None,
-            })
+            (request.parameter("sendInitialEvents").is_none())
+                .then_some(Fault::status(410, "Expired", "too old"))
         });
         server.hang_up();
         server.set(node("n2", "10.2.0.0/24"));
@@ -389,7 +405,7 @@ mod tests {
         server.set_faults(|request| {
             let message = "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
             (request.parameter("sendInitialEvents").is_some())
-                .then_some(Fault::Status { code: 422, reason: "Invalid", message, retry_after: None })
+                .then_some(Fault::status(422, "Invalid", message))
         });
         let mut heard = Heard::from(&server);
         heard.until("all", |heard| heard.complete);

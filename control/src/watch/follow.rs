@@ -19,8 +19,8 @@ use super::objects::Trimmed;
 use super::reach::{Reach, told};
 use super::watched::Watched;
 
-/// Longest silence while a list is read; an API server's own limit of a request is 60 s.
-const SILENCE: Duration = Duration::from_secs(90);
+/// Longest wait for an answer to begin, and longest silence while a list is read; an API server's own limit of a request is 60 s.
+pub(crate) const SILENCE: Duration = Duration::from_secs(90);
 
 /// What a task says.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ where
                 }
                 match object.object {
                     Ok(object) => {
-                        reach.board.clear(reach.resource, &key.to_string());
+                        reach.board.clear(reach.resource, &key);
                         changed(Change::Set(key, object))
                     }
                     Err(why) => {
@@ -125,7 +125,7 @@ where
             }
             Ok(Event::Delete(object)) => {
                 let Some(key) = object.name().map(T::key) else { continue };
-                reach.board.clear(reach.resource, &key.to_string());
+                reach.board.clear(reach.resource, &key);
                 changed(Change::Remove(key))
             }
             Ok(Event::InitDone) => {

@@ -63,10 +63,10 @@ impl Board {
         }
     }
 
-    pub(crate) fn clear(&self, resource: &'static str, name: &str) {
+    pub(crate) fn clear(&self, resource: &'static str, name: impl ToString) {
         let mut troubles = self.lock();
         // Almost always there is none, and objects come by the hundred thousand.
-        if !troubles.is_empty() && troubles.remove(&(resource, name.to_owned())).is_some() {
+        if !troubles.is_empty() && troubles.remove(&(resource, name.to_string())).is_some() {
             self.changed.notify_one();
         }
     }

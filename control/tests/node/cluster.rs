@@ -146,8 +146,7 @@ fn the_cluster_is_told_whether_pods_can_be_here_and_what_is_left_out() {
     // Who may not write says so, and goes on.
     server.set_faults(|request| {
         let message = "nodes \"knode1\" is forbidden: cannot patch resource";
-        let fault = Fault::Status { code: 403, reason: "Forbidden", message, retry_after: None };
-        (request.method == "PATCH").then_some(fault)
+        (request.method == "PATCH").then_some(Fault::status(403, "Forbidden", message))
     });
     node.kill();
     node.start();

@@ -37,6 +37,14 @@ pub enum Fault {
     Line(&'static str),
 }
 
+impl Fault {
+    /// An answer with a `Status` object, and nothing else.
+    #[must_use]
+    pub const fn status(code: u16, reason: &'static str, message: &'static str) -> Self {
+        Self::Status { code, reason, message, retry_after: None }
+    }
+}
+
 type Faults = Box<dyn Fn(&Request) -> Option<Fault> + Send>;
 
 struct Shared {
