@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
-use crate::store::{Counted, Store};
+use crate::store::{Counted, Store, Warner};
 
 /// Longest that a client may take for its request's head.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,12 +42,12 @@ async fn accept(store: &Arc<Store>, address: SocketAddr) {
                 let text = format!(
                     "--health-address {address}: {error}; probes and metrics are not answered: give another address, or `none`"
                 );
-                store.set_health_warnings(vec![text]);
+                store.warn(Warner::Health, vec![text]);
                 sleep(RETRY).await;
             }
         }
     };
-    store.set_health_warnings(vec![]);
+    store.warn(Warner::Health, vec![]);
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // Out of descriptors; those that are busy will give some back.

@@ -16,7 +16,7 @@ use tap::{Tap, TapConfig, TapError};
 use wire::{IpPrefix, MacAddr};
 
 use crate::netlink::{self, KernelRoute, Link, Netlink, NetlinkError};
-use crate::store::Store;
+use crate::store::{Store, Warner};
 
 /// The kernel's own address on the host TAP. One on every node will do: nobody else is on that link.
 pub(crate) const MAC: MacAddr = MacAddr([0x02, 0x70, 0x6f, 0x64, 0x00, 0x02]);
@@ -99,7 +99,7 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
             }
         };
         looked = Instant::now();
-        store.set_host_warnings(warnings);
+        store.warn(Warner::Host, warnings);
     }
 }
 

@@ -17,7 +17,7 @@ use kube::{Api, Client, Config};
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::store::Store;
+use crate::store::{Store, Warner};
 
 /// How long a data plane may be away before pods had better be scheduled elsewhere: its start takes seconds.
 const GRACE: Duration = Duration::from_secs(10);
@@ -94,16 +94,17 @@ impl Report {
             tokio::time::sleep(LOOK).await;
             let (is_ready, warnings) = store.standing();
             said.look(is_ready, Instant::now());
-            let told = match said.tell_condition(&nodes, &self.node).await {
-                Ok(()) => said.tell_events(&recorder, &self.node, &warnings).await,
-                Err(error) => Err(error),
-            };
-            let trouble = told.err().map(|error| format!("telling the cluster: {error}"));
-            let pause = trouble.as_ref().map(|_| backoff.next().unwrap_or(ANSWER));
-            store.set_report_warnings(trouble.into_iter().collect());
-            match pause {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => backoff = DefaultBackoff::default(),
+            // Who may not write the one may be allowed the other.
+            let condition = said.tell_condition(&nodes, &self.node).await;
+            let events = said.tell_events(&recorder, &self.node, &warnings).await;
+            let troubles = condition.err().into_iter().chain(events.err());
+            let troubles: Vec<_> = troubles.map(|error| format!("telling the cluster: {error}")).collect();
+            let failed = !troubles.is_empty();
+            store.warn(Warner::Report, troubles);
+            if failed {
+                tokio::time::sleep(backoff.next().unwrap_or(ANSWER)).await;
+            } else {
+                backoff = DefaultBackoff::default();
             }
         }
     }

@@ -88,12 +88,18 @@ struct State {
     /// Which namespace a kernel pod's path led to while the pod was known to be there.
     sandboxes: BTreeMap<Key, NetnsId>,
     session: Session,
-    journal_warnings: Vec<String>,
-    source_warnings: Vec<String>,
-    host_warnings: Vec<String>,
-    report_warnings: Vec<String>,
-    health_warnings: Vec<String>,
+    warnings: BTreeMap<Warner, Vec<String>>,
     counted: Counted,
+}
+
+/// Who has something to warn of, in the order in which it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Warner {
+    Journal,
+    Source,
+    Host,
+    Report,
+    Health,
 }
 
 /// What happened since the start.
@@ -126,6 +132,17 @@ pub(crate) struct Store {
 pub(crate) struct Claim<'a> {
     store: &'a Store,
     key: Key,
+}
+
+impl State {
+    /// Logs what is new.
+    fn warn(&mut self, who: Warner, warnings: Vec<String>) {
+        let known = self.warnings.entry(who).or_default();
+        for warning in warnings.iter().filter(|warning| !known.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        *known = warnings;
+    }
 }
 
 impl Claim<'_> {
@@ -170,11 +187,7 @@ impl Store {
             taps: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             session: Session { trouble: "not connected yet".to_owned(), ..Session::default() },
-            journal_warnings: history.problems,
-            source_warnings: Vec::new(),
-            host_warnings: Vec::new(),
-            report_warnings: Vec::new(),
-            health_warnings: Vec::new(),
+            warnings: [(Warner::Journal, history.problems)].into(),
             counted: Counted::default(),
         };
         Ok(Self {
@@ -227,12 +240,7 @@ impl Store {
             }
         }
         let mut state = self.lock();
-        for warning in &update.warnings {
-            if !state.source_warnings.contains(warning) {
-                tracing::warn!("{warning}");
-            }
-        }
-        state.source_warnings = update.warnings;
+        state.warn(Warner::Source, update.warnings);
         state.counted.events += events;
         different |= update.complete && !state.complete;
         state.complete |= update.complete;
@@ -330,28 +338,9 @@ impl Store {
         self.changed.notify_all();
     }
 
-    pub(crate) fn set_host_warnings(&self, warnings: Vec<String>) {
-        let mut state = self.lock();
-        for warning in warnings.iter().filter(|warning| !state.host_warnings.contains(warning)) {
-            tracing::warn!("{warning}");
-        }
-        state.host_warnings = warnings;
-    }
-
-    pub(crate) fn set_report_warnings(&self, warnings: Vec<String>) {
-        let mut state = self.lock();
-        for warning in warnings.iter().filter(|warning| !state.report_warnings.contains(warning)) {
-            tracing::warn!("{warning}");
-        }
-        state.report_warnings = warnings;
-    }
-
-    pub(crate) fn set_health_warnings(&self, warnings: Vec<String>) {
-        let mut state = self.lock();
-        for warning in warnings.iter().filter(|warning| !state.health_warnings.contains(warning)) {
-            tracing::warn!("{warning}");
-        }
-        state.health_warnings = warnings;
+    /// Says what is wrong now, in place of what was said before.
+    pub(crate) fn warn(&self, who: Warner, warnings: Vec<String>) {
+        self.lock().warn(who, warnings);
     }
 
     pub(crate) fn counted(&self) -> Counted {
@@ -410,7 +399,8 @@ impl Store {
         if !state.session.connected {
             Some(format!("the data plane is away: {}", state.session.trouble))
         } else if !state.complete {
-            let first = state.source_warnings.first().map(|text| format!(": {text}")).unwrap_or_default();
+            let first = state.warnings.get(&Warner::Source).and_then(|all| all.first());
+            let first = first.map(|text| format!(": {text}")).unwrap_or_default();
             Some(format!("{} was not read yet{first}", self.source))
         } else {
             None
@@ -563,12 +553,8 @@ impl Store {
         let unready = self.unready(plan.as_ref());
         let state = self.lock();
         let session = &state.session;
-        let mut warnings = state.journal_warnings.clone();
-        warnings.extend(state.source_warnings.iter().cloned());
+        let mut warnings: Vec<String> = state.warnings.values().flatten().cloned().collect();
         warnings.extend(plan.iter().flat_map(|plan| plan.desired.warnings().map(str::to_owned)));
-        warnings.extend(state.host_warnings.iter().cloned());
-        warnings.extend(state.report_warnings.iter().cloned());
-        warnings.extend(state.health_warnings.iter().cloned());
         if !session.connected {
             warnings.push(format!(
                 "the data plane is away: {}; nothing can be attached or changed until it is back: is \
