@@ -99,14 +99,28 @@ pub(crate) enum Command {
     Uninstall(Uninstall),
 }
 
+/// Where container runtimes look.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Doctor {
-    /// Where the plug-in is to be.
+pub(crate) struct Places {
+    /// Where container runtimes look for plug-ins.
     #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
     pub(crate) bin_dir: PathBuf,
-    /// Where network configurations are.
+    /// Where container runtimes look for network configurations.
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     pub(crate) conf_dir: PathBuf,
+}
+
+/// The file that `install` writes and `uninstall` removes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfName {
+    /// The network configuration's file; runtimes take the first by name.
+    #[arg(long, value_name = "FILE", default_value = "10-podrouter.conflist", value_parser = conf_name)]
+    pub(crate) conf_name: String,
+}
+
+/// What podrouter-control keeps on the node.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Kept {
     /// podrouter-control's --state-dir.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/podrouter")]
     pub(crate) state_dir: PathBuf,
@@ -116,16 +130,19 @@ pub(crate) struct Doctor {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) places: Places,
+    #[command(flatten)]
+    pub(crate) kept: Kept,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Install {
-    /// Where container runtimes look for plug-ins.
-    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
-    pub(crate) bin_dir: PathBuf,
-    /// Where container runtimes look for network configurations.
-    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
-    pub(crate) conf_dir: PathBuf,
-    /// The network configuration's file; runtimes take the first by name.
-    #[arg(long, value_name = "FILE", default_value = "10-podrouter.conflist", value_parser = conf_name)]
-    pub(crate) conf_name: String,
+    #[command(flatten)]
+    pub(crate) places: Places,
+    #[command(flatten)]
+    pub(crate) file: ConfName,
     /// The network's name.
     #[arg(long, value_name = "NAME", default_value = "podrouter")]
     pub(crate) network: String,
@@ -145,24 +162,15 @@ pub(crate) struct Install {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Uninstall {
-    /// Where the plug-in is.
-    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
-    pub(crate) bin_dir: PathBuf,
-    /// Where the network configuration is.
-    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
-    pub(crate) conf_dir: PathBuf,
-    /// The network configuration's file.
-    #[arg(long, value_name = "FILE", default_value = "10-podrouter.conflist", value_parser = conf_name)]
-    pub(crate) conf_name: String,
-    /// podrouter-control's --state-dir.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/podrouter")]
-    pub(crate) state_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) places: Places,
+    #[command(flatten)]
+    pub(crate) file: ConfName,
+    #[command(flatten)]
+    pub(crate) kept: Kept,
     /// Where sockets are.
     #[arg(long, value_name = "DIR", default_value = "/run/podrouter")]
     pub(crate) run_dir: PathBuf,
-    /// podrouter-control's --host-interface.
-    #[arg(long, value_name = "NAME", default_value = "podrouter0")]
-    pub(crate) host_interface: String,
     /// Also while pods are attached.
     #[arg(long)]
     pub(crate) force: bool,

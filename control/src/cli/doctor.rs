@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use proto::dataplane;
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::args::{Args, Doctor};
@@ -61,12 +63,12 @@ pub(crate) fn checks(args: &Args, wanted: &Doctor) -> Vec<Check> {
         host.capabilities(),
         host.tun(),
         host.hugepages(),
-        host.network_manager(&wanted.host_interface),
-        host.state(&wanted.state_dir),
+        host.network_manager(&wanted.kept.host_interface),
+        host.state(&wanted.kept.state_dir),
     ];
     checks.push(dataplane_check(args));
     checks.extend(control_checks(args));
-    checks.extend(host.plug_in(&wanted.bin_dir, &wanted.conf_dir));
+    checks.extend(host.plug_in(&wanted.places.bin_dir, &wanted.places.conf_dir));
     checks
 }
 
@@ -209,9 +211,12 @@ impl Host {
     fn state(&self, directory: &Path) -> Check {
         // Of a directory that is yet to be made, the nearest one that is there.
         let there = directory.ancestors().find(|path| self.path(path).exists()).unwrap_or(directory);
-        let probe = self.path(there).join(format!(".podrouter-doctor.{}", std::process::id()));
-        let tried = fs::File::create(&probe).and_then(|file| file.sync_all());
-        let _ = fs::remove_file(&probe);
+        let path = self.path(there);
+        let tried = match path.is_dir() {
+            // What a file system that is read-only says too, to root as well (access(2)).
+            true => access(&path, Access::WRITE_OK | Access::EXEC_OK),
+            false => Err(Errno::NOTDIR),
+        };
         match tried {
             Ok(()) => Check::ok("state", format!("{} can be written", directory.display())),
             Err(error) => Check::new(

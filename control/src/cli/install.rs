@@ -1,6 +1,6 @@
 //! `podrouter install` and `uninstall`: the CNI plug-in and its network configuration on this node, and off it.
 //!
-//! What always holds: kubelet never sees half a file (temporary name, fsync, rename), and sees a network configuration only while
+//! What always holds: kubelet never sees half a file (temporary name, fsync, rename), and sees no network configuration before
 //! the plug-in that it names is there and the data plane is ready. Both may be run again at any time.
 
 use std::fs::{self, File, Permissions};
@@ -64,9 +64,11 @@ pub(crate) fn install(
     loop {
         std::thread::sleep(STAY);
         let there = |path: PathBuf, content: &[u8]| fs::read(path).is_ok_and(|found| found == content);
-        let configured =
-            there(wanted.conf_dir.join(&wanted.conf_name), configuration(args, wanted).as_bytes());
-        if !configured || !there(wanted.bin_dir.join(PLUGIN), &plug_in(wanted)?) {
+        let configured = there(
+            wanted.places.conf_dir.join(&wanted.file.conf_name),
+            configuration(args, wanted).as_bytes(),
+        );
+        if !configured || !there(wanted.places.bin_dir.join(PLUGIN), &plug_in(wanted)?) {
             said(&install_once(args, wanted)?)?;
         }
     }
@@ -84,20 +86,22 @@ fn plug_in(wanted: &Install) -> anyhow::Result<Vec<u8>> {
 
 fn install_once(args: &Args, wanted: &Install) -> anyhow::Result<Done> {
     let mut done = Done::default();
-    let path = wanted.bin_dir.join(PLUGIN);
+    let path = wanted.places.bin_dir.join(PLUGIN);
     replace(&path, &plug_in(wanted)?, 0o755)?;
     done.installed.push(path);
 
     wait(&args.control, Duration::from_secs(wanted.timeout)).with_context(|| {
         format!("{} is installed, and no network configuration", done.installed[0].display())
     })?;
-    let path = wanted.conf_dir.join(&wanted.conf_name);
+    let path = wanted.places.conf_dir.join(&wanted.file.conf_name);
     replace(&path, configuration(args, wanted).as_bytes(), 0o644)?;
     done.installed.push(path);
-    for other in configurations(&wanted.conf_dir)?.into_iter().take_while(|name| *name < wanted.conf_name) {
+    for other in
+        configurations(&wanted.places.conf_dir)?.into_iter().take_while(|name| *name < wanted.file.conf_name)
+    {
         done.kept.push(format!(
             "{}: container runtimes take the first name, so that this one counts: remove it",
-            wanted.conf_dir.join(other).display()
+            wanted.places.conf_dir.join(other).display()
         ));
     }
     Ok(done)
@@ -113,19 +117,19 @@ pub(crate) fn uninstall(args: &Args, wanted: &Uninstall) -> anyhow::Result<Done>
         );
     }
     let mut done = Done::default();
-    for path in [wanted.conf_dir.join(&wanted.conf_name), wanted.bin_dir.join(PLUGIN)] {
+    for path in [wanted.places.conf_dir.join(&wanted.file.conf_name), wanted.places.bin_dir.join(PLUGIN)] {
         remove(&path, &mut done)?;
     }
     if control.is_some() || client::dataplane_status(&args.dataplane).is_ok() {
-        let (state, run) = (wanted.state_dir.display(), wanted.run_dir.display());
+        let (state, run) = (wanted.kept.state_dir.display(), wanted.run_dir.display());
         done.kept.push(format!(
             "{state}, {run} and the interface {}: podrouter-control or podrouter-dataplane runs: end both, and run this again",
-            wanted.host_interface
+            wanted.kept.host_interface
         ));
         return Ok(done);
     }
-    remove_interface(&wanted.host_interface, &mut done)?;
-    for path in [&wanted.state_dir, &wanted.run_dir] {
+    remove_interface(&wanted.kept.host_interface, &mut done)?;
+    for path in [&wanted.kept.state_dir, &wanted.run_dir] {
         match fs::remove_dir_all(path) {
             Ok(()) => done.removed.push(path.clone()),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
