@@ -79,13 +79,12 @@ impl ApiServer {
                 runtime()?.block_on(read).map_err(named)?
             }
             None => {
-                let config = Config::incluster().map_err(ApiServerError::InCluster)?;
                 if server.is_none()
                     && let Some(address) = cluster_ip()
                 {
                     return Err(ApiServerError::ClusterIp(address));
                 }
-                config
+                Config::incluster().map_err(ApiServerError::InCluster)?
             }
         };
         if let Some(server) = server {

@@ -106,6 +106,26 @@ fn what_cannot_be_followed_is_named_at_the_start() {
 }
 
 #[test]
+fn a_cluster_ip_is_refused_by_name() {
+    let start = |host: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_podrouter-control"));
+        command.args(["--node", "n"]).env("KUBERNETES_SERVICE_HOST", host);
+        command.env("KUBERNETES_SERVICE_PORT", "443").env("KUBERNETES_PORT_443_TCP_ADDR", "10.96.0.1");
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, message) = start("10.96.0.1");
+    assert!(code == Some(3) && message.contains("10.96.0.1, a ClusterIP"), "{code:?}: {message}");
+    assert!(message.contains("--api-server"), "{message}");
+    // An address that somebody chose is not; there is only no account here.
+    let (code, message) = start("192.168.77.1");
+    assert!(
+        code == Some(3) && !message.contains("ClusterIP") && message.contains("--kubeconfig"),
+        "{message}"
+    );
+}
+
+#[test]
 fn the_cluster_is_told_whether_pods_can_be_here_and_what_is_left_out() {
     let mut node = Node::new();
     let server = node.api_server(0, 0);
