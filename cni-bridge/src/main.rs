@@ -226,12 +226,13 @@ fn leave(config: &Config, socket: &Path, request: &Request, away: Failure) -> Re
 fn gc(config: &Config, text: &[u8]) -> Result<(), Failure> {
     let network = config.name()?;
     let valid = config.valid_attachments()?;
+    let ipam = delegated(config, text)?;
     let mut control = Control::connect(&config.socket()?, PATIENCE)?;
     let mut failures = match control.ask(&Request::Collect { network, valid }, &[])? {
         Response::Collected { failures, .. } => failures,
         other => return Err(control.out_of_turn("Collect", &other)),
     };
-    if let Some(ipam) = delegated(config, text)?
+    if let Some(ipam) = ipam
         && let Err(failure) = tell(&ipam, "GC")
     {
         failures.push(failure.msg);
