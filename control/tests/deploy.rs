@@ -37,7 +37,7 @@ fn the_daemon_sets_arguments_are_flags_of_its_programs() {
         let help = match container["command"][0].as_str().unwrap() {
             "podrouter-control" => help(env!("CARGO_BIN_EXE_podrouter-control"), &[]),
             "podrouter" => help(env!("CARGO_BIN_EXE_podrouter"), &arguments[..1]),
-            // Another package's, which needs DPDK.
+            // Its own tests look at it: they need DPDK.
             "podrouter-dataplane" => continue,
             other => panic!("{other}"),
         };

@@ -11,6 +11,7 @@
 mod changes;
 mod dataplane;
 mod dead_ends;
+mod deploy;
 mod devices;
 mod ends;
 mod flows;
