@@ -432,12 +432,9 @@ pub(crate) fn restore(store: &Store) {
 
 /// `p` and 12 hexadecimal digits of a hash of the key: the same in every release, short enough for a socket's path.
 fn port_name(key: &Key) -> String {
-    // FNV-1a, 64 bits. A byte that no name holds keeps apart `a`, `bc` and `ab`, `c`.
+    // A byte that no name holds keeps apart `a`, `bc` and `ab`, `c`.
     let parts = [&key.network, &key.container, &key.interface];
-    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0xff]));
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = proto::fnv1a(parts.iter().flat_map(|part| part.bytes().chain([0xff])));
     format!("p{:012x}", hash >> 16)
 }
 

@@ -368,11 +368,8 @@ fn check(spec: &PortSpec) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A locally administered address (IEEE 802, section 8.2) that is the same at each start: FNV-1a over the name.
+/// A locally administered address (IEEE 802, section 8.2) that is the same at each start.
 fn made_up_mac(name: &str) -> MacAddr {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let [a, b, c, d, e, ..] = hash.to_le_bytes();
+    let [a, b, c, d, e, ..] = proto::fnv1a(name.bytes()).to_le_bytes();
     MacAddr([0x02, a, b, c, d, e])
 }

@@ -29,6 +29,13 @@ pub const CONTROL_SOCKET: &str = "/run/podrouter/control.sock";
 /// Where a DEL is left while control is away, unless told otherwise: `detached` in control's state directory.
 pub const SPOOL: &str = "/var/lib/podrouter/detached";
 
+/// FNV-1a, 64 bits: for names that are the same at each start and in every release.
+#[must_use]
+pub fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    let step = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
 /// Exit codes of every binary, documented in each `--help`.
 pub mod exit {
     /// It did what was asked.

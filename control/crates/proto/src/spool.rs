@@ -19,10 +19,7 @@ const SUFFIX: &str = "json";
 pub fn leave(directory: &Path, request: &Request) -> io::Result<PathBuf> {
     std::fs::create_dir_all(directory)?;
     let text = serde_json::to_vec(request)?;
-    // FNV-1a, 64 bits.
-    let hash = text.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = crate::fnv1a(text.iter().copied());
     let path = directory.join(format!("{hash:016x}.{SUFFIX}"));
     let temporary = directory.join(format!("{hash:016x}.{}.new", std::process::id()));
     let mut file = File::create(&temporary)?;
