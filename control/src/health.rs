@@ -103,7 +103,16 @@ fn metrics(store: &Store) -> String {
     add("dataplane_connected", "gauge", "1 while the data plane answers.", status.connected.into());
     add("committed_generation", "gauge", "Last generation that every worker has.", status.committed);
     add("nodes", "gauge", "Nodes known.", status.nodes.into());
-    add("pods", "gauge", "Pods known.", status.pods.into());
+    add(
+        "pods",
+        "gauge",
+        "Pods known: this node's, and all while a policy selects by labels.",
+        status.pods.into(),
+    );
+    add("namespaces", "gauge", "Namespaces known.", status.namespaces.into());
+    add("services", "gauge", "Services known.", status.services.into());
+    add("endpoint_slices", "gauge", "EndpointSlices known.", status.endpoint_slices.into());
+    add("policies", "gauge", "NetworkPolicies known.", status.policies.into());
     add("attachments", "gauge", "Interfaces attached.", status.attachments.into());
     add(
         "warnings",

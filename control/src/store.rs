@@ -543,13 +543,8 @@ impl Store {
     /// Control's half of `podrouter status`.
     pub(crate) fn status(&self) -> Status {
         let plan = self.plan();
-        let (nodes, pods) = match &plan {
-            Some(_) => {
-                let view = locked(&self.view);
-                (view.nodes.len(), view.pods.len())
-            }
-            None => (0, 0),
-        };
+        // Until everything is known, parts of it would only mislead.
+        let view = plan.as_ref().map(|_| locked(&self.view).clone()).unwrap_or_default();
         let unready = self.unready(plan.as_ref());
         let state = self.lock();
         let session = &state.session;
@@ -576,8 +571,12 @@ impl Store {
             connected: session.connected,
             unready,
             committed: session.committed,
-            nodes: count(nodes),
-            pods: count(pods),
+            nodes: count(view.nodes.len()),
+            pods: count(view.pods.len() + view.other_pods.len()),
+            namespaces: count(view.namespaces.len()),
+            services: count(view.services.len()),
+            endpoint_slices: count(view.endpoint_slices.len()),
+            policies: count(view.policies.len()),
             attachments: count(state.attachments.len()),
             warnings,
         }

@@ -112,6 +112,10 @@ pub(crate) fn status() -> Status {
         committed: 7,
         nodes: 1,
         pods: 2,
+        namespaces: 4,
+        services: 6,
+        endpoint_slices: 7,
+        policies: 1,
         attachments: 2,
         warnings: Vec::new(),
     }

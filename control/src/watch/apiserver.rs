@@ -1,32 +1,31 @@
 //! The source that follows an API server.
 //!
 //! A task for each resource lists and watches it by way of kube-rs, which resumes a watch that ended and lists anew what it
-//! has missed. One loop gathers what they say. What always holds: an object counts as gone only if the server says so, by
+//! has missed ([`follow`]). One loop gathers what they say ([`Gather`]). What always holds: an object counts as gone only if the server says so, by
 //! an event or by a whole list without it; whatever else goes wrong, what is known stays, and is tried again.
 
-use std::collections::BTreeSet;
-use std::fmt;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use desired::{Node, Pod};
 use kube::Config;
 use kube::client::ClientBuilder;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tower::limit::RateLimitLayer;
 use tower::timeout::TimeoutLayer;
 use tower::util::MapResponseLayer;
 
-use super::follow::{SILENCE, Said, follow};
+use super::follow::{Course, SILENCE, Said, follow};
+use super::gather::Gather;
 use super::objects::Trimmed;
 use super::reach::{Board, Reach};
 use super::{Source, Update};
 
-/// Steps that are taken together at most: memory stays flat while a large cluster is listed.
-const BATCH: usize = 1024;
+/// How long other nodes' pods are followed after nobody needs them: somebody may again, and listing them costs the API server.
+const LINGER: Duration = Duration::from_secs(600);
 
 /// Requests for one resource a second, at most.
 const RATE: u64 = 20;
@@ -56,6 +55,8 @@ pub(crate) struct ApiServer {
     node: String,
     /// Longest wait until an answer begins.
     patience: Duration,
+    /// How long other nodes' pods are followed after nobody needs them.
+    linger: Duration,
 }
 
 impl ApiServer {
@@ -92,7 +93,7 @@ impl ApiServer {
         }
         // What went wrong is ours to tell, and a server's wish to be left alone ours to grant.
         config.default_retry = false;
-        Ok(Self { config, node: node.to_owned(), patience: SILENCE })
+        Ok(Self { config, node: node.to_owned(), patience: SILENCE, linger: LINGER })
     }
 
     /// How to speak to it.
@@ -100,17 +101,28 @@ impl ApiServer {
         &self.config
     }
 
+    /// Whose pods are its own.
+    pub(super) fn node(&self) -> &str {
+        &self.node
+    }
+
+    pub(super) const fn linger(&self) -> Duration {
+        self.linger
+    }
+
+    /// In words.
+    pub(super) fn title(&self) -> String {
+        format!("API server {}", self.config.cluster_url.to_string().trim_end_matches('/'))
+    }
+
     /// Starts a task that follows a resource.
-    fn watch<T>(
+    pub(super) fn follow<T: Trimmed>(
         &self,
-        selector: Option<String>,
+        course: Course<T>,
         board: &Arc<Board>,
         say: &mpsc::Sender<Said>,
-    ) -> kube::Result<()>
-    where
-        T: Trimmed + Clone + fmt::Debug + Send + 'static,
-    {
-        let reach = Arc::new(Reach::new(T::PLURAL, Arc::clone(board)));
+    ) -> kube::Result<AbortHandle> {
+        let reach = Arc::new(Reach::new(course.title, Arc::clone(board)));
         let heard = Arc::clone(&reach);
         let hear = MapResponseLayer::new(move |response| heard.hear(response));
         let client = ClientBuilder::try_from(self.config.clone())?
@@ -120,8 +132,7 @@ impl ApiServer {
             .with_layer(&RateLimitLayer::new(RATE, Duration::from_secs(1)))
             .with_layer(&hear)
             .build();
-        tokio::spawn(follow::<T>(client, selector, reach, say.clone()));
-        Ok(())
+        Ok(tokio::spawn(follow::<T>(client, course, reach, say.clone())).abort_handle())
     }
 }
 
@@ -140,7 +151,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 impl Source for ApiServer {
     fn describe(&self) -> String {
-        format!("API server {}", self.config.cluster_url.to_string().trim_end_matches('/'))
+        self.title()
     }
 
     fn follow(self: Box<Self>, give: &mut dyn FnMut(Update) -> ControlFlow<()>) {
@@ -155,52 +166,7 @@ impl Source for ApiServer {
 
 impl ApiServer {
     fn run(&self, give: &mut dyn FnMut(Update) -> ControlFlow<()>) -> Result<(), ApiServerError> {
-        Ok(runtime()?.block_on(self.gather(give))?)
-    }
-
-    async fn gather(&self, give: &mut dyn FnMut(Update) -> ControlFlow<()>) -> kube::Result<()> {
-        let board = Arc::new(Board::default());
-        let (say, mut said) = mpsc::channel(BATCH);
-        let mut missing = BTreeSet::from([Node::PLURAL, Pod::PLURAL]);
-        self.watch::<Node>(None, &board, &say)?;
-        self.watch::<Pod>(Some(format!("spec.nodeName={}", self.node)), &board, &say)?;
-        let mut batch = Vec::with_capacity(BATCH);
-        let mut last = Vec::new();
-        loop {
-            tokio::select! {
-                _ = said.recv_many(&mut batch, BATCH) => {}
-                () = board.changed.notified() => {}
-            }
-            let mut update = Update::default();
-            for said in batch.drain(..) {
-                match said {
-                    Said::Changed(change) => update.changes.push(change),
-                    Said::Listed(resource) => {
-                        missing.remove(resource);
-                    }
-                }
-            }
-            update.complete = missing.is_empty();
-            update.warnings = board.warnings(&self.describe());
-            if !update.complete {
-                let missing: Vec<_> = missing.iter().copied().collect();
-                update.warnings.insert(
-                    0,
-                    format!(
-                        "{}: nothing is changed until {} have been listed once",
-                        self.describe(),
-                        missing.join(" and ")
-                    ),
-                );
-            }
-            if update.changes.is_empty() && update.warnings == last && !update.complete {
-                continue;
-            }
-            last.clone_from(&update.warnings);
-            if give(update).is_break() {
-                return Ok(());
-            }
-        }
+        Ok(runtime()?.block_on(async { Gather::begin(self)?.run(give).await })?)
     }
 }
 
@@ -237,13 +203,13 @@ mod tests {
 
     impl Heard {
         fn from(server: &apiserver::ApiServer) -> Self {
-            Self::patient(server, SILENCE)
+            Self::patient(server, SILENCE, LINGER)
         }
 
-        fn patient(server: &apiserver::ApiServer, patience: Duration) -> Self {
+        fn patient(server: &apiserver::ApiServer, patience: Duration, linger: Duration) -> Self {
             let mut config = Config::new(server.url().parse().unwrap());
             config.default_retry = false;
-            let source = Box::new(ApiServer { config, node: "n1".to_owned(), patience });
+            let source = Box::new(ApiServer { config, node: "n1".to_owned(), patience, linger });
             let (give, updates) = channel();
             std::thread::spawn(move || {
                 source.follow(&mut |update| match give.send(update) {
@@ -278,6 +244,14 @@ mod tests {
             self.view.pods.keys().map(|name| name.name.as_str()).collect()
         }
 
+        fn others(&self) -> Vec<&str> {
+            self.view.other_pods.keys().map(|name| name.name.as_str()).collect()
+        }
+
+        fn policies(&self) -> Vec<&str> {
+            self.view.policies.keys().map(|name| name.name.as_str()).collect()
+        }
+
         fn is_warned(&self, part: &str) -> bool {
             self.warnings.iter().any(|text| text.contains(part))
         }
@@ -309,6 +283,124 @@ mod tests {
         assert!(server.take_log().iter().all(apiserver::Request::is_watch));
     }
 
+    /// One that is for all pods of its namespace, and lets in those that `from` selects.
+    fn policy(name: &str, from: &Value) -> Value {
+        json!({"kind": "NetworkPolicy", "apiVersion": "networking.k8s.io/v1", "metadata": {"namespace": "shop", "name": name},
+            "spec": {"podSelector": {}, "ingress": [{"from": [from]}], "policyTypes": ["Ingress"]}})
+    }
+
+    fn block() -> Value {
+        json!({"ipBlock": {"cidr": "10.0.0.0/8"}})
+    }
+
+    fn labelled() -> Value {
+        json!({"podSelector": {"matchLabels": {"app": "front"}}})
+    }
+
+    #[test]
+    fn every_kind_is_followed() {
+        let server = serve();
+        let meta = |name: &str, labels: Value| json!({"namespace": "shop", "name": name, "labels": labels});
+        server.set(json!({"kind": "Namespace", "metadata": {"name": "shop", "labels": {"team": "web"}}}));
+        server.set(json!({"kind": "Service", "metadata": meta("front", json!({})), "spec": {"clusterIP": "10.96.0.7"}}));
+        let slice = |name: &str, labels: Value| {
+            json!({"kind": "EndpointSlice", "metadata": meta(name, labels), "addressType": "IPv4",
+                "endpoints": [{"addresses": ["10.1.0.2"]}], "ports": [{"port": 8080}]})
+        };
+        server.set(slice("front-a", json!({"kubernetes.io/service-name": "front"})));
+        server.set(slice("none-a", json!({"service.kubernetes.io/headless": ""})));
+        server.set(policy("p", &block()));
+        let mut heard = Heard::from(&server);
+        heard.until("all", |heard| heard.complete);
+        let view = &heard.view;
+        assert_eq!(view.namespaces["shop"].labels.get("team"), Some("web"));
+        let named = |name: &str| ObjectName { namespace: "shop".into(), name: name.into() };
+        assert_eq!(view.services[&named("front")].cluster_ips, ["10.96.0.7".into()]);
+        assert_eq!(view.endpoint_slices.keys().collect::<Vec<_>>(), [&named("front-a")]);
+        assert_eq!(view.endpoint_slices[&named("front-a")].service, "front".into());
+        assert_eq!(heard.policies(), ["p"]);
+        server.delete("EndpointSlice", "shop", "front-a");
+        server.delete("Service", "shop", "front");
+        server.set(json!({"kind": "Namespace", "metadata": {"name": "shop", "labels": {"team": "money"}}}));
+        heard.until("the changes", |heard| {
+            heard.view.endpoint_slices.is_empty()
+                && heard.view.services.is_empty()
+                && heard.view.namespaces["shop"].labels.get("team") == Some("money")
+        });
+    }
+
+    #[test]
+    fn other_nodes_pods_are_followed_while_a_policy_needs_them() {
+        let server = serve();
+        server.set(pod("here", "n1", "10.1.0.2"));
+        server.set(pod("there", "n2", "10.2.0.2"));
+        server.set(pod("nowhere", "", ""));
+        server.set(policy("blocks", &block()));
+        let mut heard = Heard::patient(&server, SILENCE, Duration::from_millis(1));
+        heard.until("all", |heard| heard.complete);
+        assert_eq!((heard.pods(), heard.others(), heard.policies()), (vec!["here"], vec![], vec!["blocks"]));
+
+        // While they cannot be had, the policy that needs them waits, and nothing else does.
+        let all_others = |request: &apiserver::Request| {
+            request.parameter("fieldSelector").is_some_and(|selector| selector.contains("!="))
+        };
+        server.set_faults(move |request| {
+            all_others(request).then_some(Fault::status(503, "ServiceUnavailable", "not yet"))
+        });
+        server.set(policy("labels", &labelled()));
+        heard.until("why it waits", |heard| {
+            heard.is_warned("pods of other nodes: HTTP 503: not yet")
+                && heard
+                    .is_warned("changes of NetworkPolicies wait until pods of other nodes have been listed")
+        });
+        server.set(node("n2", "10.2.0.0/24"));
+        heard.until("another change", |heard| heard.nodes() == ["n2"]);
+        assert_eq!(heard.policies(), ["blocks"]);
+        server.behave();
+        heard.until("the policy", |heard| heard.policies() == ["blocks", "labels"]);
+        assert_eq!(
+            (heard.pods(), heard.others()),
+            (vec!["here"], vec!["nowhere", "there"]),
+            "with all it needs"
+        );
+        heard.until("no trouble", |heard| heard.warnings.is_empty());
+        server.set(pod("nowhere", "n1", "10.1.0.3"));
+        heard.until("its way here", |heard| {
+            heard.pods() == ["here", "nowhere"] && heard.others() == ["there"]
+        });
+
+        // A second one that needs them does not have them read again; and when the last one is gone, so are they.
+        assert!(server.take_log().iter().any(all_others));
+        server.set(policy("blocks", &labelled()));
+        server.delete("NetworkPolicy", "shop", "labels");
+        heard.until("one of them", |heard| heard.policies() == ["blocks"]);
+        assert_eq!(heard.others(), ["there"]);
+        assert!(!server.take_log().iter().any(all_others));
+        server.set(policy("blocks", &block()));
+        heard.until("no others", |heard| heard.others().is_empty());
+        server.delete("Node", "", "n2");
+        heard.until("no trouble", |heard| heard.nodes().is_empty() && heard.warnings.is_empty());
+    }
+
+    #[test]
+    fn at_the_start_a_policy_that_needs_them_has_them_read_first() {
+        let server = serve();
+        server.set(pod("there", "n2", "10.2.0.2"));
+        server.set(policy("labels", &labelled()));
+        server.set_faults(|request| {
+            let others = request.parameter("fieldSelector").is_some_and(|selector| selector.contains("!="));
+            others.then_some(Fault::status(503, "ServiceUnavailable", "not yet"))
+        });
+        let mut heard = Heard::from(&server);
+        heard.until("what is missing", |heard| {
+            heard.is_warned("nothing is changed until these have been listed once: pods of other nodes")
+        });
+        assert!(!heard.complete);
+        server.behave();
+        heard.until("all", |heard| heard.complete);
+        assert_eq!((heard.others(), heard.policies()), (vec!["there"], vec!["labels"]));
+    }
+
     #[test]
     fn nothing_is_complete_before_each_list_is() {
         let server = serve();
@@ -321,7 +413,7 @@ mod tests {
         heard.until("the node, and why there are no pods", |heard| {
             heard.nodes() == ["n1"]
                 && heard.is_warned("pods: HTTP 403: pods is forbidden")
-                && heard.is_warned("nothing is changed until pods have been listed once")
+                && heard.is_warned("nothing is changed until these have been listed once: pods")
         });
         assert!(!heard.complete);
         server.behave();
@@ -368,7 +460,7 @@ mod tests {
     fn a_watch_that_never_begins_is_asked_for_again() {
         let server = serve();
         server.set(node("n1", "10.1.0.0/24"));
-        let mut heard = Heard::patient(&server, Duration::from_secs(1));
+        let mut heard = Heard::patient(&server, Duration::from_secs(1), LINGER);
         heard.until("all", |heard| heard.complete);
         server
             .set_faults(|request| request.parameter("sendInitialEvents").is_none().then_some(Fault::Silence));

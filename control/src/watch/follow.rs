@@ -4,11 +4,10 @@
 //! is gone, and whatever cannot be gone on from is begun anew.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use desired::{Change, ViewChange};
+use desired::{Change, Pool, ViewChange};
 use futures_util::{Stream, StreamExt};
 use kube::runtime::watcher::{self, DefaultBackoff, Event};
 use kube::{Api, Client};
@@ -24,6 +23,7 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(90);
 
 /// What a task says.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "almost all are of the large one")]
 pub(crate) enum Said {
     Changed(ViewChange),
     /// A list was read to its end.
@@ -40,27 +40,45 @@ enum Anew {
     Over,
 }
 
+/// Which of a resource's objects are followed, and what they are to the view.
+pub(crate) struct Course<T: Trimmed> {
+    /// As it is told: the resource's plural name, or that and which of them.
+    pub(crate) title: &'static str,
+    /// By their fields, in the API's words; `None`: all.
+    pub(crate) fields: Option<String>,
+    /// By their labels.
+    pub(crate) labels: Option<&'static str>,
+    pub(crate) change: fn(Change<T::Key, T>) -> ViewChange,
+}
+
+impl<T: Trimmed> Course<T> {
+    /// All of them.
+    pub(crate) fn all() -> Self {
+        Self { title: T::PLURAL, fields: None, labels: None, change: T::change }
+    }
+}
+
 /// Follows a resource for good.
-pub(crate) async fn follow<T>(
+pub(crate) async fn follow<T: Trimmed>(
     client: Client,
-    selector: Option<String>,
+    course: Course<T>,
     reach: Arc<Reach>,
     say: mpsc::Sender<Said>,
-) where
-    T: Trimmed + Clone + fmt::Debug + Send + 'static,
-{
+) {
     let api = Api::<Watched<T>>::all(client);
+    let mut pool = Pool::default();
     let mut backoff = DefaultBackoff::default();
     // A watch that begins with the objects that are there costs the server and us least (KEP-3157).
     let mut by_lists = false;
     loop {
         let mut config = watcher::Config::default();
-        config.field_selector.clone_from(&selector);
+        config.field_selector.clone_from(&course.fields);
+        config.label_selector = course.labels.map(str::to_owned);
         if !by_lists {
             config = config.streaming_lists();
         }
         let events = watcher::watcher(api.clone(), config);
-        match take(std::pin::pin!(events), by_lists, &mut backoff, &reach, &say).await {
+        match take(std::pin::pin!(events), &course, by_lists, &mut pool, &mut backoff, &reach, &say).await {
             Anew::ByLists => by_lists = true,
             Anew::Lost => {}
             Anew::Over => return,
@@ -68,19 +86,18 @@ pub(crate) async fn follow<T>(
     }
 }
 
-async fn take<T>(
+async fn take<T: Trimmed>(
     mut events: impl Stream<Item = watcher::Result<Event<Watched<T>>>> + Unpin,
+    course: &Course<T>,
     by_lists: bool,
+    pool: &mut Pool,
     backoff: &mut DefaultBackoff,
     reach: &Reach,
     say: &mpsc::Sender<Said>,
-) -> Anew
-where
-    T: Trimmed + Clone + fmt::Debug + Send + 'static,
-{
+) -> Anew {
     // Those of a list that is being read.
     let mut listed: Option<BTreeSet<T::Key>> = None;
-    let changed = |change| Said::Changed(T::change(change));
+    let changed = |change| Said::Changed((course.change)(change));
     loop {
         let next = match listed {
             None => events.next().await,
@@ -111,7 +128,8 @@ where
                     listed.insert(key.clone());
                 }
                 match object.object {
-                    Ok(object) => {
+                    Ok(mut object) => {
+                        object.share(pool);
                         reach.board.clear(reach.resource, &key);
                         changed(Change::Set(key, object))
                     }
@@ -134,13 +152,13 @@ where
                 if say.send(changed(Change::Only(keys))).await.is_err() {
                     return Anew::Over;
                 }
-                Said::Listed(T::PLURAL)
+                Said::Listed(course.title)
             }
             Err(error) => {
                 if !by_lists && refuses_initial_events(&error) {
                     tracing::info!(
                         "{}: the API server has no watch that begins with a list ({error})",
-                        T::PLURAL
+                        course.title
                     );
                     return Anew::ByLists;
                 }
@@ -198,7 +216,9 @@ mod tests {
             let events = iter([Ok(Event::<Watched<Node>>::Init)]).chain(pending());
             let ended = take(
                 std::pin::pin!(events),
+                &Course::all(),
                 by_lists,
+                &mut Pool::default(),
                 &mut DefaultBackoff::default(),
                 &Reach::new("nodes", Arc::default()),
                 &say,

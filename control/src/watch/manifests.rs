@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use desired::{ClusterView, ObjectName, ViewChange};
+use desired::{ClusterView, ViewChange};
 use notify::{RecursiveMode, Watcher};
 
-use super::objects::{self, Objects};
+use super::objects::{self, Object};
 use super::{Source, Update};
 
 /// Quiet time after which a burst of changes counts as over.
@@ -44,7 +44,7 @@ pub(crate) struct Manifests {
 struct Content {
     text: Vec<u8>,
     /// The last that could be read.
-    objects: Option<Objects>,
+    objects: Option<Vec<Object>>,
     /// Why `text` could not.
     error: Option<String>,
     /// Device and inode of the file that had `text`.
@@ -109,9 +109,7 @@ impl Manifests {
 
     /// The files' objects together; of two that are the same object, the one of the later file name counts.
     fn view(&self, warnings: &mut Vec<String>) -> ClusterView {
-        let mut nodes = BTreeMap::new();
-        let mut pods: BTreeMap<&ObjectName, _> = BTreeMap::new();
-        let mut twice = |what: String, first: &Path, second: &Path| {
+        let mut twice = |what: &str, first: &Path, second: &Path| {
             // A file that was given another name is there twice for a moment.
             if self.files.get(first).is_some_and(|content| content.missing.is_none()) {
                 warnings.push(format!(
@@ -123,23 +121,19 @@ impl Manifests {
         };
         let (missing, there): (Vec<_>, Vec<_>) =
             self.files.iter().partition(|(_, content)| content.missing.is_some());
+        let mut objects: BTreeMap<&str, (&Path, &ViewChange)> = BTreeMap::new();
         for (path, content) in missing.into_iter().chain(there) {
-            let Some(objects) = &content.objects else { continue };
-            for (name, node) in &objects.nodes {
-                if let Some((first, _)) = nodes.insert(name, (path, node)) {
-                    twice(format!("Node {name}"), first, path);
-                }
-            }
-            for (name, pod) in &objects.pods {
-                if let Some((first, _)) = pods.insert(name, (path, pod)) {
-                    twice(format!("Pod {name}"), first, path);
+            for Object { title, change } in content.objects.iter().flatten() {
+                if let Some((first, _)) = objects.insert(title, (path, change)) {
+                    twice(title, first, path);
                 }
             }
         }
-        ClusterView {
-            nodes: nodes.into_iter().map(|(name, (_, node))| (name.clone(), node.clone())).collect(),
-            pods: pods.into_iter().map(|(name, (_, pod))| (name.clone(), pod.clone())).collect(),
+        let mut view = ClusterView::default();
+        for (_, change) in objects.into_values() {
+            view.apply(change.clone());
         }
+        view
     }
 }
 
@@ -185,7 +179,7 @@ fn read(path: &Path) -> std::io::Result<(Vec<u8>, (u64, u64))> {
     Ok((text, (found.dev(), found.ino())))
 }
 
-fn parse(path: &Path, text: &[u8]) -> Result<Objects, String> {
+fn parse(path: &Path, text: &[u8]) -> Result<Vec<Object>, String> {
     let text = std::str::from_utf8(text).map_err(|error| format!("is not UTF-8: {error}"))?;
     if path.extension().is_some_and(|extension| extension == "json") {
         objects::from_json(text)

@@ -10,6 +10,7 @@ use desired::ViewChange;
 
 mod apiserver;
 mod follow;
+mod gather;
 mod manifests;
 mod objects;
 mod reach;

@@ -77,6 +77,11 @@ impl Board {
         self.changed.notify_one();
     }
 
+    /// Nobody asks for a resource any more.
+    pub(crate) fn forget(&self, resource: &'static str) {
+        self.lock().retain(|(own, _), _| *own != resource);
+    }
+
     pub(crate) fn warnings(&self, source: &str) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut told: BTreeMap<&str, usize> = BTreeMap::new();

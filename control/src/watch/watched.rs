@@ -68,7 +68,7 @@ impl<T: Trimmed> Resource for Watched<T> {
     }
 
     fn group(&(): &()) -> Cow<'_, str> {
-        "".into()
+        T::GROUP.into()
     }
 
     fn version(&(): &()) -> Cow<'_, str> {

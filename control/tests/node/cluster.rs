@@ -1,5 +1,6 @@
 //! The control process on an API server.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -226,4 +227,83 @@ fn probes_and_prometheus_are_answered() {
         names("podrouter_").iter().map(|name| format!("podrouter_{name}")).collect::<Vec<_>>()
     );
     assert!(ask("/").starts_with("HTTP/1.1 404 "));
+}
+
+/// What a request asks of the role: group, resource (and what of it) and verb, as an API server works it out.
+fn asked(request: &apiserver::Request) -> (String, String, &'static str) {
+    let mut parts = request.path.trim_start_matches('/').split('/');
+    let group = match parts.next() {
+        Some("apis") => parts.next().unwrap().to_owned(),
+        _ => String::new(),
+    };
+    let mut rest: Vec<&str> = parts.skip(1).collect();
+    if rest.first() == Some(&"namespaces") && rest.len() > 2 {
+        rest.drain(..2);
+    }
+    let resource = match rest[..] {
+        [resource, _, part] => format!("{resource}/{part}"),
+        _ => rest[0].to_owned(),
+    };
+    let verb = match request.method.as_str() {
+        "GET" if request.is_watch() => "watch",
+        "GET" => "list",
+        "PATCH" => "patch",
+        "POST" => "create",
+        other => panic!("{other}"),
+    };
+    (group, resource, verb)
+}
+
+#[test]
+fn the_role_allows_what_is_asked_and_nothing_else() {
+    let mut node = Node::new();
+    let fake = node.fake();
+    let server = node.api_server(0, 0);
+    // Every kind of request: pods of other nodes by a policy, an Event by an annotation that cannot be, lists by a watch that is refused.
+    server.set(json!({"kind": "NetworkPolicy", "metadata": {"namespace": "shop", "name": "p"},
+        "spec": {"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}]}]}}));
+    let mut own = server.get("Node", "", "knode1").unwrap();
+    own["spec"]["podCIDRs"] = json!(["10.244.1.0/24", "10.244.1.9/24"]);
+    server.set(own);
+    node.start_and_sync(&fake);
+    let mut seen = BTreeSet::new();
+    let mut look = || seen.extend(server.take_log().iter().map(asked));
+    until("it has told of the node", || {
+        look();
+        !server.all("Event").is_empty()
+    });
+    server.set_faults(|request| {
+        request.parameter("sendInitialEvents").map(|_| Fault::status(422, "Invalid", "sendInitialEvents"))
+    });
+    server.forget();
+    server.hang_up();
+    let mut more = BTreeSet::new();
+    until("lists in the place of watches", || {
+        more.extend(server.take_log().iter().map(asked));
+        more.iter().filter(|(_, _, verb)| *verb == "list").count() == 6
+    });
+    seen.extend(more);
+    let rbac = serde_norway::Deserializer::from_str(include_str!("../../deploy/rbac.yaml"));
+    let documents: Vec<serde_json::Value> =
+        rbac.map(|document| serde::Deserialize::deserialize(document).unwrap()).collect();
+    let role = documents.iter().find(|document| document["kind"] == "ClusterRole").unwrap();
+    let texts = |list: &serde_json::Value| -> Vec<String> {
+        list.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    let mut allowed = BTreeSet::new();
+    for rule in role["rules"].as_array().unwrap() {
+        for group in texts(&rule["apiGroups"]) {
+            for resource in texts(&rule["resources"]) {
+                for verb in texts(&rule["verbs"]) {
+                    allowed.insert((group.clone(), resource.clone(), verb));
+                }
+            }
+        }
+    }
+    // An Event that goes on is patched, minutes later.
+    let later = ("events.k8s.io".to_owned(), "events".to_owned(), "patch".to_owned());
+    assert!(allowed.remove(&later));
+    let seen: BTreeSet<_> =
+        seen.into_iter().map(|(group, resource, verb)| (group, resource, verb.to_owned())).collect();
+    assert_eq!(seen, allowed);
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::http::{self, Request};
-use crate::store::{Event, Kind, Object, State, merge, namespace_of, selected};
+use crate::store::{Event, Kind, Object, Selection, State, merge, namespace_of};
 use crate::{Fault, Shared, locked};
 
 /// The annotation of the bookmark that ends a watch's first objects.
@@ -137,10 +137,17 @@ fn list(state: &mut State, request: &Request, kind: Kind) -> (u16, Vec<u8>) {
     (200, head.into_bytes())
 }
 
+fn selection(request: &Request) -> Selection<'_> {
+    Selection {
+        fields: request.parameter("fieldSelector").unwrap_or_default(),
+        labels: request.parameter("labelSelector").unwrap_or_default(),
+    }
+}
+
 fn objects(state: &State, kind: Kind, request: &Request) -> Vec<Object> {
-    let selector = request.parameter("fieldSelector").unwrap_or_default();
+    let selection = selection(request);
     let own = state.objects.iter().filter(|((other, _), _)| *other == kind).map(|(_, object)| object);
-    own.filter(|object| selected(object, selector)).cloned().collect()
+    own.filter(|object| selection.takes(object)).cloned().collect()
 }
 
 fn watch(
@@ -154,7 +161,7 @@ fn watch(
     let from: u64 = request.parameter("resourceVersion").and_then(|text| text.parse().ok()).unwrap_or(0);
     let seconds = request.parameter("timeoutSeconds").and_then(|text| text.parse().ok()).unwrap_or(1800);
     let end = Instant::now() + Duration::from_secs(seconds);
-    let selector = request.parameter("fieldSelector").unwrap_or_default();
+    let selection = selection(request);
     http::begin_chunks(stream)?;
     let mut cut = match fault {
         Some(Fault::Ended) => return http::chunk(stream, b""),
@@ -206,7 +213,7 @@ fn watch(
                 seen = u64::MAX;
             } else {
                 let new = state.events.iter().filter(|event| event.version > seen && event.kind == kind);
-                lines.extend(new.filter_map(|event| told(event, selector)));
+                lines.extend(new.filter_map(|event| told(event, selection)));
                 seen = state.version;
             }
             if bookmarks != state.bookmarks && seen != u64::MAX {
@@ -224,9 +231,9 @@ fn watch(
 }
 
 /// An event as a watch with a selector sees it: who is selected no more is gone, and who is only now is new.
-fn told(event: &Event, selector: &str) -> Option<String> {
-    let before = event.before.as_ref().is_some_and(|object| selected(object, selector));
-    let now = !event.deleted && selected(&event.object, selector);
+fn told(event: &Event, selection: Selection<'_>) -> Option<String> {
+    let before = event.before.as_ref().is_some_and(|object| selection.takes(object));
+    let now = !event.deleted && selection.takes(&event.object);
     let kind = match (before, now) {
         (false, false) => return None,
         (false, true) => "ADDED",

@@ -204,8 +204,28 @@ fn key(metadata: &Value) -> Key {
     (text("namespace"), text("name"))
 }
 
-/// Whether an object is one that a field selector means: `a.b=c,d!=e`. A field that is missing is empty.
-pub(crate) fn selected(object: &Value, selector: &str) -> bool {
+/// What of a resource's objects is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Selection<'a> {
+    /// `a.b=c,d!=e`. A field that is missing is empty.
+    pub(crate) fields: &'a str,
+    /// `a,!b`: labels that are there, and that are not; no other terms are understood here.
+    pub(crate) labels: &'a str,
+}
+
+impl Selection<'_> {
+    pub(crate) fn takes(self, object: &Value) -> bool {
+        let labels = &object["metadata"]["labels"];
+        let mut terms = self.labels.split(',').filter(|term| !term.is_empty());
+        let labelled = terms.all(|term| match term.strip_prefix('!') {
+            Some(key) => labels[key].is_null(),
+            None => !labels[term].is_null(),
+        });
+        labelled && has_fields(object, self.fields)
+    }
+}
+
+fn has_fields(object: &Value, selector: &str) -> bool {
     selector.split(',').filter(|term| !term.is_empty()).all(|term| {
         let (path, wanted, equal) = match term.split_once("!=") {
             Some((path, wanted)) => (path, wanted, false),
@@ -235,17 +255,20 @@ mod tests {
     }
 
     #[test]
-    fn selectors_read_fields() {
-        let pod = json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n"}});
-        for (selector, is) in [
-            ("", true),
-            ("spec.nodeName=n", true),
-            ("spec.nodeName==n,metadata.name=a", true),
-            ("spec.nodeName!=n", false),
-            ("status.phase=", true),
-            ("metadata.name=b", false),
+    fn selectors_read_fields_and_labels() {
+        let pod = json!({"metadata": {"name": "a", "labels": {"x": ""}}, "spec": {"nodeName": "n"}});
+        for (fields, labels, is) in [
+            ("", "", true),
+            ("spec.nodeName=n", "x,!y/z", true),
+            ("spec.nodeName==n,metadata.name=a", "", true),
+            ("spec.nodeName!=n", "", false),
+            ("status.phase=", "", true),
+            ("metadata.name=b", "", false),
+            ("", "y", false),
+            ("", "!y,!x", false),
         ] {
-            assert_eq!(selected(&pod, selector), is, "{selector}");
+            assert_eq!(Selection { fields, labels }.takes(&pod), is, "{fields} {labels}");
         }
+        assert!(Selection { fields: "", labels: "!x" }.takes(&json!({})));
     }
 }

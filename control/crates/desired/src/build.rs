@@ -117,11 +117,13 @@ impl Desired {
                 next.reach(name, local, uplink, own);
             }
             // A pod that its node's ranges covered may be covered no more.
-            if !old.is_subset(&next.nodes.cidrs_of(name)) && view.pods.values().any(|pod| pod.node == *name) {
+            if !old.is_subset(&next.nodes.cidrs_of(name)) && view.all_pods().any(|(_, pod)| pod.node == *name)
+            {
                 return None;
             }
         }
-        for (old, new) in old_view.pods.diff(&view.pods).map(both) {
+        let pods = old_view.pods.diff(&view.pods).chain(old_view.other_pods.diff(&view.other_pods));
+        for (old, new) in pods.map(both) {
             if old.into_iter().chain(new).any(|pod| next.is_stray(pod, local)) {
                 return None;
             }
@@ -200,7 +202,8 @@ fn both<'a, 'b, K, V>(item: DiffItem<'a, 'b, K, V>) -> (Option<&'a V>, Option<&'
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::{Node, NodeAddress, Uplink};
+    use crate::objects::{Node, NodeAddress};
+    use crate::view::Uplink;
     use proto::dataplane::{Ethdev, InterfaceAddress, Router};
 
     fn node(n: u8) -> (String, Node) {

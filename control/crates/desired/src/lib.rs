@@ -11,6 +11,7 @@ mod build;
 mod diff;
 mod local;
 mod nodes;
+mod objects;
 mod prefixes;
 mod remote;
 mod rows;
@@ -18,10 +19,13 @@ mod view;
 
 pub use build::{Desired, Prefixes};
 pub use diff::diff;
-pub use rows::{ApplyError, Rows, apply};
-pub use view::{
-    Attachment, Change, ClusterView, Host, Local, Node, NodeAddress, ObjectName, Pod, Uplink, ViewChange,
+pub use objects::{
+    EndpointSlice, Expression, Labels, LoadBalancerAddress, NamedPort, Namespace, NetworkPolicy, Node,
+    NodeAddress, ObjectName, Operator, Pod, PolicyPeer, PolicyPort, PolicyRule, Pool, PortMatch, Protocol,
+    Selector, Service, ServicePort, SliceEndpoint, SlicePort,
 };
+pub use rows::{ApplyError, Rows, apply};
+pub use view::{Attachment, Change, ClusterView, Host, Local, Uplink, ViewChange};
 
 /// The node annotation that names the next hop of a node's podCIDRs and addresses, one address a family.
 pub const ROUTER_ADDRESSES: &str = "podrouter.io/router-addresses";

@@ -8,8 +8,8 @@ use imbl::OrdMap;
 use wire::IpPrefix;
 
 use crate::build::{About, Desired};
+use crate::objects::Node;
 use crate::prefixes::{self, NodeRanges, overlap};
-use crate::view::Node;
 
 /// The nodes by name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -124,7 +124,7 @@ impl Desired {
 mod tests {
     use super::*;
     use crate::ClusterView;
-    use crate::view::NodeAddress;
+    use crate::objects::NodeAddress;
     use proptest::prelude::*;
 
     fn node(name: &str, created: &str, cidrs: &[&str]) -> (String, Node) {

@@ -8,8 +8,9 @@ use proto::dataplane::{RouteKey, RouteTarget};
 use wire::IpPrefix;
 
 use crate::build::{About, Desired};
+use crate::objects::{ObjectName, Pod};
 use crate::prefixes::{NodeRanges, station};
-use crate::view::{ClusterView, Local, ObjectName, Pod, Uplink};
+use crate::view::{ClusterView, Local, Uplink};
 use crate::{ROUTER_ADDRESSES, UPLINK_PORT};
 
 impl Desired {
@@ -86,7 +87,7 @@ impl Desired {
         own: &BTreeSet<IpAddr>,
     ) {
         let mut pods: Vec<(&ObjectName, &Pod)> =
-            view.pods.iter().filter(|(_, pod)| self.is_stray(pod, local)).collect();
+            view.all_pods().filter(|(_, pod)| self.is_stray(pod, local)).collect();
         self.has_strays = !pods.is_empty();
         // Of two that claim one address, one that is going leaves it to one that stays, and an older one to a newer one, which
         // would not have it if the older one had not given it up.
@@ -132,7 +133,7 @@ impl Desired {
 
     /// Whether a pod of another node has an address that its node's podCIDRs do not cover.
     pub(crate) fn is_stray(&self, pod: &Pod, local: &Local) -> bool {
-        let is_there = !pod.host_network && !matches!(pod.phase.as_str(), "Succeeded" | "Failed");
+        let is_there = !pod.host_network && !pod.finished;
         let is_remote = !pod.node.is_empty() && pod.node != local.node;
         let node = self.nodes.get(&pod.node);
         let covered =

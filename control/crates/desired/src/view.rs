@@ -1,22 +1,29 @@
 //! What [`Desired`](crate::Desired) is made from: the cluster as its objects say it, and this node's own side.
-//!
-//! Texts of the objects stay texts here, so that a warning can quote them.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::net::IpAddr;
 
 use imbl::OrdMap;
 use proto::dataplane::{Ethdev, InterfaceAddress, PortKind, Router};
 use wire::MacAddr;
 
+use crate::objects::{EndpointSlice, Namespace, NetworkPolicy, Node, ObjectName, Pod, Service};
+
 /// The cluster's objects, trimmed to what is used of them. A copy costs nothing, and a comparison with one what differs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClusterView {
     /// By name.
     pub nodes: OrdMap<String, Node>,
-    /// Those that the source has: all of them, or this node's own.
+    /// This node's own; from a directory of manifests, all.
     pub pods: OrdMap<ObjectName, Pod>,
+    /// Those of other nodes and of none yet, while something selects by labels ([`NetworkPolicy::selects_pods`]); else empty. Two maps,
+    /// because two watches write them: a pod that is scheduled here leaves one and enters the other in any order.
+    pub other_pods: OrdMap<ObjectName, Pod>,
+    /// By name.
+    pub namespaces: OrdMap<String, Namespace>,
+    pub services: OrdMap<ObjectName, Service>,
+    pub endpoint_slices: OrdMap<ObjectName, EndpointSlice>,
+    pub policies: OrdMap<ObjectName, NetworkPolicy>,
 }
 
 /// What a source says of the objects of one kind.
@@ -37,6 +44,11 @@ pub enum ViewChange {
     All(ClusterView),
     Node(Change<String, Node>),
     Pod(Change<ObjectName, Pod>),
+    OtherPod(Change<ObjectName, Pod>),
+    Namespace(Change<String, Namespace>),
+    Service(Change<ObjectName, Service>),
+    EndpointSlice(Change<ObjectName, EndpointSlice>),
+    NetworkPolicy(Change<ObjectName, NetworkPolicy>),
 }
 
 impl ClusterView {
@@ -51,7 +63,17 @@ impl ClusterView {
             }
             ViewChange::Node(change) => apply(&mut self.nodes, change),
             ViewChange::Pod(change) => apply(&mut self.pods, change),
+            ViewChange::OtherPod(change) => apply(&mut self.other_pods, change),
+            ViewChange::Namespace(change) => apply(&mut self.namespaces, change),
+            ViewChange::Service(change) => apply(&mut self.services, change),
+            ViewChange::EndpointSlice(change) => apply(&mut self.endpoint_slices, change),
+            ViewChange::NetworkPolicy(change) => apply(&mut self.policies, change),
         }
+    }
+
+    /// All that are known, of this node and of others. One that is just being scheduled may come twice.
+    pub fn all_pods(&self) -> impl Iterator<Item = (&ObjectName, &Pod)> {
+        self.pods.iter().chain(self.other_pods.iter())
     }
 }
 
@@ -73,57 +95,6 @@ fn apply<K: Ord + Clone, T: PartialEq + Clone>(objects: &mut OrdMap<K, T>, chang
             !gone.is_empty()
         }
     }
-}
-
-/// The name of an object that is in a namespace.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct ObjectName {
-    pub namespace: String,
-    pub name: String,
-}
-
-impl fmt::Display for ObjectName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-/// A Node object.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Node {
-    /// `metadata.creationTimestamp` (RFC 3339, UTC, so that texts sort as times); `None` counts as the youngest.
-    pub created: Option<String>,
-    /// `spec.podCIDRs`, or `spec.podCIDR` alone.
-    pub pod_cidrs: Vec<String>,
-    /// `status.addresses`.
-    pub addresses: Vec<NodeAddress>,
-    /// The value of the annotation [`crate::ROUTER_ADDRESSES`].
-    pub router_addresses: Option<String>,
-}
-
-/// One of `status.addresses`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeAddress {
-    /// `InternalIP`, `ExternalIP`; names (`Hostname`, `InternalDNS`, …) are not used.
-    pub kind: String,
-    pub address: String,
-}
-
-/// A Pod object.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Pod {
-    pub uid: String,
-    /// `metadata.creationTimestamp` (RFC 3339, UTC, so that texts sort as times); `None` counts as the oldest.
-    pub created: Option<String>,
-    /// `spec.nodeName`; empty while it is not scheduled.
-    pub node: String,
-    /// `status.podIPs`, or `status.podIP` alone.
-    pub pod_ips: Vec<String>,
-    pub host_network: bool,
-    /// `status.phase`.
-    pub phase: String,
-    /// `metadata.deletionTimestamp` is set.
-    pub terminating: bool,
 }
 
 /// This node's own side.

@@ -39,16 +39,12 @@ fn view<const NODES: usize, const PODS: usize>(
     ClusterView {
         nodes: nodes.into_iter().map(|(n, node)| (format!("knode{n}"), node)).collect(),
         pods: pods.into_iter().map(|(name, pod)| (named(name), pod)).collect(),
+        ..ClusterView::default()
     }
 }
 
 fn pod(node: &str, ips: &[&str]) -> Pod {
-    Pod {
-        node: node.into(),
-        pod_ips: ips.iter().map(|text| (*text).into()).collect(),
-        phase: "Running".into(),
-        ..Pod::default()
-    }
+    Pod { node: node.into(), pod_ips: ips.iter().map(|text| (*text).into()).collect(), ..Pod::default() }
 }
 
 fn local() -> Local {
@@ -129,7 +125,7 @@ fn a_pod_outside_its_nodes_ranges_has_a_route_of_its_own() {
     let mut going = pod("knode3", &["10.250.0.9"]);
     going.terminating = true;
     let mut done = pod("knode2", &["10.250.0.10"]);
-    done.phase = "Succeeded".into();
+    done.finished = true;
     let mut host = pod("knode2", &["10.250.0.11"]);
     host.host_network = true;
     let thief = pod("knode2", &["10.244.1.2"]);
@@ -252,7 +248,7 @@ proptest! {
             pods.insert(name, pod(&format!("knode{}", 1 + i % 4), &[text]));
         }
         let nodes = (1..).zip(nodes).map(|(n, node)| (format!("knode{n}"), node)).collect();
-        let view = ClusterView { nodes, pods };
+        let view = ClusterView { nodes, pods, ..ClusterView::default() };
         let mut local = local();
         local.node = format!("knode{own}");
         let desired = Desired::build(&view, &local);
@@ -270,7 +266,8 @@ proptest! {
 #[derive(Debug, Clone)]
 enum Step {
     Node(u8, Option<(u8, u8, Option<u8>, bool)>),
-    Pod(u8, Option<(u8, u8, u8)>),
+    /// The second one: whether it is among those of other nodes.
+    Pod(u8, bool, Option<(u8, u8, u8)>),
     Attachment(u8, Option<u8>),
 }
 
@@ -278,7 +275,8 @@ fn step() -> impl Strategy<Value = Step> {
     let ranges = (0u8..7, 0u8..7, prop::option::of(1u8..5), any::<bool>());
     prop_oneof![
         4 => (1u8..6, prop::option::weighted(0.8, ranges)).prop_map(|(n, node)| Step::Node(n, node)),
-        2 => (0u8..4, prop::option::of((1u8..6, 0u8..7, 2u8..4))).prop_map(|(n, pod)| Step::Pod(n, pod)),
+        2 => (0u8..4, any::<bool>(), prop::option::of((1u8..6, 0u8..7, 2u8..4)))
+            .prop_map(|(n, other, pod)| Step::Pod(n, other, pod)),
         2 => (0u8..4, prop::option::of(0u8..8)).prop_map(|(n, own)| Step::Attachment(n, own)),
     ]
 }
@@ -298,14 +296,15 @@ fn take(step: Step, view: &mut ClusterView, local: &mut Local) {
             view.nodes.insert(format!("knode{n}"), new);
         }
         Step::Node(n, None) => drop(view.nodes.remove(&format!("knode{n}"))),
-        Step::Pod(n, pod) => {
+        Step::Pod(n, other, pod) => {
             let name = ObjectName { namespace: "shop".into(), name: format!("pod{n}") };
+            let pods = if other { &mut view.other_pods } else { &mut view.pods };
             match pod {
                 Some((node, range, last)) => {
                     let pod = self::pod(&format!("knode{node}"), &[&format!("10.244.{range}.{last}")]);
-                    view.pods.insert(name, pod);
+                    pods.insert(name, pod);
                 }
-                None => drop(view.pods.remove(&name)),
+                None => drop(pods.remove(&name)),
             }
         }
         Step::Attachment(n, address) => {

@@ -166,7 +166,17 @@ pub struct Status {
     /// Last generation that the data plane committed.
     pub committed: u64,
     pub nodes: u32,
+    /// This node's; all, while a policy selects by labels.
     pub pods: u32,
+    #[serde(default)]
+    pub namespaces: u32,
+    #[serde(default)]
+    pub services: u32,
+    #[serde(default)]
+    pub endpoint_slices: u32,
+    /// `NetworkPolicies`.
+    #[serde(default)]
+    pub policies: u32,
     pub attachments: u32,
     /// What it cannot honour, each naming file or object, field and value; empty when all is well.
     pub warnings: Vec<String>,

@@ -74,9 +74,14 @@ fn control_half(s: &control::Status, style: Style, out: &mut impl Write) -> io::
     writeln!(out, "  data plane {connected}, generation {} committed", s.committed)?;
     writeln!(
         out,
-        "  cluster    {}, {}; here {}",
+        "  cluster    {}, {}, {}, {}; here {}",
         things(s.nodes.into(), "node", style),
         things(s.pods.into(), "pod", style),
+        things(s.services.into(), "Service", style),
+        match s.policies {
+            1 => "1 NetworkPolicy".to_owned(),
+            n => format!("{} NetworkPolicies", style.count(n.into())),
+        },
         things(s.attachments.into(), "attachment", style)
     )?;
     match &s.unready {
@@ -132,6 +137,10 @@ mod tests {
             committed: 41,
             nodes: 3,
             pods: 12,
+            namespaces: 4,
+            services: 6,
+            endpoint_slices: 7,
+            policies: 1,
             attachments: 4,
             warnings: vec!["Node node-2 lacks the annotation podrouter.io/router-addresses".into()],
         }
@@ -157,7 +166,7 @@ Data plane   0.1.0, pid 812, up 2h5m, instance 4f2a
 Control      0.1.0, pid 900, node node-1
   source     manifests /etc/podrouter/manifests, read whole
   data plane not connected, generation 41 committed
-  cluster    3 nodes, 12 pods; here 4 attachments
+  cluster    3 nodes, 12 pods, 6 Services, 1 NetworkPolicy; here 4 attachments
   pods       none can be attached: the data plane is away: not connected yet
 "
         );

@@ -1,0 +1,213 @@
+//! The cluster's objects, trimmed to what is used of them.
+//!
+//! Texts that spell addresses, prefixes and the like stay texts here, so that a warning can quote them. A cluster has a hundred thousand
+//! pods, and they have little that is their own: what those of one template have in common is kept once ([`Pool`]).
+
+use std::collections::HashSet;
+use std::fmt;
+use std::hash::Hash;
+use std::sync::Arc;
+
+mod policy;
+mod service;
+
+pub use policy::{
+    Expression, NetworkPolicy, Operator, PolicyPeer, PolicyPort, PolicyRule, PortMatch, Selector,
+};
+pub use service::{EndpointSlice, LoadBalancerAddress, Service, ServicePort, SliceEndpoint, SlicePort};
+
+/// The labels of an object, by key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Labels(Arc<[(Box<str>, Box<str>)]>);
+
+impl Default for Labels {
+    fn default() -> Self {
+        Self(Arc::from([]))
+    }
+}
+
+impl Labels {
+    /// A label's value.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&str> {
+        let at = self.0.binary_search_by(|(own, _)| (**own).cmp(key)).ok()?;
+        self.0.get(at).map(|(_, value)| &**value)
+    }
+
+    /// All of them, in the order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (&**key, &**value))
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<K: Into<Box<str>>, V: Into<Box<str>>> FromIterator<(K, V)> for Labels {
+    /// Of two values of one key the later one counts.
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
+        let sorted: std::collections::BTreeMap<Box<str>, Box<str>> =
+            pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        Self(sorted.into_iter().collect())
+    }
+}
+
+/// What was seen before, so that what is equal is kept once.
+#[derive(Debug, Default)]
+pub struct Pool {
+    labels: HashSet<Labels>,
+    ports: HashSet<Arc<[NamedPort]>>,
+    /// At so many entries it is time to let go of those that nobody else has.
+    limit: usize,
+}
+
+/// Entries that are kept without a look at whether anybody else has them.
+const SMALL_POOL: usize = 1024;
+
+impl Pool {
+    /// Puts what is known already in the place of what is equal to it.
+    pub fn share(&mut self, pod: &mut Pod) {
+        if self.labels.len() + self.ports.len() >= self.limit {
+            self.labels.retain(|own| Arc::strong_count(&own.0) > 1);
+            self.ports.retain(|own| Arc::strong_count(own) > 1);
+            self.limit = SMALL_POOL.max(2 * (self.labels.len() + self.ports.len()));
+        }
+        one_of(&mut self.labels, &mut pod.labels);
+        one_of(&mut self.ports, &mut pod.named_ports);
+    }
+}
+
+fn one_of<T: Clone + Eq + Hash>(known: &mut HashSet<T>, own: &mut T) {
+    match known.get(own) {
+        Some(same) => own.clone_from(same),
+        None => drop(known.insert(own.clone())),
+    }
+}
+
+/// A transport protocol as an object names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Protocol {
+    /// Also where none is named.
+    #[default]
+    Tcp,
+    Udp,
+    Sctp,
+    /// One that the API does not have yet.
+    Other(Box<str>),
+}
+
+impl From<&str> for Protocol {
+    fn from(text: &str) -> Self {
+        match text {
+            "TCP" | "" => Self::Tcp,
+            "UDP" => Self::Udp,
+            "SCTP" => Self::Sctp,
+            other => Self::Other(other.into()),
+        }
+    }
+}
+
+/// The name of an object that is in a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ObjectName {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A Node object.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Node {
+    /// `metadata.creationTimestamp` (RFC 3339, UTC, so that texts sort as times); `None` counts as the youngest.
+    pub created: Option<String>,
+    /// `spec.podCIDRs`, or `spec.podCIDR` alone.
+    pub pod_cidrs: Vec<String>,
+    /// `status.addresses`.
+    pub addresses: Vec<NodeAddress>,
+    /// The value of the annotation [`crate::ROUTER_ADDRESSES`].
+    pub router_addresses: Option<String>,
+}
+
+/// One of `status.addresses`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeAddress {
+    /// `InternalIP`, `ExternalIP`; names (`Hostname`, `InternalDNS`, …) are not used.
+    pub kind: String,
+    pub address: String,
+}
+
+/// A Pod object.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pod {
+    /// `metadata.creationTimestamp` (RFC 3339, UTC, so that texts sort as times); `None` counts as the oldest.
+    pub created: Option<String>,
+    /// `spec.nodeName`; empty while it is not scheduled.
+    pub node: String,
+    /// `status.podIPs`, or `status.podIP` alone.
+    pub pod_ips: Vec<String>,
+    pub host_network: bool,
+    /// `status.phase` is Succeeded or Failed: its addresses may be others' by now.
+    pub finished: bool,
+    /// `metadata.deletionTimestamp` is set.
+    pub terminating: bool,
+    pub labels: Labels,
+    /// The ports of its containers that have a name, those of init containers that stay (`restartPolicy: Always`) among them.
+    pub named_ports: Arc<[NamedPort]>,
+}
+
+/// One of `spec.containers[].ports` that has a name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NamedPort {
+    pub name: Box<str>,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+/// A Namespace object.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Namespace {
+    pub labels: Labels,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(app: &str) -> Pod {
+        let ports = [NamedPort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }];
+        Pod { labels: [("app", app)].into_iter().collect(), named_ports: Arc::from(ports), ..Pod::default() }
+    }
+
+    #[test]
+    fn labels_are_found_by_their_keys() {
+        let labels: Labels = [("b", "2"), ("a", "1"), ("b", "3")].into_iter().collect();
+        assert_eq!((labels.get("a"), labels.get("b"), labels.get("c")), (Some("1"), Some("3"), None));
+        assert_eq!(labels.iter().collect::<Vec<_>>(), [("a", "1"), ("b", "3")]);
+        assert!(!labels.is_empty() && Labels::default().is_empty());
+    }
+
+    #[test]
+    fn what_pods_have_in_common_is_kept_once_and_no_longer_than_they_are() {
+        let mut pool = Pool::default();
+        let mut pods: Vec<Pod> = (0..5000).map(|n| pod(&format!("app-{}", n / 10))).collect();
+        pods.iter_mut().for_each(|pod| pool.share(pod));
+        assert!(Arc::ptr_eq(&pods[0].labels.0, &pods[9].labels.0));
+        assert!(!Arc::ptr_eq(&pods[0].labels.0, &pods[10].labels.0));
+        assert!(Arc::ptr_eq(&pods[0].named_ports, &pods[4999].named_ports));
+        assert_eq!(pods[77], pod("app-7"));
+        assert_eq!((pool.labels.len(), pool.ports.len()), (500, 1));
+        pods.clear();
+        // They come and go; what is gone does not stay.
+        for n in 0..20_000 {
+            pool.share(&mut pod(&format!("app-{n}")));
+        }
+        assert!(pool.labels.len() <= SMALL_POOL, "{}", pool.labels.len());
+    }
+}
