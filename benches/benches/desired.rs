@@ -13,7 +13,7 @@ const NODES: u16 = 5_000;
 fn node(n: u16) -> (String, Node) {
     let [a, b] = n.to_be_bytes();
     let node = Node {
-        created: Some(format!("2026-11-23T09:{:02}:{:02}Z", n / 60 % 60, n % 60)),
+        created: Some(i64::from(n)),
         pod_cidrs: vec![format!("10.{a}.{b}.0/24"), format!("fd00:10:{n:x}::/64")],
         addresses: [format!("172.16.{a}.{b}"), format!("fd00:16::{n:x}")]
             .map(|address| NodeAddress { kind: "InternalIP".to_owned(), address })

@@ -241,15 +241,15 @@ mod tests {
         }
 
         fn pods(&self) -> Vec<&str> {
-            self.view.pods.keys().map(|name| name.name.as_str()).collect()
+            self.view.pods.keys().map(|name| &*name.name).collect()
         }
 
         fn others(&self) -> Vec<&str> {
-            self.view.other_pods.keys().map(|name| name.name.as_str()).collect()
+            self.view.other_pods.keys().map(|name| &*name.name).collect()
         }
 
         fn policies(&self) -> Vec<&str> {
-            self.view.policies.keys().map(|name| name.name.as_str()).collect()
+            self.view.policies.keys().map(|name| &*name.name).collect()
         }
 
         fn is_warned(&self, part: &str) -> bool {
@@ -589,7 +589,7 @@ mod tests {
                     let known = heard.view.nodes.get(&name).map(|node| json!(node.pod_cidrs[0]));
                     let here =
                         server.get("Pod", "shop", &name).is_some_and(|pod| pod["spec"]["nodeName"] == "n1");
-                    let key = ObjectName { namespace: "shop".to_owned(), name };
+                    let key = ObjectName { namespace: "shop".into(), name: name.into() };
                     range == known && here == heard.view.pods.contains_key(&key)
                 })
         });

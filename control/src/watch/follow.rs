@@ -23,7 +23,6 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(90);
 
 /// What a task says.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "almost all are of the large one")]
 pub(crate) enum Said {
     Changed(ViewChange),
     /// A list was read to its end.
@@ -120,10 +119,12 @@ async fn take<T: Trimmed>(
                 continue;
             }
             Ok(Event::InitApply(object) | Event::Apply(object)) => {
-                let Some(key) = object.name().map(T::key) else {
+                let Some(mut name) = object.name() else {
                     reach.board.set(reach.resource, "", "an object without a name; left out".to_owned());
                     continue;
                 };
+                pool.name(&mut name);
+                let key = T::key(name);
                 if let Some(listed) = &mut listed {
                     listed.insert(key.clone());
                 }

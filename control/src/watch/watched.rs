@@ -26,8 +26,8 @@ pub(crate) struct Watched<T> {
 impl<T> Watched<T> {
     /// `None` from a server that names nothing.
     pub(crate) fn name(&self) -> Option<ObjectName> {
-        let namespace = self.metadata.namespace.clone().unwrap_or_default();
-        Some(ObjectName { namespace, name: self.metadata.name.clone()? })
+        let namespace = self.metadata.namespace.as_deref().unwrap_or_default();
+        Some(ObjectName { namespace: namespace.into(), name: self.metadata.name.as_deref()?.into() })
     }
 }
 

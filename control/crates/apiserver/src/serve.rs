@@ -14,6 +14,9 @@ use crate::{Fault, Shared, locked};
 /// The annotation of the bookmark that ends a watch's first objects.
 const INITIAL_END: &str = "k8s.io/initial-events-end";
 
+/// Of a watch's first objects, so many bytes are sent together.
+const PIECE: usize = 64 << 10;
+
 /// Answers one request after the other, until the client goes.
 pub(crate) fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
@@ -184,8 +187,15 @@ fn watch(
             let state = shared.store.lock();
             (state.version, objects(&state, kind, request))
         };
+        let mut text = String::new();
         for object in objects {
-            send(line("ADDED", &object))?;
+            text += &line("ADDED", &object.text);
+            if text.len() >= PIECE {
+                send(std::mem::take(&mut text))?;
+            }
+        }
+        if !text.is_empty() {
+            send(text)?;
         }
         if begins_with_list {
             send(bookmark(kind, version, true))?;
@@ -209,10 +219,11 @@ fn watch(
             }
             if seen < state.forgotten {
                 let message = format!("too old resource version: {seen} ({})", state.forgotten);
-                lines.push(line("ERROR", &status_object(410, "Expired", &message)));
+                lines.push(line("ERROR", &status_object(410, "Expired", &message).to_string()));
                 seen = u64::MAX;
             } else {
-                let new = state.events.iter().filter(|event| event.version > seen && event.kind == kind);
+                let from = state.events.partition_point(|event| event.version <= seen);
+                let new = state.events[from..].iter().filter(|event| event.kind == kind);
                 lines.extend(new.filter_map(|event| told(event, selection)));
                 seen = state.version;
             }
@@ -240,10 +251,10 @@ fn told(event: &Event, selection: Selection<'_>) -> Option<String> {
         (true, true) => "MODIFIED",
         (true, false) => "DELETED",
     };
-    Some(line(kind, &event.object))
+    Some(line(kind, &event.object.text))
 }
 
-fn line(kind: &str, object: &Value) -> String {
+fn line(kind: &str, object: &str) -> String {
     // `type` comes first, as the real one writes it.
     format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
 }
@@ -254,7 +265,7 @@ fn bookmark(kind: Kind, version: u64, ends_initial: bool) -> String {
         metadata["annotations"] = json!({INITIAL_END: "true"});
     }
     let object = json!({"kind": kind.name(), "apiVersion": kind.api_version(), "metadata": metadata});
-    line("BOOKMARK", &object)
+    line("BOOKMARK", &object.to_string())
 }
 
 /// The client has hung up.

@@ -1,6 +1,7 @@
 //! The objects, and what became of them: an event for each change, until it is forgotten.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -59,7 +60,28 @@ pub(crate) fn namespace_of(path: &str) -> Option<&str> {
 pub(crate) type Key = (String, String);
 
 /// An object, never changed.
-pub(crate) type Object = Arc<Value>;
+pub(crate) type Object = Arc<Stored>;
+
+/// An object and its text: made once, however often it is listed and watched.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    value: Value,
+    pub(crate) text: String,
+}
+
+impl Stored {
+    fn new(value: Value) -> Object {
+        Arc::new(Self { text: value.to_string(), value })
+    }
+}
+
+impl Deref for Stored {
+    type Target = Value;
+
+    fn deref(&self) -> &Value {
+        &self.value
+    }
+}
 
 /// What happened to an object.
 #[derive(Debug, Clone)]
@@ -121,7 +143,7 @@ impl Store {
         if metadata["uid"].is_null() {
             metadata["uid"] = json!(format!("00000000-0000-4000-8000-{version:012x}"));
         }
-        let (key, object) = ((kind, key(metadata)), Arc::new(object));
+        let (key, object) = ((kind, key(metadata)), Stored::new(object));
         let before = state.objects.insert(key, Arc::clone(&object));
         state.events.push(Event { version, kind, before, object, deleted: false });
         drop(state);
@@ -151,7 +173,7 @@ impl Store {
         let version = state.version;
         let mut last = Value::clone(&before);
         last["metadata"]["resourceVersion"] = json!(version.to_string());
-        let (before, object) = (Some(before), Arc::new(last));
+        let (before, object) = (Some(before), Stored::new(last));
         state.events.push(Event { version, kind, before, object, deleted: true });
         drop(state);
         self.changed.notify_all();

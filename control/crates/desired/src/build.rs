@@ -117,7 +117,8 @@ impl Desired {
                 next.reach(name, local, uplink, own);
             }
             // A pod that its node's ranges covered may be covered no more.
-            if !old.is_subset(&next.nodes.cidrs_of(name)) && view.all_pods().any(|(_, pod)| pod.node == *name)
+            if !old.is_subset(&next.nodes.cidrs_of(name))
+                && view.all_pods().any(|(_, pod)| *pod.node == **name)
             {
                 return None;
             }

@@ -20,9 +20,9 @@ mod view;
 pub use build::{Desired, Prefixes};
 pub use diff::diff;
 pub use objects::{
-    EndpointSlice, Expression, Labels, LoadBalancerAddress, NamedPort, Namespace, NetworkPolicy, Node,
-    NodeAddress, ObjectName, Operator, Pod, PolicyPeer, PolicyPort, PolicyRule, Pool, PortMatch, Protocol,
-    Selector, Service, ServicePort, SliceEndpoint, SlicePort,
+    Address, EndpointSlice, Expression, Hints, Labels, LoadBalancerAddress, NamedPort, Namespace,
+    NetworkPolicy, Node, NodeAddress, ObjectName, Operator, Pod, PolicyPeer, PolicyPort, PolicyRule, Pool,
+    PortMatch, Protocol, Selector, Service, ServicePort, SliceEndpoint, SlicePort,
 };
 pub use rows::{ApplyError, Rows, apply};
 pub use view::{Attachment, Change, ClusterView, Host, Local, Uplink, ViewChange};

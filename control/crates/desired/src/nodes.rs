@@ -92,14 +92,16 @@ impl Desired {
         for kind in ["InternalIP", "ExternalIP"] {
             for (i, own) in node.addresses.iter().enumerate().filter(|(_, own)| own.kind == kind) {
                 let text = &own.address;
-                let judged = prefixes::station(text).and_then(|address| match self.nodes.owner_of(address) {
-                    // The same address as InternalIP and ExternalIP is common and no fault.
-                    Some(owner) if owner == name => Ok(None),
-                    Some(owner) => {
-                        self.contested = true;
-                        Err(format!("is an address of the older Node {owner} too"))
+                let judged = prefixes::station(&text.as_str().into()).and_then(|address| {
+                    match self.nodes.owner_of(address) {
+                        // The same address as InternalIP and ExternalIP is common and no fault.
+                        Some(owner) if owner == name => Ok(None),
+                        Some(owner) => {
+                            self.contested = true;
+                            Err(format!("is an address of the older Node {owner} too"))
+                        }
+                        None => Ok(Some(address)),
                     }
-                    None => Ok(Some(address)),
                 });
                 match judged {
                     Ok(Some(address)) => {
@@ -127,12 +129,9 @@ mod tests {
     use crate::objects::NodeAddress;
     use proptest::prelude::*;
 
-    fn node(name: &str, created: &str, cidrs: &[&str]) -> (String, Node) {
-        let node = Node {
-            created: (!created.is_empty()).then(|| created.into()),
-            pod_cidrs: cidrs.iter().map(|text| (*text).into()).collect(),
-            ..Node::default()
-        };
+    fn node(name: &str, created: Option<i64>, cidrs: &[&str]) -> (String, Node) {
+        let node =
+            Node { created, pod_cidrs: cidrs.iter().map(|text| (*text).into()).collect(), ..Node::default() };
         (name.into(), node)
     }
 
@@ -148,7 +147,7 @@ mod tests {
     #[test]
     fn a_bad_value_costs_itself_alone_and_is_quoted() {
         let bad = ["fd00::/200", "10.1.0.1/24", "x", "0.0.0.0/0", "fe80::/64", "10.1.0.0/24"];
-        let (nodes, warnings) = judged([node("n", "2026-01-01T00:00:00Z", &bad)]);
+        let (nodes, warnings) = judged([node("n", Some(1), &bad)]);
         assert_eq!(nodes.get("n").unwrap().pod_cidrs, ["10.1.0.0/24".parse().unwrap()]);
         assert_eq!(warnings.len(), 5, "{warnings:#?}");
         assert!(warnings[0].starts_with("Node n: spec.podCIDRs[0] `fd00::/200`: "), "{}", warnings[0]);
@@ -158,9 +157,9 @@ mod tests {
 
     #[test]
     fn the_older_node_keeps_its_range() {
-        let young = node("a", "2026-01-02T00:00:00Z", &["10.1.0.0/16", "10.9.0.0/24"]);
-        let old = node("b", "2026-01-01T00:00:00Z", &["10.1.1.0/24"]);
-        let ageless = node("c", "", &["10.9.0.0/25"]);
+        let young = node("a", Some(2), &["10.1.0.0/16", "10.9.0.0/24"]);
+        let old = node("b", Some(1), &["10.1.1.0/24"]);
+        let ageless = node("c", None, &["10.9.0.0/25"]);
         let (nodes, warnings) = judged([ageless, young, old]);
         assert_eq!(nodes.get("b").unwrap().pod_cidrs.len(), 1);
         assert_eq!(nodes.get("a").unwrap().pod_cidrs, ["10.9.0.0/24".parse().unwrap()]);
@@ -174,7 +173,7 @@ mod tests {
     #[test]
     fn addresses_and_routers_are_judged_one_by_one() {
         let address = |kind: &str, address: &str| NodeAddress { kind: kind.into(), address: address.into() };
-        let mut first = node("a", "", &[]);
+        let mut first = node("a", None, &[]);
         first.1.addresses = vec![
             address("Hostname", "a"),
             address("ExternalIP", "203.0.113.1"),
@@ -183,7 +182,7 @@ mod tests {
             address("InternalIP", "127.0.0.1"),
         ];
         first.1.router_addresses = Some("192.168.77.1, fe80::9,10.0.0.1,nonsense".into());
-        let mut second = node("b", "", &[]);
+        let mut second = node("b", None, &[]);
         second.1.addresses = vec![address("InternalIP", "192.168.77.11")];
         let (nodes, warnings) = judged([first, second]);
         let parse = |text: &str| text.parse::<IpAddr>().unwrap();

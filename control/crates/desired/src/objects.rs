@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::Hash;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 mod policy;
@@ -14,7 +15,9 @@ mod service;
 pub use policy::{
     Expression, NetworkPolicy, Operator, PolicyPeer, PolicyPort, PolicyRule, PortMatch, Selector,
 };
-pub use service::{EndpointSlice, LoadBalancerAddress, Service, ServicePort, SliceEndpoint, SlicePort};
+pub use service::{
+    EndpointSlice, Hints, LoadBalancerAddress, Service, ServicePort, SliceEndpoint, SlicePort,
+};
 
 /// The labels of an object, by key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -54,9 +57,38 @@ impl<K: Into<Box<str>>, V: Into<Box<str>>> FromIterator<(K, V)> for Labels {
     }
 }
 
+/// The text of a field that is to be an address: as such, or as it came for a warning to quote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    Ip(IpAddr),
+    Misspelt(Box<str>),
+}
+
+impl Default for Address {
+    fn default() -> Self {
+        Self::Misspelt(Box::default())
+    }
+}
+
+impl From<&str> for Address {
+    fn from(text: &str) -> Self {
+        text.parse().map_or_else(|_| Self::Misspelt(text.into()), Self::Ip)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Misspelt(text) => f.write_str(text),
+        }
+    }
+}
+
 /// What was seen before, so that what is equal is kept once.
 #[derive(Debug, Default)]
 pub struct Pool {
+    texts: HashSet<Arc<str>>,
     labels: HashSet<Labels>,
     ports: HashSet<Arc<[NamedPort]>>,
     /// At so many entries it is time to let go of those that nobody else has.
@@ -68,14 +100,36 @@ const SMALL_POOL: usize = 1024;
 
 impl Pool {
     /// Puts what is known already in the place of what is equal to it.
-    pub fn share(&mut self, pod: &mut Pod) {
-        if self.labels.len() + self.ports.len() >= self.limit {
-            self.labels.retain(|own| Arc::strong_count(&own.0) > 1);
-            self.ports.retain(|own| Arc::strong_count(own) > 1);
-            self.limit = SMALL_POOL.max(2 * (self.labels.len() + self.ports.len()));
-        }
+    pub fn pod(&mut self, pod: &mut Pod) {
+        self.tidy();
         one_of(&mut self.labels, &mut pod.labels);
         one_of(&mut self.ports, &mut pod.named_ports);
+        one_of(&mut self.texts, &mut pod.node);
+    }
+
+    /// As [`Self::pod`].
+    pub fn slice(&mut self, slice: &mut EndpointSlice) {
+        self.tidy();
+        for endpoint in &mut slice.endpoints {
+            one_of(&mut self.texts, &mut endpoint.node);
+            one_of(&mut self.texts, &mut endpoint.zone);
+        }
+    }
+
+    /// As [`Self::pod`].
+    pub fn name(&mut self, name: &mut ObjectName) {
+        one_of(&mut self.texts, &mut name.namespace);
+    }
+
+    /// Lets go now and then of what nobody else has.
+    fn tidy(&mut self) {
+        let entries = |own: &Self| own.labels.len() + own.ports.len() + own.texts.len();
+        if entries(self) >= self.limit {
+            self.labels.retain(|own| Arc::strong_count(&own.0) > 1);
+            self.ports.retain(|own| Arc::strong_count(own) > 1);
+            self.texts.retain(|own| Arc::strong_count(own) > 1);
+            self.limit = SMALL_POOL.max(2 * entries(self));
+        }
     }
 }
 
@@ -112,8 +166,8 @@ impl From<&str> for Protocol {
 /// The name of an object that is in a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ObjectName {
-    pub namespace: String,
-    pub name: String,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
 }
 
 impl fmt::Display for ObjectName {
@@ -125,8 +179,8 @@ impl fmt::Display for ObjectName {
 /// A Node object.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Node {
-    /// `metadata.creationTimestamp` (RFC 3339, UTC, so that texts sort as times); `None` counts as the youngest.
-    pub created: Option<String>,
+    /// `metadata.creationTimestamp`, in seconds since 1970; `None` counts as the youngest.
+    pub created: Option<i64>,
     /// `spec.podCIDRs`, or `spec.podCIDR` alone.
     pub pod_cidrs: Vec<String>,
     /// `status.addresses`.
@@ -146,12 +200,12 @@ pub struct NodeAddress {
 /// A Pod object.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pod {
-    /// `metadata.creationTimestamp` (RFC 3339, UTC, so that texts sort as times); `None` counts as the oldest.
-    pub created: Option<String>,
+    /// `metadata.creationTimestamp`, in seconds since 1970; `None` counts as the oldest.
+    pub created: Option<i64>,
     /// `spec.nodeName`; empty while it is not scheduled.
-    pub node: String,
+    pub node: Arc<str>,
     /// `status.podIPs`, or `status.podIP` alone.
-    pub pod_ips: Vec<String>,
+    pub pod_ips: Box<[Address]>,
     pub host_network: bool,
     /// `status.phase` is Succeeded or Failed: its addresses may be others' by now.
     pub finished: bool,
@@ -197,7 +251,7 @@ mod tests {
     fn what_pods_have_in_common_is_kept_once_and_no_longer_than_they_are() {
         let mut pool = Pool::default();
         let mut pods: Vec<Pod> = (0..5000).map(|n| pod(&format!("app-{}", n / 10))).collect();
-        pods.iter_mut().for_each(|pod| pool.share(pod));
+        pods.iter_mut().for_each(|pod| pool.pod(pod));
         assert!(Arc::ptr_eq(&pods[0].labels.0, &pods[9].labels.0));
         assert!(!Arc::ptr_eq(&pods[0].labels.0, &pods[10].labels.0));
         assert!(Arc::ptr_eq(&pods[0].named_ports, &pods[4999].named_ports));
@@ -206,7 +260,7 @@ mod tests {
         pods.clear();
         // They come and go; what is gone does not stay.
         for n in 0..20_000 {
-            pool.share(&mut pod(&format!("app-{n}")));
+            pool.pod(&mut pod(&format!("app-{n}")));
         }
         assert!(pool.labels.len() <= SMALL_POOL, "{}", pool.labels.len());
     }

@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 
 use wire::IpPrefix;
 
+use crate::objects::Address;
+
 /// What a node may be reached by.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct NodeRanges {
@@ -50,8 +52,8 @@ pub(crate) fn overlap(a: IpPrefix, b: IpPrefix) -> bool {
 }
 
 /// An address that one station can have, beyond its own link.
-pub(crate) fn station(text: &str) -> Result<IpAddr, String> {
-    let address: IpAddr = text.parse().map_err(|_| "is no IP address".to_owned())?;
+pub(crate) fn station(address: &Address) -> Result<IpAddr, String> {
+    let Address::Ip(address) = *address else { return Err("is no IP address".to_owned()) };
     match SPECIAL.iter().find(|(special, _)| special.contains(address)) {
         Some((_, what)) => Err(format!("is a {what} address")),
         None => Ok(address),
@@ -64,7 +66,8 @@ pub(crate) fn routers(list: &str, problems: &mut Vec<String>) -> Vec<IpAddr> {
     let mut found: Vec<IpAddr> = Vec::new();
     for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
         let link_local = text.parse().is_ok_and(|own: std::net::Ipv6Addr| own.is_unicast_link_local());
-        let address = if link_local { text.parse().map_err(|_| String::new()) } else { station(text) };
+        let address =
+            if link_local { text.parse().map_err(|_| String::new()) } else { station(&text.into()) };
         let problem = match address {
             Ok(address) if found.iter().any(|other| other.is_ipv4() == address.is_ipv4()) => {
                 "is a second one of its family".to_owned()

@@ -8,7 +8,7 @@ use proto::dataplane::{RouteKey, RouteTarget};
 use wire::IpPrefix;
 
 use crate::build::{About, Desired};
-use crate::objects::{ObjectName, Pod};
+use crate::objects::{Address, ObjectName, Pod};
 use crate::prefixes::{NodeRanges, station};
 use crate::view::{ClusterView, Local, Uplink};
 use crate::{ROUTER_ADDRESSES, UPLINK_PORT};
@@ -93,14 +93,14 @@ impl Desired {
         // would not have it if the older one had not given it up.
         pods.sort_by_key(|(name, pod)| (pod.terminating, Reverse(&pod.created), *name));
         for (name, pod) in pods {
-            for (i, text) in pod.pod_ips.iter().enumerate() {
-                let problem = match self.stray(pod, text, uplink, own) {
+            for (i, address) in pod.pod_ips.iter().enumerate() {
+                let problem = match self.stray(pod, address, uplink, own) {
                     Ok(()) => continue,
                     Err(problem) => problem,
                 };
                 self.warn(
                     About::Pods,
-                    format!("Pod {name}: status.podIPs[{i}].ip `{text}`: {problem}; left out"),
+                    format!("Pod {name}: status.podIPs[{i}].ip `{address}`: {problem}; left out"),
                 );
             }
         }
@@ -109,11 +109,11 @@ impl Desired {
     fn stray(
         &mut self,
         pod: &Pod,
-        text: &str,
+        address: &Address,
         uplink: &Uplink,
         own: &BTreeSet<IpAddr>,
     ) -> Result<(), String> {
-        let address = station(text)?;
+        let address = station(address)?;
         let node = self.nodes.get(&pod.node).cloned();
         let node = node.ok_or_else(|| format!("its node `{}` is not among the nodes", pod.node))?;
         if node.covers(address) {
@@ -134,10 +134,10 @@ impl Desired {
     /// Whether a pod of another node has an address that its node's podCIDRs do not cover.
     pub(crate) fn is_stray(&self, pod: &Pod, local: &Local) -> bool {
         let is_there = !pod.host_network && !pod.finished;
-        let is_remote = !pod.node.is_empty() && pod.node != local.node;
+        let is_remote = !pod.node.is_empty() && *pod.node != *local.node;
         let node = self.nodes.get(&pod.node);
         let covered =
-            |text: &String| node.is_some_and(|node| station(text).is_ok_and(|address| node.covers(address)));
+            |own: &Address| node.is_some_and(|node| station(own).is_ok_and(|address| node.covers(address)));
         is_there && is_remote && !pod.pod_ips.iter().all(covered)
     }
 }

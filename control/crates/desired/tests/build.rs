@@ -18,7 +18,7 @@ fn ip(text: &str) -> IpAddr {
 
 fn node(n: u8) -> Node {
     Node {
-        created: Some(format!("2026-11-23T09:18:1{n}Z")),
+        created: Some(i64::from(n)),
         pod_cidrs: vec![format!("10.244.{n}.0/24"), format!("fd00:10:244:{n}::/64")],
         addresses: [
             ("InternalIP", format!("192.168.77.1{n}")),
@@ -152,10 +152,7 @@ fn a_pod_outside_its_nodes_ranges_has_a_route_of_its_own() {
 
 #[test]
 fn of_two_pods_with_one_address_the_newer_that_stays_has_it() {
-    let born = |node: &str, second: u8| Pod {
-        created: Some(format!("2026-11-23T09:00:{second:02}Z")),
-        ..pod(node, &["10.250.0.9"])
-    };
+    let born = |node: &str, second: i64| Pod { created: Some(second), ..pod(node, &["10.250.0.9"]) };
     let going = Pod { terminating: true, ..born("knode4", 9) };
     let ageless = pod("knode5", &["10.250.0.9"]);
     let pods = [("a", born("knode2", 1)), ("b", born("knode3", 2)), ("c", going), ("d", ageless)];
@@ -244,7 +241,7 @@ proptest! {
             let kind = if i % 2 == 0 { "InternalIP" } else { "ExternalIP" };
             nodes[i % 3].addresses.push(NodeAddress { kind: kind.into(), address: text.clone() });
             nodes[(i + 1) % 3].router_addresses = Some(text.clone());
-            let name = ObjectName { namespace: "shop".into(), name: format!("pod{i}") };
+            let name = ObjectName { namespace: "shop".into(), name: format!("pod{i}").into() };
             pods.insert(name, pod(&format!("knode{}", 1 + i % 4), &[text]));
         }
         let nodes = (1..).zip(nodes).map(|(n, node)| (format!("knode{n}"), node)).collect();
@@ -297,7 +294,7 @@ fn take(step: Step, view: &mut ClusterView, local: &mut Local) {
         }
         Step::Node(n, None) => drop(view.nodes.remove(&format!("knode{n}"))),
         Step::Pod(n, other, pod) => {
-            let name = ObjectName { namespace: "shop".into(), name: format!("pod{n}") };
+            let name = ObjectName { namespace: "shop".into(), name: format!("pod{n}").into() };
             let pods = if other { &mut view.other_pods } else { &mut view.pods };
             match pod {
                 Some((node, range, last)) => {

@@ -13,7 +13,7 @@ impl Trimmed for Namespace {
     type Fields<S: Spelling> = Fields;
 
     fn key(name: ObjectName) -> String {
-        name.name
+        name.name.as_ref().to_owned()
     }
 
     fn change(change: Change<String, Self>) -> ViewChange {

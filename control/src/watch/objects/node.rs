@@ -19,7 +19,7 @@ impl Trimmed for Node {
     type Fields<S: Spelling> = Fields<S>;
 
     fn key(name: ObjectName) -> String {
-        name.name
+        name.name.as_ref().to_owned()
     }
 
     fn change(change: Change<String, Self>) -> ViewChange {
@@ -118,12 +118,12 @@ impl FromStr for AddressList {
 
 impl<S> From<Fields<S>> for (ObjectName, Node) {
     fn from(object: Fields<S>) -> Self {
-        let name = object.metadata.name();
+        let (name, created) = (object.metadata.name(), object.metadata.created());
         let (pod_cidrs, pod_cidr) = object.spec.map_or((None, None), |spec| (spec.pod_cidrs, spec.pod_cidr));
         let addresses = object.status.and_then(|status| status.addresses).unwrap_or_default();
         let router_addresses = object.metadata.annotations.and_then(|own| own.router_addresses);
         let node = Node {
-            created: object.metadata.creation_timestamp,
+            created,
             pod_cidrs: plural(pod_cidrs, pod_cidr),
             addresses: addresses
                 .into_iter()

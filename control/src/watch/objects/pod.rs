@@ -23,7 +23,7 @@ impl Trimmed for Pod {
     }
 
     fn share(&mut self, pool: &mut Pool) {
-        pool.share(self);
+        pool.pod(self);
     }
 }
 
@@ -65,7 +65,7 @@ struct Port {
 struct Status<S> {
     phase: Option<String>,
     #[serde(rename = "podIP")]
-    pod_ip: Option<Spelled<Address, S>>,
+    pod_ip: Option<Spelled<PodAddress, S>>,
     #[serde(rename = "podIPs")]
     pod_ips: Option<Vec<PodIp<S>>>,
 }
@@ -73,20 +73,20 @@ struct Status<S> {
 #[derive(Deserialize)]
 #[serde(bound = "S: Spelling")]
 struct PodIp<S> {
-    ip: Spelled<Address, S>,
+    ip: Spelled<PodAddress, S>,
 }
 
 /// `status.podIPs`, and `status.podIP` of older objects.
-struct Address;
+struct PodAddress;
 
-impl Field for Address {
+impl Field for PodAddress {
     const NAME: &'static str = "podIPs";
     type Value = IpAddr;
 }
 
 impl<S> From<Fields<S>> for (ObjectName, Pod) {
     fn from(object: Fields<S>) -> Self {
-        let name = object.metadata.name();
+        let (name, created) = (object.metadata.name(), object.metadata.created());
         let spec = object.spec.unwrap_or_default();
         let (phase, pod_ips, pod_ip) =
             object.status.map_or((None, None, None), |status| (status.phase, status.pod_ips, status.pod_ip));
@@ -100,9 +100,9 @@ impl<S> From<Fields<S>> for (ObjectName, Pod) {
             Some(NamedPort { name, protocol, port: own.container_port })
         };
         let pod = Pod {
-            created: object.metadata.creation_timestamp,
-            node: spec.node_name.unwrap_or_default(),
-            pod_ips: plural(pod_ips, pod_ip),
+            created,
+            node: spec.node_name.unwrap_or_default().into(),
+            pod_ips: plural(pod_ips, pod_ip).into(),
             host_network: spec.host_network.unwrap_or_default(),
             finished: matches!(phase.as_deref(), Some("Succeeded" | "Failed")),
             terminating: object.metadata.deletion_timestamp.is_some(),

@@ -3,7 +3,9 @@
 use std::marker::PhantomData;
 use std::net::IpAddr;
 
-use desired::{Change, EndpointSlice, ObjectName, SliceEndpoint, SlicePort, ViewChange};
+use desired::{
+    Address, Change, EndpointSlice, Hints, ObjectName, Pool, SliceEndpoint, SlicePort, ViewChange,
+};
 use serde::Deserialize;
 
 use super::Trimmed;
@@ -22,6 +24,10 @@ impl Trimmed for EndpointSlice {
 
     fn change(change: Change<ObjectName, Self>) -> ViewChange {
         ViewChange::EndpointSlice(change)
+    }
+
+    fn share(&mut self, pool: &mut Pool) {
+        pool.slice(self);
     }
 }
 
@@ -77,7 +83,7 @@ struct Endpoint {
     conditions: Option<Conditions>,
     node_name: Option<Box<str>>,
     zone: Option<Box<str>>,
-    hints: Option<Hints>,
+    hints: Option<RawHints>,
 }
 
 #[derive(Deserialize, Default)]
@@ -87,9 +93,9 @@ struct Conditions {
     terminating: Option<bool>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Hints {
+struct RawHints {
     for_zones: Option<Vec<Hint>>,
     for_nodes: Option<Vec<Hint>>,
 }
@@ -110,19 +116,20 @@ impl<S> From<Fields<S>> for (ObjectName, EndpointSlice) {
     fn from(Fields { raw, .. }: Fields<S>) -> Self {
         let name = raw.metadata.name();
         let hinted = |hints: Option<Vec<Hint>>| hints.into_iter().flatten().map(|hint| hint.name).collect();
+        let first = |all: Option<Vec<Box<str>>>| all.iter().flatten().next().map(|own| Address::from(&**own));
         let endpoint = |own: Endpoint| {
             let Conditions { ready, serving, terminating } = own.conditions.unwrap_or_default();
-            let Hints { for_zones, for_nodes } = own.hints.unwrap_or_default();
+            let hints =
+                own.hints.map(|own| Hints { zones: hinted(own.for_zones), nodes: hinted(own.for_nodes) });
             let ready = ready.unwrap_or(true);
             SliceEndpoint {
-                address: own.addresses.into_iter().flatten().next().unwrap_or_default(),
+                address: first(own.addresses).unwrap_or_default(),
                 ready,
                 serving: serving.unwrap_or(ready),
                 terminating: terminating.unwrap_or_default(),
-                node: own.node_name.unwrap_or_default(),
-                zone: own.zone.unwrap_or_default(),
-                hint_zones: hinted(for_zones),
-                hint_nodes: hinted(for_nodes),
+                node: own.node_name.unwrap_or_default().into(),
+                zone: own.zone.unwrap_or_default().into(),
+                hints: hints.map(Box::new),
             }
         };
         let port = |own: Port| SlicePort {
@@ -167,8 +174,10 @@ mod tests {
                     terminating: true,
                     node: "n1".into(),
                     zone: "z1".into(),
-                    hint_zones: ["z1".into(), "z2".into()].into(),
-                    hint_nodes: ["n1".into()].into(),
+                    hints: Some(Box::new(Hints {
+                        zones: vec!["z1".into(), "z2".into()],
+                        nodes: vec!["n1".into()],
+                    })),
                     ..endpoint("10.0.0.1", false, true)
                 },
                 endpoint("10.0.0.2", true, true),

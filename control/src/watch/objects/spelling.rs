@@ -6,7 +6,8 @@ use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use desired::{Labels, ObjectName};
+use desired::{Address, Labels, ObjectName};
+use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny};
 use wire::IpPrefix;
@@ -69,6 +70,12 @@ impl<F, S> From<Spelled<F, S>> for Box<str> {
     }
 }
 
+impl<F, S> From<Spelled<F, S>> for Address {
+    fn from(spelled: Spelled<F, S>) -> Self {
+        spelled.text.as_str().into()
+    }
+}
+
 /// The texts of a list that may be missing.
 pub(super) fn texts<F, S, T: From<Spelled<F, S>>>(list: Option<Vec<Spelled<F, S>>>) -> Vec<T> {
     list.unwrap_or_default().into_iter().map(T::from).collect()
@@ -119,7 +126,7 @@ impl FromStr for Prefix {
 pub(super) struct Metadata<L = IgnoredAny, A = IgnoredAny> {
     name: String,
     namespace: Option<String>,
-    pub(super) creation_timestamp: Option<String>,
+    creation_timestamp: Option<String>,
     pub(super) deletion_timestamp: Option<String>,
     #[serde(default = "Option::default")]
     pub(super) labels: Option<L>,
@@ -131,7 +138,12 @@ impl<L, A> Metadata<L, A> {
     /// The name of an object that is in a namespace.
     pub(super) fn name(&self) -> ObjectName {
         let namespace = self.namespace.clone().unwrap_or_else(|| "default".to_owned());
-        ObjectName { namespace, name: self.name.clone() }
+        ObjectName { namespace: namespace.into(), name: self.name.as_str().into() }
+    }
+
+    /// `creationTimestamp`, in seconds since 1970; `None` also where it cannot be read.
+    pub(super) fn created(&self) -> Option<i64> {
+        self.creation_timestamp.as_ref()?.parse().ok().map(Timestamp::as_second)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Services and their endpoints, as kube-proxy reads them (Kubernetes API v1 and discovery.k8s.io/v1).
 
-use super::Protocol;
+use std::sync::Arc;
+
+use super::{Address, Protocol};
 
 /// A Service object.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -64,7 +66,7 @@ pub struct EndpointSlice {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SliceEndpoint {
     /// The first of `addresses`: the others never meant anything (v1: "consumers should only use the first").
-    pub address: Box<str>,
+    pub address: Address,
     /// `conditions.ready`; what is not said counts as true.
     pub ready: bool,
     /// `conditions.serving`; what is not said counts as `ready`.
@@ -72,13 +74,19 @@ pub struct SliceEndpoint {
     /// `conditions.terminating`; what is not said counts as false.
     pub terminating: bool,
     /// `nodeName`; empty: not said.
-    pub node: Box<str>,
+    pub node: Arc<str>,
     /// `zone`; empty: not said.
-    pub zone: Box<str>,
+    pub zone: Arc<str>,
+    pub hints: Option<Box<Hints>>,
+}
+
+/// For which an endpoint is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hints {
     /// `hints.forZones`.
-    pub hint_zones: Box<[Box<str>]>,
+    pub zones: Vec<Box<str>>,
     /// `hints.forNodes`.
-    pub hint_nodes: Box<[Box<str>]>,
+    pub nodes: Vec<Box<str>>,
 }
 
 /// One of a slice's `ports`, all of which all of its endpoints have.
