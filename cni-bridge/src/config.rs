@@ -27,12 +27,15 @@ const MIN_MTU: u16 = 1280;
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Keys of `runtimeConfig` that would change what the pod gets, and that podrouter does not do.
-const REFUSED_CAPABILITIES: [&str; 6] =
-    ["portMappings", "bandwidth", "ipRanges", "deviceID", "infinibandGUID", "infinibandGuid"];
+const REFUSED_CAPABILITIES: [&str; 5] =
+    ["portMappings", "bandwidth", "ipRanges", "infinibandGUID", "infinibandGuid"];
 
 /// Keys of `runtimeConfig` that ask nothing of a network plug-in on Linux: the runtime writes resolv.conf itself, names
 /// are the cluster DNS's, and nothing here is kept in a cgroup.
 const IGNORED_CAPABILITIES: [&str; 3] = ["dns", "aliases", "cgroupPath"];
+
+/// Keys of `runtimeConfig` that come before those of the configuration itself.
+const WISHES: [&str; 2] = ["port", "queuePairs"];
 
 /// The versions of the specification that we answer in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -184,28 +187,39 @@ impl Config {
     }
 
     /// `port`, the kind that the pod gets.
-    pub(crate) fn port(&self) -> Result<AttachPort, Failure> {
-        match self.given("port").map(Value::as_str) {
-            None | Some(Some("tap")) => Ok(AttachPort::Tap),
-            Some(Some("vhost-user")) => Ok(AttachPort::VhostUser),
-            Some(_) => Err(invalid("port", self.given("port"), "write \"tap\" or \"vhost-user\"")),
-        }
+    pub(crate) fn port(&self) -> Result<Port, Failure> {
+        let (key, value, chosen) = self.wish("port");
+        let kind = match value.map(Value::as_str) {
+            None | Some(Some("tap")) => AttachPort::Tap,
+            Some(Some("vhost-user")) => AttachPort::VhostUser,
+            Some(_) => return Err(invalid(&key, value, "write \"tap\" or \"vhost-user\"")),
+        };
+        Ok(Port { kind, chosen })
     }
 
     /// `queuePairs` that a vhost-user pod may have; missing: one.
     pub(crate) fn queue_pairs(&self) -> Result<Option<u16>, Failure> {
-        let Some(value) = self.given("queuePairs") else { return Ok(None) };
-        if self.port()? != AttachPort::VhostUser {
-            return Err(invalid(
-                "queuePairs",
-                Some(value),
-                "take it out: only port \"vhost-user\" has queues",
-            ));
+        let (key, Some(value), _) = self.wish("queuePairs") else { return Ok(None) };
+        if self.port()?.kind != AttachPort::VhostUser {
+            return Err(invalid(&key, Some(value), "take it out: only port \"vhost-user\" has queues"));
         }
         match value.as_u64().map(u16::try_from) {
             Some(Ok(pairs)) if (1..=MAX_QUEUE_PAIRS).contains(&pairs) => Ok(Some(pairs)),
-            _ => Err(invalid("queuePairs", Some(value), "write a number from 1 to 128")),
+            _ => Err(invalid(&key, Some(value), "write a number from 1 to 128")),
         }
+    }
+
+    /// A key that a pod's own wish comes before: the runtime's (`runtimeConfig`), or Multus' `cni-args` (`args.cni`). Gives where
+    /// it stands, its value, and whether it is such a wish.
+    fn wish(&self, key: &str) -> (String, Option<&Value>, bool) {
+        for path in [["runtimeConfig", key].as_slice(), ["args", "cni", key].as_slice()] {
+            let outer = self.keys.get(path[0]);
+            let found = path[1..].iter().try_fold(outer, |at, name| Some(at?.get(name))).flatten();
+            if let Some(value) = found.filter(|value| !asks_nothing(value)) {
+                return (path.join("."), Some(value), true);
+            }
+        }
+        (key.to_owned(), self.given(key), false)
     }
 
     /// `mtu`, in bytes of IP packet; missing or 0: what the uplink allows.
@@ -267,6 +281,10 @@ impl Config {
                 let rule = "write a list of addresses, with or without a length, as 10.244.1.9/24";
                 let ips = value.as_array().and_then(|list| list.iter().map(address).collect::<Option<_>>());
                 asked.ips = ips.ok_or_else(|| invalid(&path, Some(value), rule))?;
+            } else if key == "deviceID" {
+                let device = value.as_str().filter(|device| env::is_identifier(device));
+                let rule = "write the name of a directory: only vhost-user devices are attached, none of PCI";
+                asked.device = Some(device.ok_or_else(|| invalid(&path, Some(value), rule))?.to_owned());
             } else if key == "CNIDeviceInfoFile" {
                 let file = value.as_str().filter(|file| file.starts_with('/') && !file.ends_with('/'));
                 asked.device_info =
@@ -277,7 +295,7 @@ impl Config {
                     value,
                     "take the key out of the configuration's `capabilities`",
                 ));
-            } else if !IGNORED_CAPABILITIES.contains(&key.as_str()) {
+            } else if !WISHES.contains(&key.as_str()) && !IGNORED_CAPABILITIES.contains(&key.as_str()) {
                 crate::log(&format!("`{path}` is not known and was ignored"));
             }
         }
@@ -308,11 +326,20 @@ impl Config {
     }
 }
 
+/// The kind of port, and whether it was chosen for this very pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Port {
+    pub(crate) kind: AttachPort,
+    pub(crate) chosen: bool,
+}
+
 /// What the runtime asks for beside the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Capabilities {
     pub(crate) mac: Option<MacAddr>,
     pub(crate) ips: Vec<IpAddr>,
+    /// `deviceID`.
+    pub(crate) device: Option<String>,
     /// `CNIDeviceInfoFile`.
     pub(crate) device_info: Option<PathBuf>,
 }
@@ -394,9 +421,37 @@ mod tests {
             config(&json!({"cniVersion": "1.1.0", "name": "pods", "mtu": 0, "runtimeConfig": {"mac": ""}}));
         assert_eq!(check(&config), Ok(()));
         assert_eq!(config.socket().unwrap(), PathBuf::from(proto::CONTROL_SOCKET));
-        assert_eq!(config.port(), Ok(AttachPort::Tap));
+        assert_eq!(config.port(), Ok(Port { kind: AttachPort::Tap, chosen: false }));
         assert_eq!((config.mtu(), config.queue_pairs()), (Ok(None), Ok(None)));
         assert_eq!(config.previous(), Ok(None));
+    }
+
+    #[test]
+    fn the_runtimes_wish_comes_before_multus_args_and_both_before_the_configuration() {
+        let ask = |more: Value| {
+            let mut keys = json!({"cniVersion": "1.1.0", "name": "n", "port": "tap"});
+            keys.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let config = config(&keys);
+            Ok((config.port()?, config.queue_pairs()?))
+        };
+        let port = |kind, chosen| Port { kind, chosen };
+        let args = json!({"cni": {"port": "vhost-user", "queuePairs": 4}});
+        assert_eq!(ask(json!({})), Ok((port(AttachPort::Tap, false), None)));
+        assert_eq!(ask(json!({"args": args})), Ok((port(AttachPort::VhostUser, true), Some(4))));
+        assert_eq!(
+            ask(json!({"args": args, "runtimeConfig": {"queuePairs": 2}})),
+            Ok((port(AttachPort::VhostUser, true), Some(2)))
+        );
+        assert_eq!(
+            ask(json!({"args": {"cni": {"port": "vhost-user"}}, "runtimeConfig": {"port": "tap"}})),
+            Ok((port(AttachPort::Tap, true), None))
+        );
+        assert_eq!(
+            ask(json!({"args": {"cni": 7}, "runtimeConfig": {"port": ""}})),
+            Ok((port(AttachPort::Tap, false), None))
+        );
+        let failure: Failure = ask(json!({"args": {"cni": {"port": "bridge"}}})).unwrap_err();
+        assert!(failure.msg.contains("`args.cni.port` is \"bridge\""), "{}", failure.msg);
     }
 
     #[test]
@@ -460,6 +515,8 @@ mod tests {
         assert_eq!(ask(json!({"mac": "02:00:00:00:00:05"})), Ok(Capabilities { mac, ..none.clone() }));
         let ips = vec!["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()];
         assert_eq!(ask(json!({"ips": ["10.0.0.5/24", "fd00::5"]})), Ok(Capabilities { ips, ..none.clone() }));
+        let device = Some("pod-7_a".to_owned());
+        assert_eq!(ask(json!({"deviceID": "pod-7_a"})), Ok(Capabilities { device, ..none.clone() }));
         let device_info = Some("/run/x/net1".into());
         assert_eq!(
             ask(json!({"CNIDeviceInfoFile": "/run/x/net1"})),
@@ -471,6 +528,9 @@ mod tests {
             json!({"ips": [7]}),
             json!({"CNIDeviceInfoFile": "net1"}),
             json!({"CNIDeviceInfoFile": "/run/"}),
+            json!({"deviceID": "0000:3b:00.0"}),
+            json!({"deviceID": ".."}),
+            json!({"deviceID": 7}),
         ] {
             assert_eq!(ask(bad).unwrap_err().code, code::INVALID_CONFIG);
         }
@@ -488,7 +548,6 @@ mod tests {
         for (key, value) in [
             ("portMappings", json!([{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}])),
             ("bandwidth", json!({"ingressRate": 1000, "ingressBurst": 0})),
-            ("deviceID", json!("0000:3b:00.0")),
         ] {
             let failure = ask(json!({key: value})).unwrap_err();
             assert_eq!(failure.code, code::UNSUPPORTED_FIELD);
@@ -545,7 +604,7 @@ mod tests {
         #[test]
         fn any_value_at_any_key(
             key in prop::sample::select(vec![
-                "cniVersion", "name", "socket", "port", "queuePairs", "mtu", "dns", "ipam", "runtimeConfig", "prevResult",
+                "cniVersion", "name", "socket", "port", "queuePairs", "mtu", "dns", "ipam", "args", "runtimeConfig", "prevResult",
             ]),
             value in any_json(),
         ) {

@@ -99,7 +99,7 @@ pub(crate) fn args() -> Result<Args, Failure> {
 fn parse_args(text: &str) -> Result<Args, Failure> {
     let bad = |what: String| Failure::new(code::ENVIRONMENT, format!("CNI_ARGS: {what}"));
     let mut args = Args::default();
-    let (mut namespace, mut name) = (None, None);
+    let (mut namespace, mut name, mut uid) = (None, None, None);
     let mut ignore_unknown = false;
     let mut unknown = Vec::new();
     for pair in text.split(';').filter(|_| !text.is_empty()) {
@@ -117,8 +117,9 @@ fn parse_args(text: &str) -> Result<Args, Failure> {
             }
             "K8S_POD_NAMESPACE" => namespace = Some(value.to_owned()),
             "K8S_POD_NAME" => name = Some(value.to_owned()),
-            // Known, and of no use to us: the container's id comes by CNI_CONTAINERID, the uid by the API server.
-            "K8S_POD_INFRA_CONTAINER_ID" | "K8S_POD_UID" => {}
+            "K8S_POD_UID" => uid = Some(value.to_owned()).filter(|uid| !uid.is_empty()),
+            // Known, and of no use to us: the container's id comes by CNI_CONTAINERID.
+            "K8S_POD_INFRA_CONTAINER_ID" => {}
             "MAC" => args.mac = Some(value.parse().map_err(|error| bad(format!("MAC: {error}")))?),
             _ => unknown.push(pair),
         }
@@ -132,7 +133,7 @@ fn parse_args(text: &str) -> Result<Args, Failure> {
     args.pod = namespace
         .zip(name)
         .filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty())
-        .map(|(namespace, name)| PodName { namespace, name });
+        .map(|(namespace, name)| PodName { namespace, name, uid });
     Ok(args)
 }
 
@@ -193,7 +194,7 @@ mod tests {
 
     #[test]
     fn args_as_libcni_reads_them() {
-        let pod = PodName { namespace: "default".into(), name: "web-1".into() };
+        let pod = PodName { namespace: "default".into(), name: "web-1".into(), uid: Some("7".into()) };
         let given = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-1;K8S_POD_UID=7;X=y";
         assert_eq!(parse_args(given), Ok(Args { pod: Some(pod), mac: None }));
         assert_eq!(parse_args("X=y;IgnoreUnknown=TRUE"), Ok(Args::default()));

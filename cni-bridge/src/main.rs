@@ -22,10 +22,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use proto::control::{AttachAddresses, AttachPort, AttachRequest, Request, Response};
+use proto::control::{AttachAddresses, AttachPort, AttachRequest, Attached, Request, Response};
 use serde_json::Value;
 
-use config::{Config, MAX_CONFIG, NEWEST, Version};
+use config::{Config, MAX_CONFIG, NEWEST, Port, Version};
 use control::{Control, PATIENCE, STATUS_PATIENCE};
 use env::{Attachment, Command, shown};
 use error::{Failure, code};
@@ -59,11 +59,10 @@ fn answer(config: Result<Config, Failure>, text: &[u8]) -> Result<Option<Value>,
         Command::Check(attachment, netns) => {
             config.version("CHECK", Version::V0_4_0)?;
             config.name()?;
-            let port = config.port()?;
             let previous = config.previous()?.ok_or_else(|| {
                 Failure::new(code::INVALID_CONFIG, "`prevResult` is missing: CHECK compares the pod with it")
             })?;
-            known(&config, &attachment)?;
+            let port = known(&config, &attachment)?;
             if let Some(ipam) = delegated(&config, text)? {
                 ipam.tell("CHECK")?;
             }
@@ -108,10 +107,11 @@ fn add(config: &Config, text: &[u8], attachment: Attachment, netns: PathBuf) -> 
     let ipam = delegated(config, text)?;
     let previous = config.previous()?;
     let args = env::args()?;
-    // A vhost-user port is nothing in the namespace, which a VM's may not even be (section 1, "container").
+    // A vhost-user port is nothing in the namespace, which a VM's may not even be (section 1, "container"). But the pod's
+    // annotation may still make it a kernel pod.
     let opened = match port {
-        AttachPort::Tap => Some(netns::open(&netns)?),
-        AttachPort::VhostUser => None,
+        Port { kind: AttachPort::Tap, .. } => Some(netns::open(&netns)?),
+        Port { kind: AttachPort::VhostUser, chosen } => netns::open(&netns).ok().filter(|_| !chosen),
     };
 
     let mut control = Control::connect(&socket, PATIENCE)?;
@@ -131,7 +131,9 @@ fn add(config: &Config, text: &[u8], attachment: Attachment, netns: PathBuf) -> 
         container: attachment.container,
         interface: attachment.interface.clone(),
         netns: netns.clone(),
-        port,
+        port: port.kind,
+        port_chosen: port.chosen,
+        device: capabilities.device,
         queue_pairs,
         mtu,
         mac: capabilities.mac.or(args.mac),
@@ -243,13 +245,14 @@ fn gc(config: &Config, text: &[u8]) -> Result<(), Failure> {
     Err(Failure::new(code::NOT_COLLECTED, format!("not collected: {}", failures.join("; "))))
 }
 
-/// Whether control has the attachment, and the data plane as well.
-fn known(config: &Config, attachment: &Attachment) -> Result<(), Failure> {
+/// Whether control has the attachment, and the data plane as well; by which kind of port.
+fn known(config: &Config, attachment: &Attachment) -> Result<AttachPort, Failure> {
     let network = config.name()?;
     let Attachment { container, interface } = attachment.clone();
     let mut control = Control::connect(&config.socket()?, PATIENCE)?;
     match control.ask(&Request::Check { network, container, interface }, &[])? {
-        Response::Attached(_) => Ok(()),
+        Response::Attached(Attached { socket: Some(_), .. }) => Ok(AttachPort::VhostUser),
+        Response::Attached(_) => Ok(AttachPort::Tap),
         other => Err(control.out_of_turn("Check", &other)),
     }
 }

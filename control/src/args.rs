@@ -10,7 +10,6 @@ use proto::dataplane::{Ethdev, InterfaceAddress, Router};
 use wire::IpPrefix;
 
 use crate::health;
-use crate::report::Report;
 use crate::watch::{ApiServer, Manifests, Source};
 
 /// Turns what the cluster says into a node's routes and attaches its pods.
@@ -159,13 +158,13 @@ impl Args {
     ///
     /// # Errors
     /// A sentence that names the flag, its value and what to do.
-    pub(crate) fn source(&self) -> Result<(Box<dyn Source>, Option<Report>), String> {
+    pub(crate) fn source(&self) -> Result<(Box<dyn Source>, Option<kube::Config>), String> {
         let Some(directory) = &self.manifests else {
             let (kubeconfig, context) = (self.kubeconfig.as_deref(), self.context.as_deref());
             let source = ApiServer::new(kubeconfig, context, self.api_server.as_ref(), &self.node);
             let source = source.map_err(|error| error.to_string())?;
-            let report = Report::new(source.config().clone(), self.node.clone());
-            return Ok((Box::new(source), Some(report)));
+            let config = source.config().clone();
+            return Ok((Box::new(source), Some(config)));
         };
         if !directory.is_dir() {
             return Err(format!(

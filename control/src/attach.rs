@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use proto::control::{AttachAddresses, AttachPort, AttachRequest, Attached, AttachmentName, Request};
@@ -74,7 +74,7 @@ fn failure(code: u32, reason: impl Into<String>, details: impl Into<String>) -> 
 /// Nothing is left behind.
 pub(crate) fn attach(
     store: &Store,
-    request: AttachRequest,
+    mut request: AttachRequest,
     netns: Option<OwnedFd>,
 ) -> Result<Attached, Failure> {
     check(&request)?;
@@ -95,6 +95,7 @@ pub(crate) fn attach(
     if let Some(trouble) = store.trouble() {
         return Err(again(trouble));
     }
+    choose_port(store, &mut request)?;
     let addresses = addresses(store, &request.addresses)?;
     let attachment = draw_up(store, request, &claim, &addresses);
     let result =
@@ -111,6 +112,42 @@ pub(crate) fn attach(
             Err(failure)
         }
     }
+}
+
+/// Has the pod's annotations choose the port, unless the runtime did.
+fn choose_port(store: &Store, request: &mut AttachRequest) -> Result<(), Failure> {
+    let Some(name) = request.pod.as_ref().filter(|_| !request.port_chosen) else { return Ok(()) };
+    let Some(pod) = store.pod(name) else { return Ok(()) };
+    let wish = |text: &Option<Box<str>>| wish(text.as_deref()?, &request.interface).map(str::to_owned);
+    let (port, pairs) = (wish(&pod.port), wish(&pod.queue_pairs));
+    let bad = |annotation: &str, value: &str, rule: &str| {
+        let reason =
+            format!("pod {}/{}: annotation {annotation}: `{value}`: {rule}", name.namespace, name.name);
+        failure(code::INVALID_CONFIG, reason, "mend the annotation, and make the pod anew")
+    };
+    if let Some(port) = port {
+        request.port = match port.as_str() {
+            "tap" => AttachPort::Tap,
+            "vhost-user" => AttachPort::VhostUser,
+            other => return Err(bad(desired::PORT, other, "write `tap` or `vhost-user`")),
+        };
+        if request.port == AttachPort::Tap {
+            request.queue_pairs = None;
+        }
+    }
+    if let Some(pairs) = pairs.filter(|_| request.port == AttachPort::VhostUser) {
+        let number = pairs.parse().ok().filter(|pairs| (1..=MOST_QUEUE_PAIRS).contains(pairs));
+        let rule = format!("write a number from 1 to {MOST_QUEUE_PAIRS}");
+        request.queue_pairs = Some(number.ok_or_else(|| bad(desired::QUEUE_PAIRS, &pairs, &rule))?);
+    }
+    Ok(())
+}
+
+/// What an annotation says of an interface: what it says of it by name, else what it says of all.
+fn wish<'a>(annotation: &'a str, interface: &str) -> Option<&'a str> {
+    let parts = || annotation.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let named = parts().filter_map(|part| part.split_once('=')).find(|(own, _)| own.trim() == interface);
+    named.map(|(_, value)| value.trim()).or_else(|| parts().find(|part| !part.contains('=')))
 }
 
 /// A pod's addresses, taken.
@@ -290,8 +327,16 @@ fn draw_up(
         )
     })?;
     let socket = match request.port {
+        AttachPort::Tap if let Some(device) = &request.device => {
+            let reason = format!("deviceID `{device}` is for a vhost-user pod, and this is a kernel pod");
+            return Err(failure(
+                code::INVALID_CONFIG,
+                reason,
+                "choose port vhost-user, or ask for no device",
+            ));
+        }
         AttachPort::Tap => None,
-        AttachPort::VhostUser => Some(store.config.vhost_dir.join(format!("{port}.sock"))),
+        AttachPort::VhostUser => Some(socket_folder(store, &request)?.join(format!("{port}.sock"))),
     };
     if let Some(path) = socket.as_deref().filter(|path| path.as_os_str().len() > SOCKET_PATH) {
         let reason = format!("the socket's path {} is longer than {SOCKET_PATH} bytes", path.display());
@@ -311,6 +356,23 @@ fn draw_up(
         socket,
     };
     Ok(Attachment { request, port, endpoint, attached })
+}
+
+/// Where a vhost-user pod's socket is: a device plug-in makes a folder for a pod and mounts it there, and names it by `deviceID`.
+fn socket_folder(store: &Store, request: &AttachRequest) -> Result<PathBuf, Failure> {
+    let Some(device) = &request.device else { return Ok(store.config.vhost_dir.clone()) };
+    let mut parts = Path::new(device).components();
+    let is_name = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+    let folder = store.config.vhost_dir.join(device);
+    if is_name && folder.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+        return Ok(folder);
+    }
+    let reason = format!("deviceID `{device}`: {} is no directory", folder.display());
+    Err(failure(
+        code::INVALID_CONFIG,
+        reason,
+        "whoever gives the device makes it, before the pod is attached",
+    ))
 }
 
 /// Device, journal, data plane; whichever fails, those before it are undone.
@@ -454,6 +516,21 @@ mod tests {
     }
 
     #[test]
+    fn an_annotation_speaks_of_all_interfaces_or_of_one() {
+        for (annotation, interface, expected) in [
+            ("vhost-user", "eth0", Some("vhost-user")),
+            ("net1=vhost-user", "eth0", None),
+            ("net1=vhost-user, tap", "eth0", Some("tap")),
+            ("tap , net1 = vhost-user", "net1", Some("vhost-user")),
+            ("", "eth0", None),
+            (",", "eth0", None),
+            ("eth0=", "eth0", Some("")),
+        ] {
+            assert_eq!(wish(annotation, interface), expected, "{annotation}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_with_its_value() {
         let good = AttachRequest {
             network: "pods".into(),
@@ -461,6 +538,8 @@ mod tests {
             interface: "eth0".into(),
             netns: "/run/netns/x".into(),
             port: AttachPort::Tap,
+            port_chosen: false,
+            device: None,
             queue_pairs: None,
             mtu: Some(1280),
             mac: None,

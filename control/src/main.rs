@@ -36,7 +36,7 @@ use crate::args::{Args, Config};
 use crate::journal::Journal;
 use crate::report::Report;
 use crate::store::Store;
-use crate::watch::Source;
+use crate::watch::{Ask, Source};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -49,14 +49,14 @@ fn main() -> ExitCode {
     };
     let colours = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
-    let (config, (source, report)) = match args.config().and_then(|config| Ok((config, args.source()?))) {
+    let (config, (source, server)) = match args.config().and_then(|config| Ok((config, args.source()?))) {
         Ok(checked) => checked,
         Err(error) => {
             eprintln!("podrouter-control: {error}");
             return proto::exit::CONFIG.into();
         }
     };
-    match run(&args, config, source, report) {
+    match run(&args, config, source, server) {
         Ok(()) => proto::exit::OK.into(),
         Err(error) => {
             eprintln!("podrouter-control: {error:#}");
@@ -65,7 +65,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args, config: Config, source: Box<dyn Source>, report: Option<Report>) -> anyhow::Result<()> {
+/// `server`: the API server, if one is followed.
+fn run(
+    args: &Args,
+    config: Config,
+    source: Box<dyn Source>,
+    server: Option<kube::Config>,
+) -> anyhow::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("asking for signals")?;
     for directory in [&args.state_dir, &args.vhost_dir] {
         std::fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
@@ -75,7 +81,9 @@ fn run(args: &Args, config: Config, source: Box<dyn Source>, report: Option<Repo
     let listener = cni::listen(&args.socket)
         .with_context(|| format!("listening on --socket {}", args.socket.display()))?;
     let (journal, history) = Journal::open(&args.state_dir)?;
-    let store = Arc::new(Store::new(config, source.describe(), journal, history).context("making an event")?);
+    let ask = server.clone().map(Ask::new);
+    let store = Store::new(config, source.describe(), ask, journal, history).context("making an event")?;
+    let store = Arc::new(store);
 
     if let Some(name) = store.config.host.as_deref()
         && let Some(tap) = host::prepare(name, store.config.mtu)?
@@ -108,7 +116,8 @@ fn run(args: &Args, config: Config, source: Box<dyn Source>, report: Option<Repo
         let shared = Arc::clone(&store);
         start("health", move || health::serve(&shared, address))?;
     }
-    if let Some(report) = report {
+    if let Some(server) = server {
+        let report = Report::new(server, args.node.clone());
         let shared = Arc::clone(&store);
         start("report", move || report.follow(&shared))?;
     }

@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use desired::{ClusterView, Desired, Host, Local};
-use proto::control::{AttachAddresses, AttachPort, Status};
+use desired::{ClusterView, Desired, Host, Local, ObjectName, Pod};
+use proto::control::{AttachAddresses, AttachPort, PodName, Status};
 use proto::dataplane::PortKind;
 use rustix::event::EventfdFlags;
 use tap::Tap;
@@ -23,7 +23,7 @@ use crate::host;
 use crate::ipam::{Ipam, IpamError};
 use crate::journal::{Attachment, History, Journal, JournalError, Key, Record};
 use crate::sandbox::NetnsId;
-use crate::watch::Update;
+use crate::watch::{Ask, Update};
 
 /// What one revision asks for.
 #[derive(Debug, Clone)]
@@ -118,6 +118,8 @@ pub(crate) struct Counted {
 pub(crate) struct Store {
     pub(crate) config: Config,
     source: String,
+    /// Knows pods that the view does not have yet.
+    ask: Option<Ask>,
     state: Mutex<State>,
     view: Mutex<ClusterView>,
     changed: Condvar,
@@ -171,6 +173,7 @@ impl Store {
     pub(crate) fn new(
         config: Config,
         source: String,
+        ask: Option<Ask>,
         journal: Journal,
         history: History,
     ) -> std::io::Result<Self> {
@@ -193,6 +196,7 @@ impl Store {
         Ok(Self {
             config,
             source,
+            ask,
             state: Mutex::new(state),
             view: Mutex::default(),
             changed: Condvar::new(),
@@ -405,6 +409,28 @@ impl Store {
         } else {
             None
         }
+    }
+
+    /// The pod that a runtime speaks of, as the cluster has it. Where the watch is late, or has one of that name from before, the
+    /// API server is asked.
+    pub(crate) fn pod(&self, name: &PodName) -> Option<Pod> {
+        let is_meant =
+            |pod: &Pod| name.uid.as_deref().is_none_or(|uid| pod.uid == 0 || desired::uid(uid) == pod.uid);
+        let key = ObjectName { namespace: name.namespace.as_str().into(), name: name.name.as_str().into() };
+        let known = locked(&self.view).pods.get(&key).cloned();
+        if let Some(pod) = known.filter(is_meant) {
+            return Some(pod);
+        }
+        let asked = self.ask.as_ref()?.pod(&name.namespace, &name.name);
+        asked
+            .unwrap_or_else(|why| {
+                tracing::warn!(
+                    "pod {key} is not known yet, and {}: {why}; as if it had no annotations",
+                    self.source
+                );
+                None
+            })
+            .filter(is_meant)
     }
 
     pub(crate) fn allocate(

@@ -43,11 +43,13 @@ fn a_kernel_pod_in_every_version() {
             interface: "eth0".into(),
             netns: NETNS.into(),
             port: AttachPort::Tap,
+            port_chosen: false,
+            device: None,
             queue_pairs: None,
             mtu: None,
             mac: None,
             addresses: AttachAddresses::Any,
-            pod: Some(PodName { namespace: "default".into(), name: "web-1".into() }),
+            pod: Some(PodName { namespace: "default".into(), name: "web-1".into(), uid: Some("u".into()) }),
         };
         assert_eq!(asked, &expected);
         // The descriptor that came is the namespace itself.
@@ -116,6 +118,34 @@ fn a_vhost_user_pod() {
     let said = run("ADD", &bytes(&control.config("1.0.0", json!({"port": "vhost-user"}))), &change);
     assert_eq!(said.result()["interfaces"][0].get("socketPath"), None);
     assert!(said.stderr.contains("p0123456789ab.sock"), "{}", said.stderr);
+}
+
+#[test]
+fn the_kind_of_port_that_is_chosen_for_this_pod_is_told_as_such() {
+    let choices = [
+        (json!({"port": "vhost-user"}), (AttachPort::VhostUser, false, None), 1),
+        (
+            json!({"args": {"cni": {"port": "vhost-user", "queuePairs": 2}}}),
+            (AttachPort::VhostUser, true, Some(2)),
+            0,
+        ),
+        (json!({"runtimeConfig": {"port": "vhost-user"}}), (AttachPort::VhostUser, true, None), 0),
+        (json!({"port": "vhost-user", "runtimeConfig": {"port": "tap"}}), (AttachPort::Tap, true, None), 1),
+    ];
+    for (more, expected, fds) in choices {
+        let control = FakeControl::willing();
+        add(&control, "1.1.0", more, &[]);
+        let asked = control.asked();
+        let [(Request::Attach(request), sent)] = &asked[..] else { panic!("{asked:?}") };
+        assert_eq!((request.port, request.port_chosen, request.queue_pairs), expected);
+        // Where the pod's annotation may still make it a kernel pod, its namespace comes along.
+        assert_eq!(sent.len(), fds);
+    }
+    let control = FakeControl::willing();
+    add(&control, "1.1.0", json!({"port": "vhost-user", "runtimeConfig": {"deviceID": "dev-7"}}), &[]);
+    let asked = control.asked();
+    let [(Request::Attach(request), _)] = &asked[..] else { panic!("{asked:?}") };
+    assert_eq!(request.device.as_deref(), Some("dev-7"));
 }
 
 #[test]

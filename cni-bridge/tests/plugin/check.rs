@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Stdio};
 
-use proto::control::{Request, Response};
+use proto::control::{Attached, Request, Response};
 use serde_json::{Value, json};
 
 use crate::fake::{FakeControl, bytes, run, willing};
@@ -145,12 +145,18 @@ fn prev_result_is_needed_and_read() {
 
 #[test]
 fn a_vhost_user_pods_socket() {
-    let control = FakeControl::willing();
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("p1.sock");
+    // What kind of port it got, control knows best: its annotation may have chosen.
+    let own = socket.clone();
+    let control = FakeControl::start(move |request| match willing(request) {
+        Response::Attached(attached) => {
+            Some(Response::Attached(Attached { socket: Some(own.clone()), ..attached }))
+        }
+        other => Some(other),
+    });
     let interface = json!({"name": "eth0", "sandbox": "/vm/7", "socketPath": socket});
-    let config =
-        control.config("1.1.0", json!({"port": "vhost-user", "prevResult": {"interfaces": [interface]}}));
+    let config = control.config("1.1.0", json!({"port": "tap", "prevResult": {"interfaces": [interface]}}));
     let check = || run("CHECK", &bytes(&config), &[("CNI_NETNS", "/vm/7")]);
     let (code, msg) = check().failure();
     assert!(code == 111 && msg.contains(socket.to_str().unwrap()), "{code} {msg}");

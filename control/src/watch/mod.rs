@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 use desired::ViewChange;
 
 mod apiserver;
+mod ask;
 mod follow;
 mod gather;
 mod manifests;
@@ -17,6 +18,7 @@ mod reach;
 mod watched;
 
 pub(crate) use apiserver::ApiServer;
+pub(crate) use ask::Ask;
 pub(crate) use manifests::Manifests;
 pub(crate) use reach::told;
 

@@ -6,7 +6,8 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
 use apiserver::Fault;
-use proto::dataplane::RouteTarget;
+use proto::control::{AttachPort, AttachRequest};
+use proto::dataplane::{PortKind, RouteTarget};
 use serde_json::json;
 
 use crate::harness::{Netns, Node, pod, until};
@@ -229,6 +230,98 @@ fn probes_and_prometheus_are_answered() {
     assert!(ask("/").starts_with("HTTP/1.1 404 "));
 }
 
+#[test]
+fn a_pods_annotations_choose_its_ports() {
+    let mut node = Node::new();
+    let fake = node.fake();
+    let server = node.api_server(0, 0);
+    let object = |name: &str, uid: &str, port: &str| {
+        json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"namespace": "shop", "name": name, "uid": uid,
+                "annotations": {"podrouter.io/port": port, "podrouter.io/queue-pairs": "eth0=2"}},
+            "spec": {"nodeName": "knode1", "containers": []}})
+    };
+    server.set(object("vm", "a1", "vhost-user"));
+    node.start_and_sync(&fake);
+    let of = |name: &str, uid: &str, netns: &Netns| {
+        let mut request = pod(name, netns);
+        request.pod.as_mut().unwrap().uid = Some(uid.into());
+        request
+    };
+    let netns = Netns::new();
+    let attached = node.attach(of("vm", "a1", &netns), &netns);
+    assert!(attached.socket.is_some() && netns.link("eth0").is_none());
+    let has_pairs = |pairs: u16| {
+        let ports = fake.contents().1;
+        ports
+            .values()
+            .any(|spec| matches!(spec.kind, PortKind::Vhost { queue_pairs, .. } if queue_pairs == pairs))
+    };
+    assert!(has_pairs(2));
+
+    // One that the watch does not have yet is asked for; one of its name from before is not it.
+    let is_watched = |request: &apiserver::Request| request.is_watch() && request.resource() == "pods";
+    server.set_faults(move |request| {
+        is_watched(request).then_some(Fault::status(503, "ServiceUnavailable", "not yet"))
+    });
+    server.hang_up();
+    until("the watch is refused", || node.status().warnings.concat().contains("not yet"));
+    server.set(object("vm", "a2", "net1=vhost-user"));
+    server.set(object("late", "b1", "net1=vhost-user,tap"));
+    let (second, third) = (Netns::new(), Netns::new());
+    let second_vm = AttachRequest { container: "another".into(), ..of("vm", "a2", &second) };
+    assert!(node.attach(second_vm, &second).socket.is_none() && second.link("eth0").is_some());
+    let own = AttachRequest { port: AttachPort::VhostUser, ..of("late", "b1", &third) };
+    assert!(node.attach(own.clone(), &third).socket.is_none() && third.link("eth0").is_some());
+    let net1 = AttachRequest { interface: "net1".into(), port: AttachPort::Tap, ..own.clone() };
+    assert!(node.attach(net1.clone(), &third).socket.is_some() && third.link("net1").is_none());
+    // What the runtime chose stands, and so does what nobody can be asked about.
+    let chosen =
+        AttachRequest { interface: "net2".into(), port: AttachPort::VhostUser, port_chosen: true, ..own };
+    assert!(node.attach(chosen, &third).socket.is_some());
+    let stranger = AttachRequest { container: "more".into(), ..of("late", "b2", &second) };
+    let stranger = AttachRequest { interface: "net9".into(), port: AttachPort::Tap, ..stranger };
+    assert!(node.attach(stranger, &second).socket.is_none());
+
+    server.set(object("bad", "c1", "memif"));
+    let fourth = Netns::new();
+    let (code, reason) = node.attach_fails(of("bad", "c1", &fourth), &fourth);
+    assert!(
+        code == 7
+            && ["shop/bad", "podrouter.io/port", "`memif`", "vhost-user"]
+                .iter()
+                .all(|part| reason.contains(part)),
+        "{code}: {reason}"
+    );
+}
+
+#[test]
+fn a_device_plug_ins_folder_has_the_socket() {
+    let mut node = Node::new();
+    let fake = node.fake();
+    node.start_and_sync(&fake);
+    let netns = Netns::new();
+    let request =
+        AttachRequest { port: AttachPort::VhostUser, device: Some("dev-7".into()), ..pod("vm", &netns) };
+    let (code, reason) = node.attach_fails(request.clone(), &netns);
+    assert!(
+        code == 7 && reason.contains("`dev-7`") && reason.contains("is no directory"),
+        "{code}: {reason}"
+    );
+    for name in ["..", "a/b", "."] {
+        let bad = AttachRequest { device: Some(name.into()), ..request.clone() };
+        assert_eq!(node.attach_fails(bad, &netns).0, 7, "{name}");
+    }
+    let kernel = AttachRequest { port: AttachPort::Tap, ..request.clone() };
+    let (code, reason) = node.attach_fails(kernel, &netns);
+    assert!(code == 7 && reason.contains("`dev-7`") && reason.contains("kernel pod"), "{code}: {reason}");
+    let folder = node.path("vhost").join("dev-7");
+    std::fs::create_dir_all(&folder).unwrap();
+    let attached = node.attach(request.clone(), &netns);
+    assert_eq!(attached.socket.unwrap().parent(), Some(folder.as_path()));
+    node.detach(&request);
+    assert!(folder.is_dir(), "it is not ours");
+}
+
 /// What a request asks of the role: group, resource (and what of it) and verb, as an API server works it out.
 fn asked(request: &apiserver::Request) -> (String, String, &'static str) {
     let mut parts = request.path.trim_start_matches('/').split('/');
@@ -246,6 +339,7 @@ fn asked(request: &apiserver::Request) -> (String, String, &'static str) {
     };
     let verb = match request.method.as_str() {
         "GET" if request.is_watch() => "watch",
+        "GET" if rest.len() > 1 => "get",
         "GET" => "list",
         "PATCH" => "patch",
         "POST" => "create",
@@ -266,6 +360,8 @@ fn the_role_allows_what_is_asked_and_nothing_else() {
     own["spec"]["podCIDRs"] = json!(["10.244.1.0/24", "10.244.1.9/24"]);
     server.set(own);
     node.start_and_sync(&fake);
+    let netns = Netns::new();
+    node.attach(pod("unknown", &netns), &netns);
     let mut seen = BTreeSet::new();
     let mut look = || seen.extend(server.take_log().iter().map(asked));
     until("it has told of the node", || {

@@ -156,7 +156,7 @@ fn killed_at_any_moment_it_knows_what_it_answered_and_nothing_is_lost() {
     let vm = |n: u32| AttachRequest {
         container: format!("vm{n}"),
         port: AttachPort::VhostUser,
-        pod: Some(PodName { namespace: "shop".into(), name: format!("vm{n}") }),
+        pod: Some(PodName { namespace: "shop".into(), name: format!("vm{n}"), uid: None }),
         ..pods.all[0].0.clone()
     };
     let all = (0..1021).map(|n| node.attach(vm(n), &pods.all[0].1).addresses).collect::<BTreeSet<_>>();

@@ -296,10 +296,12 @@ pub(crate) fn pod(name: &str, netns: &Netns) -> AttachRequest {
         interface: "eth0".into(),
         netns: netns.path(),
         port: AttachPort::Tap,
+        port_chosen: false,
+        device: None,
         queue_pairs: None,
         mtu: None,
         mac: None,
         addresses: AttachAddresses::Any,
-        pod: Some(proto::control::PodName { namespace: "shop".into(), name: name.into() }),
+        pod: Some(proto::control::PodName { namespace: "shop".into(), name: name.into(), uid: None }),
     }
 }

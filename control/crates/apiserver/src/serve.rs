@@ -47,6 +47,10 @@ pub(crate) fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
                 let (code, body) = list(&mut shared.store.lock(), &request, kind);
                 http::answer(stream, code, None, &body, cut)?;
             }
+            None if Kind::of_one(&request.path).is_some() => {
+                let (code, body) = read(shared, &request);
+                http::answer(stream, code, None, &body, cut)?;
+            }
             None => {
                 let body = status(404, "NotFound", "the server could not find the requested resource");
                 http::answer(stream, 404, None, &body, None)?;
@@ -54,6 +58,16 @@ pub(crate) fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// GET of one object.
+fn read(shared: &Shared, request: &Request) -> (u16, Vec<u8>) {
+    let found = Kind::of_one(&request.path)
+        .and_then(|(kind, (namespace, name))| shared.store.get(kind.name(), &namespace, &name));
+    match found {
+        Some(object) => (200, object.to_string().into_bytes()),
+        None => (404, status(404, "NotFound", &format!("{:?} not found", request.path))),
+    }
 }
 
 /// POST and PATCH, of an object or of its status; nothing else is written by those who are tested.

@@ -22,13 +22,20 @@ pub use diff::diff;
 pub use objects::{
     Address, EndpointSlice, Expression, Hints, Labels, LoadBalancerAddress, NamedPort, Namespace,
     NetworkPolicy, Node, NodeAddress, ObjectName, Operator, Pod, PolicyPeer, PolicyPort, PolicyRule, Pool,
-    PortMatch, Protocol, Selector, Service, ServicePort, SliceEndpoint, SlicePort,
+    PortMatch, Protocol, Selector, Service, ServicePort, SliceEndpoint, SlicePort, uid,
 };
 pub use rows::{ApplyError, Rows, apply};
 pub use view::{Attachment, Change, ClusterView, Host, Local, Uplink, ViewChange};
 
 /// The node annotation that names the next hop of a node's podCIDRs and addresses, one address a family.
 pub const ROUTER_ADDRESSES: &str = "podrouter.io/router-addresses";
+
+/// The pod annotation that names the kind of its ports, `tap` or `vhost-user`: for all its interfaces, or as `net1=vhost-user` for one,
+/// with commas between.
+pub const PORT: &str = "podrouter.io/port";
+
+/// The pod annotation that says how many queue pairs its vhost-user ports may have, in the same way.
+pub const QUEUE_PAIRS: &str = "podrouter.io/queue-pairs";
 
 /// The name of the uplink's port.
 pub const UPLINK_PORT: &str = "uplink";

@@ -200,6 +200,8 @@ pub struct NodeAddress {
 /// A Pod object.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pod {
+    /// `metadata.uid`, by [`uid`]; of a mirror pod that of the static pod behind it, which is what the kubelet calls it.
+    pub uid: u128,
     /// `metadata.creationTimestamp`, in seconds since 1970; `None` counts as the oldest.
     pub created: Option<i64>,
     /// `spec.nodeName`; empty while it is not scheduled.
@@ -214,6 +216,17 @@ pub struct Pod {
     pub labels: Labels,
     /// The ports of its containers that have a name, those of init containers that stay (`restartPolicy: Always`) among them.
     pub named_ports: Arc<[NamedPort]>,
+    /// The annotation [`crate::PORT`].
+    pub port: Option<Box<str>>,
+    /// The annotation [`crate::QUEUE_PAIRS`].
+    pub queue_pairs: Option<Box<str>>,
+}
+
+/// The digits of a uid as a number, so that a hundred thousand of them are small; 0 of what is none.
+#[must_use]
+pub fn uid(text: &str) -> u128 {
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    u128::from_str_radix(&digits, 16).unwrap_or(0)
 }
 
 /// One of `spec.containers[].ports` that has a name.

@@ -61,7 +61,14 @@ pub struct AttachRequest {
     pub interface: String,
     /// `CNI_NETNS`, journalled so that the device can be opened again.
     pub netns: PathBuf,
+    /// Unless the pod's annotation says another.
     pub port: AttachPort,
+    /// The runtime chose the port for this very interface: what the pod's annotations say does not count.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub port_chosen: bool,
+    /// `deviceID`: the directory of a vhost-user pod's socket, below control's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// Queue pairs that a vhost-user pod may have; `None`: one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_pairs: Option<u16>,
@@ -110,6 +117,9 @@ pub struct AttachmentName {
 pub struct PodName {
     pub namespace: String,
     pub name: String,
+    /// Tells a pod from one of its name before it; `None`: not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
 }
 
 /// The kind of port that a pod gets.

@@ -449,6 +449,8 @@ fn control_requests() -> Vec<(&'static str, control::Request)> {
         interface: "eth0".into(),
         netns: "/run/netns/cni-1".into(),
         port: AttachPort::Tap,
+        port_chosen: false,
+        device: None,
         queue_pairs: None,
         mtu: None,
         mac: None,
@@ -463,10 +465,16 @@ fn control_requests() -> Vec<(&'static str, control::Request)> {
     let given = AttachRequest { addresses: AttachAddresses::Given { addresses }, ..attach.clone() };
     let named = AttachRequest {
         port: AttachPort::VhostUser,
+        port_chosen: true,
+        device: Some("dev-7".into()),
         queue_pairs: Some(4),
         mtu: Some(9000),
         mac: Some(MAC),
-        pod: Some(PodName { namespace: "shop".into(), name: "front".into() }),
+        pod: Some(PodName {
+            namespace: "shop".into(),
+            name: "front".into(),
+            uid: Some("a270ad20-31a6-4358-96d7-96475d9e81f1".into()),
+        }),
         ..attach.clone()
     };
     vec![

@@ -30,9 +30,20 @@ impl Trimmed for Pod {
 #[derive(Deserialize)]
 #[serde(bound = "S: Spelling")]
 pub(crate) struct Fields<S> {
-    metadata: Metadata<AllLabels>,
+    metadata: Metadata<AllLabels, Annotations>,
     spec: Option<Spec>,
     status: Option<Status<S>>,
+}
+
+#[derive(Deserialize, Default)]
+struct Annotations {
+    #[serde(rename = "podrouter.io/port")]
+    port: Option<Box<str>>,
+    #[serde(rename = "podrouter.io/queue-pairs")]
+    queue_pairs: Option<Box<str>>,
+    /// A mirror pod's: the uid of the static pod behind it.
+    #[serde(rename = "kubernetes.io/config.mirror")]
+    mirrored: Option<Box<str>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -87,6 +98,8 @@ impl Field for PodAddress {
 impl<S> From<Fields<S>> for (ObjectName, Pod) {
     fn from(object: Fields<S>) -> Self {
         let (name, created) = (object.metadata.name(), object.metadata.created());
+        let own = object.metadata.annotations.unwrap_or_default();
+        let uid = own.mirrored.as_deref().or(object.metadata.uid.as_deref()).unwrap_or_default();
         let spec = object.spec.unwrap_or_default();
         let (phase, pod_ips, pod_ip) =
             object.status.map_or((None, None, None), |status| (status.phase, status.pod_ips, status.pod_ip));
@@ -100,6 +113,7 @@ impl<S> From<Fields<S>> for (ObjectName, Pod) {
             Some(NamedPort { name, protocol, port: own.container_port })
         };
         let pod = Pod {
+            uid: desired::uid(uid),
             created,
             node: spec.node_name.unwrap_or_default().into(),
             pod_ips: plural(pod_ips, pod_ip).into(),
@@ -108,7 +122,46 @@ impl<S> From<Fields<S>> for (ObjectName, Pod) {
             terminating: object.metadata.deletion_timestamp.is_some(),
             labels: labels(object.metadata.labels),
             named_ports: ports.flatten().filter_map(named).collect(),
+            port: own.port,
+            queue_pairs: own.queue_pairs,
         };
         (name, pod)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_is_used_is_read() {
+        let json = r#"{"metadata": {"namespace": "shop", "name": "vm", "uid": "0000002a-0000-0000-0000-00000000000f",
+                "creationTimestamp": "1970-01-01T00:01:00Z", "labels": {"app": "vm"},
+                "annotations": {"podrouter.io/port": "net1=vhost-user", "podrouter.io/queue-pairs": "4", "other": "x"}},
+            "spec": {"nodeName": "n1", "initContainers": [
+                    {"ports": [{"name": "gone", "containerPort": 1}]},
+                    {"restartPolicy": "Always", "ports": [{"name": "side", "containerPort": 2, "protocol": "UDP"}]}],
+                "containers": [{"ports": [{"containerPort": 3}, {"name": "web", "containerPort": 80}]}, {}]},
+            "status": {"phase": "Failed", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]}}"#;
+        let named = |name: &str, protocol: &str, port| NamedPort {
+            name: name.into(),
+            protocol: protocol.into(),
+            port,
+        };
+        let expected = Pod {
+            uid: 0x2a_0000_0000_0000_0000_0000_000f,
+            created: Some(60),
+            node: "n1".into(),
+            pod_ips: ["10.0.0.1".into(), "fd00::1".into()].into(),
+            finished: true,
+            labels: [("app", "vm")].into_iter().collect(),
+            named_ports: [named("web", "TCP", 80), named("side", "UDP", 2)].into(),
+            port: Some("net1=vhost-user".into()),
+            queue_pairs: Some("4".into()),
+            ..Pod::default()
+        };
+        assert_eq!(Pod::read(json), Ok(expected));
+        let mirror = r#"{"metadata": {"name": "a", "uid": "1", "annotations": {"kubernetes.io/config.mirror": "c0ffee"}}}"#;
+        assert_eq!(Pod::read(mirror).unwrap().uid, 0xc0ffee);
     }
 }

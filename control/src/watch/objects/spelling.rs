@@ -126,6 +126,7 @@ impl FromStr for Prefix {
 pub(super) struct Metadata<L = IgnoredAny, A = IgnoredAny> {
     name: String,
     namespace: Option<String>,
+    pub(super) uid: Option<String>,
     creation_timestamp: Option<String>,
     pub(super) deletion_timestamp: Option<String>,
     #[serde(default = "Option::default")]
