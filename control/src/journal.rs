@@ -9,9 +9,10 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use proto::control::{AttachRequest, Attached};
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::ipam::HOLD;
@@ -54,13 +55,16 @@ pub(crate) enum Record {
     Detach {
         #[serde(flatten)]
         key: Key,
-        /// When, in seconds since 1970: its addresses are held back for a while.
+        /// When, in seconds since the boot: its addresses are held back for a while.
         #[serde(default)]
         at: u64,
     },
     /// Addresses given last, one a family, kept when the attachments that had them are gone from the file.
     Last {
         addresses: Vec<IpAddr>,
+        /// The boot from which the times in this file count; the kernel's own id of it.
+        #[serde(default)]
+        boot: String,
     },
     /// Addresses that are held back, and when each was released.
     Released {
@@ -74,9 +78,14 @@ impl Record {
     }
 }
 
-/// Since 1970, by the clock of the wall: nothing else outlasts a boot.
+/// Since the boot, asleep or awake: the clock on the wall may be set to anything at any time.
 fn seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or(0)
+}
+
+/// Tells this boot from any other; empty where the kernel does not say.
+fn boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// What the records come to.
@@ -86,8 +95,10 @@ pub(crate) struct History {
     pub(crate) attachments: Vec<Attachment>,
     /// Addresses given last, one a family.
     pub(crate) last: Vec<IpAddr>,
-    /// Addresses that were released, and when, in seconds since 1970.
+    /// Addresses that were released, and when, in seconds since the boot.
     pub(crate) released: Vec<(IpAddr, u64)>,
+    /// From which those count.
+    boot: String,
     /// What could not be read, each naming file and line.
     pub(crate) problems: Vec<String>,
 }
@@ -144,10 +155,10 @@ impl Journal {
                 kept.display()
             ));
         }
-        history.forget(seconds());
+        history.forget(&boot(), seconds());
         let temporary = dir.join(format!("{NAME}.new"));
-        let mut lines =
-            line(&Record::Last { addresses: history.last.clone() }).map_err(wrap("writing it anew"))?;
+        let mut lines = line(&Record::Last { addresses: history.last.clone(), boot: history.boot.clone() })
+            .map_err(wrap("writing it anew"))?;
         if !history.released.is_empty() {
             let addresses = history.released.clone();
             lines.extend(line(&Record::Released { addresses }).map_err(wrap("writing it anew"))?);
@@ -261,18 +272,26 @@ impl History {
                 self.released.extend(gone.flat_map(|own| &own.attached.addresses).map(|own| (*own, at)));
                 self.attachments.retain(|other| other.key() != key);
             }
-            Record::Last { addresses } => self.remember(&addresses),
+            Record::Last { addresses, boot } => {
+                self.remember(&addresses);
+                self.boot = boot;
+            }
             Record::Released { addresses } => self.released.extend(addresses),
         }
     }
 
-    /// Lets go of addresses that were released long ago. One from the future was released by another clock, and now
-    /// for all that we know.
-    fn forget(&mut self, now: u64) {
-        self.released.retain(|(_, at)| now.checked_sub(*at).is_none_or(|since| since < HOLD.as_secs()));
-        for (_, at) in &mut self.released {
-            *at = now.min(*at);
+    /// Lets go of addresses that were released long ago. The times of another boot count as if it had ended with the newest of
+    /// them: how long that is ago, no clock tells that could not have been set since.
+    fn forget(&mut self, boot: &str, now: u64) {
+        if boot.is_empty() || self.boot != boot {
+            let end = self.released.iter().map(|(_, at)| *at).max().unwrap_or(0);
+            self.released.retain(|(_, at)| end - at < HOLD.as_secs());
+            for (_, at) in &mut self.released {
+                *at = now.saturating_sub(end - *at);
+            }
+            boot.clone_into(&mut self.boot);
         }
+        self.released.retain(|(_, at)| now.saturating_sub(*at) < HOLD.as_secs());
     }
 
     /// How long each released address is yet to be held back.
@@ -367,7 +386,9 @@ mod tests {
             let bytes = std::fs::read(&path).unwrap();
             for cut in 0..=bytes.len() {
                 let whole = ends.iter().filter(|end| **end <= cut as u64).count().saturating_sub(1);
-                prop_assert_eq!(replay(&path, &bytes[..cut]), history(&records[..whole]), "cut at {}", cut);
+                let boot = if cut as u64 >= ends[0] { boot() } else { String::new() };
+                let expected = History { boot, ..history(&records[..whole]) };
+                prop_assert_eq!(replay(&path, &bytes[..cut]), expected, "cut at {}", cut);
             }
             // And once through the file system: cut, opened, appended to, opened again.
             let cut = bytes.len() * 2 / 3;
@@ -404,34 +425,59 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut journal, _) = Journal::open(dir.path()).unwrap();
         journal.append(&Record::Attach(Box::new(attachment(1)))).unwrap();
-        let long_ago = seconds() - HOLD.as_secs();
-        journal.defer(Record::Detach { key: attachment(1).key(), at: long_ago });
+        journal.defer(Record::Detach { key: attachment(1).key(), at: 0 });
         journal.append(&Record::Attach(Box::new(attachment(2)))).unwrap();
-        journal.append(&Record::Detach { key: attachment(2).key(), at: long_ago }).unwrap();
+        journal.append(&Record::Detach { key: attachment(2).key(), at: 0 }).unwrap();
         drop(journal);
         reopen(dir.path());
         let text = std::fs::read_to_string(dir.path().join(NAME)).unwrap();
-        assert_eq!(text, "{\"record\":\"last\",\"addresses\":[\"10.0.0.2\"]}\n");
+        let expected =
+            format!("{{\"record\":\"last\",\"addresses\":[\"10.0.0.2\"],\"boot\":\"{}\"}}\n", boot());
+        assert_eq!(text, expected);
         assert_eq!(reopen(dir.path()).last, [IpAddr::from([10, 0, 0, 2])]);
+    }
+
+    /// Addresses 10.0.0.N, each released at its time.
+    fn released(boot: &str, times: &[u64]) -> History {
+        let released = (1u8..).zip(times).map(|(n, at)| (IpAddr::from([10, 0, 0, n]), *at)).collect();
+        History { released, boot: boot.to_owned(), ..History::default() }
     }
 
     #[test]
     fn what_was_released_is_held_over_any_number_of_starts() {
         let dir = tempfile::tempdir().unwrap();
         let (mut journal, _) = Journal::open(dir.path()).unwrap();
-        let now = seconds();
-        for (n, at) in [(1, now - 1), (2, now - HOLD.as_secs()), (3, now + 1_000_000), (4, 0)] {
+        for n in [1, 2] {
             journal.append(&Record::Attach(Box::new(attachment(n)))).unwrap();
-            journal.append(&Record::Detach { key: attachment(n).key(), at }).unwrap();
+            journal.append(&Record::detach(attachment(n).key())).unwrap();
         }
         drop(journal);
         for _ in 0..3 {
             let held: Vec<_> = reopen(dir.path()).held().collect();
-            assert_eq!(
-                held.iter().map(|(own, _)| own.to_string()).collect::<Vec<_>>(),
-                ["10.0.0.1", "10.0.0.3"]
-            );
+            let addresses: Vec<_> = held.iter().map(|(own, _)| own.to_string()).collect();
+            assert_eq!(addresses, ["10.0.0.1", "10.0.0.2"]);
             assert!(held.iter().all(|(_, left)| *left <= HOLD && *left > Duration::ZERO), "{held:?}");
+        }
+    }
+
+    #[test]
+    fn a_time_counts_from_its_own_boot_whatever_any_clock_is_set_to() {
+        let left = |mut history: History, now: u64| -> Vec<(u64, u64)> {
+            history.forget("this", now);
+            assert_eq!(history.boot, "this");
+            let of = |(address, at): &(IpAddr, u64)| match address {
+                IpAddr::V4(own) => (u64::from(own.octets()[3]), *at),
+                IpAddr::V6(_) => panic!("{address}"),
+            };
+            history.released.iter().map(of).collect()
+        };
+        assert_eq!(left(released("this", &[100, 139, 140, 141, 200]), 200), [(4, 141), (5, 200)]);
+        assert_eq!(left(released("this", &[]), 200), []);
+        // Another boot, or a file that does not say: since its newest record nothing counts as having passed.
+        for boot in ["other", ""] {
+            let history = released(boot, &[1_795_700_000, 1_795_700_000 - 50, 1_795_700_000 - 60]);
+            assert_eq!(left(history, 200), [(1, 200), (2, 150)]);
+            assert_eq!(left(released(boot, &[7000, 6990]), 5), [(1, 5), (2, 0)]);
         }
     }
 }
