@@ -8,6 +8,7 @@ mod fake;
 mod faults;
 mod harness;
 mod requests;
+mod tls;
 
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
