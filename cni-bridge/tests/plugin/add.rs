@@ -169,6 +169,16 @@ fn a_link_in_a_chain() {
 }
 
 #[test]
+fn variables_of_others_change_nothing() {
+    let control = FakeControl::willing();
+    let plain = add(&control, "1.1.0", json!({}), &[]);
+    let trace = ("TRACEPARENT", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    assert_eq!(add(&control, "1.1.0", json!({}), &[trace, ("CNI_SOMETHING", "else")]), plain);
+    let asked = control.asked();
+    assert_eq!(asked[0], asked[1]);
+}
+
+#[test]
 fn a_mac_that_was_asked_for() {
     let control = FakeControl::willing();
     let capability = json!({"runtimeConfig": {"mac": "02:00:00:00:00:77", "dns": {"servers": []}, "new": 1}});
