@@ -36,7 +36,7 @@ enum Step {
     Lint,
     /// Unit, property and documentation tests of all packages, and the dependency rules.
     Unit,
-    /// The publisher and the flow table under loom.
+    /// The publisher, the flow table and the token bucket under loom.
     Loom,
     /// Instructions a packet on the path, against those that the tree owns up to.
     Gauge,
@@ -53,7 +53,7 @@ impl Step {
             Self::Format => "format",
             Self::Lint => "lints",
             Self::Unit => "unit and property tests",
-            Self::Loom => "loom: publication, flows",
+            Self::Loom => "loom: publication, flows, rates",
             Self::Gauge => "instructions a packet",
             Self::Fuzz => "fuzzing",
             Self::System => "system tests",
@@ -120,12 +120,12 @@ fn unit(filter: Option<&str>) -> Result<()> {
     show(cargo().args(lab).args(&filter))
 }
 
-/// The publisher and the flow table with loom's own atomics and threads, each interleaving tried. A build of its own, for the
+/// Publisher, flow table and token bucket with loom's own atomics and threads, each interleaving tried. A build of its own, for the
 /// flag reaches every crate.
 fn loom() -> Result<()> {
     let target = target_directory()?.join("loom");
-    let arguments =
-        ["test", "--release", "--package", "publish", "--package", "flow", "--lib", "--test", "loom"];
+    let packages = ["publish", "flow", "meter"].iter().flat_map(|name| ["--package", name]);
+    let arguments = ["test", "--release"].into_iter().chain(packages).chain(["--lib", "--test", "loom"]);
     show(cargo().args(arguments).env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", target))
 }
 

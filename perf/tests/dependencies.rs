@@ -12,14 +12,15 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{DepKindInfo, DependencyKind, Metadata, MetadataCommand, PackageId};
 
 /// Neither clock nor environment, files, sockets or logs: what they compute follows from their arguments alone.
-const PURE: [&str; 4] = ["flow", "pipeline", "tables", "wire"];
+const PURE: [&str; 5] = ["flow", "meter", "pipeline", "tables", "wire"];
 
 /// `#![forbid(unsafe_code)]`.
-const SAFE: [&str; 11] = [
+const SAFE: [&str; 12] = [
     "apiserver",
     "desired",
     "flow",
     "lab",
+    "meter",
     "peers",
     "pipeline",
     "podrouter-cni",
@@ -30,13 +31,14 @@ const SAFE: [&str; 11] = [
 ];
 
 /// They build, test and fuzz with no DPDK installed.
-const WITHOUT_DPDK: [&str; 14] = [
+const WITHOUT_DPDK: [&str; 15] = [
     "apiserver",
     "benches",
     "desired",
     "flow",
     "hint",
     "lab",
+    "meter",
     "pipeline",
     "podrouter-cni",
     "podrouter-control",
