@@ -4,10 +4,12 @@
 //! over a key that only ADD needs: a pod whose ADD was refused could then never end. Keys that are not ours, `args`,
 //! `capabilities` and those under `cni.dev/` among them, are left alone.
 
+mod bandwidth;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use proto::control::{AttachPort, AttachmentName};
+use proto::control::{AttachPort, AttachmentName, Bandwidth};
 use serde_json::{Map, Value};
 use wire::MacAddr;
 
@@ -27,15 +29,15 @@ const MIN_MTU: u16 = 1280;
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Keys of `runtimeConfig` that would change what the pod gets, and that podrouter does not do.
-const REFUSED_CAPABILITIES: [&str; 5] =
-    ["portMappings", "bandwidth", "ipRanges", "infinibandGUID", "infinibandGuid"];
+const REFUSED_CAPABILITIES: [&str; 4] =
+    ["portMappings", "ipRanges", "infinibandGUID", "infinibandGuid"];
 
 /// Keys of `runtimeConfig` that ask nothing of a network plug-in on Linux: the runtime writes resolv.conf itself, names
 /// are the cluster DNS's, and nothing here is kept in a cgroup.
 const IGNORED_CAPABILITIES: [&str; 3] = ["dns", "aliases", "cgroupPath"];
 
-/// Keys of `runtimeConfig` that come before those of the configuration itself.
-const WISHES: [&str; 2] = ["port", "queuePairs"];
+/// Keys of `runtimeConfig` that come before those of the configuration itself, and are read with them.
+const HEEDED: [&str; 3] = ["bandwidth", "port", "queuePairs"];
 
 /// The versions of the specification that we answer in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -259,7 +261,7 @@ impl Config {
             let why = "what leaves the cluster is translated on the uplink alone: remove the key";
             return Err(unsupported("ipMasq", value, why));
         }
-        let mut asked = Capabilities::default();
+        let mut asked = Capabilities { bandwidth: self.bandwidth()?, ..Capabilities::default() };
         let capabilities = match self.given("runtimeConfig") {
             None => return Ok(asked),
             Some(Value::Object(keys)) => keys,
@@ -295,7 +297,7 @@ impl Config {
                     value,
                     "take the key out of the configuration's `capabilities`",
                 ));
-            } else if !WISHES.contains(&key.as_str()) && !IGNORED_CAPABILITIES.contains(&key.as_str()) {
+            } else if !HEEDED.contains(&key.as_str()) && !IGNORED_CAPABILITIES.contains(&key.as_str()) {
                 crate::log(&format!("`{path}` is not known and was ignored"));
             }
         }
@@ -342,6 +344,8 @@ pub(crate) struct Capabilities {
     pub(crate) device: Option<String>,
     /// `CNIDeviceInfoFile`.
     pub(crate) device_info: Option<PathBuf>,
+    /// The network's own, where the runtime asks for none.
+    pub(crate) bandwidth: Option<Bandwidth>,
 }
 
 /// An address; the length of its subnet, if it has one, says nothing here.
@@ -490,6 +494,7 @@ mod tests {
             (code::INVALID_CONFIG, "ipam", json!({"type": "../host-local"})),
             (code::UNSUPPORTED_FIELD, "ipMasq", json!(true)),
             (code::INVALID_CONFIG, "runtimeConfig", json!("mac")),
+            (code::INVALID_CONFIG, "bandwidth", json!(1_000_000)),
         ] {
             let mut keys = json!({"cniVersion": "1.0.0", "name": "pods"});
             keys[key] = value.clone();
@@ -522,6 +527,11 @@ mod tests {
             ask(json!({"CNIDeviceInfoFile": "/run/x/net1"})),
             Ok(Capabilities { device_info, ..none.clone() })
         );
+        let bandwidth = Some(Bandwidth { egress_rate: 1_000, egress_burst: 8, ..Bandwidth::default() });
+        assert_eq!(
+            ask(json!({"bandwidth": {"egressRate": 1000, "egressBurst": 8}})),
+            Ok(Capabilities { bandwidth, ..none.clone() })
+        );
         for bad in [
             json!({"ips": "10.0.0.5"}),
             json!({"ips": ["10.0.0"]}),
@@ -547,7 +557,6 @@ mod tests {
         );
         for (key, value) in [
             ("portMappings", json!([{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}])),
-            ("bandwidth", json!({"ingressRate": 1000, "ingressBurst": 0})),
         ] {
             let failure = ask(json!({key: value})).unwrap_err();
             assert_eq!(failure.code, code::UNSUPPORTED_FIELD);
@@ -604,7 +613,8 @@ mod tests {
         #[test]
         fn any_value_at_any_key(
             key in prop::sample::select(vec![
-                "cniVersion", "name", "socket", "port", "queuePairs", "mtu", "dns", "ipam", "args", "runtimeConfig", "prevResult",
+                "cniVersion", "name", "socket", "port", "queuePairs", "mtu", "dns", "ipam", "bandwidth", "args",
+                "runtimeConfig", "prevResult",
             ]),
             value in any_json(),
         ) {

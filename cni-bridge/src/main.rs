@@ -139,6 +139,7 @@ fn add(config: &Config, text: &[u8], attachment: Attachment, netns: PathBuf) -> 
         mac: capabilities.mac.or(args.mac),
         addresses,
         pod: args.pod,
+        bandwidth: capabilities.bandwidth,
     });
     let fds: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
     // DEL follows a failed ADD; but what was leased for nothing goes back at once (section 4, "Delegated plugins").

@@ -545,6 +545,7 @@ mod tests {
             mac: None,
             addresses: AttachAddresses::Any,
             pod: None,
+            bandwidth: None,
         };
         assert_eq!(check(&good), Ok(()));
         for (bad, code, named) in [

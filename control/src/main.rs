@@ -5,6 +5,7 @@
 
 mod args;
 mod attach;
+mod bandwidth;
 mod cni;
 mod health;
 mod host;

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use desired::{Desired, HOST_PORT, Rows, diff};
-use proto::dataplane::{PortKind, PortSpec, Request, Response, Snapshot, Transaction};
+use proto::dataplane::{PortInfo, PortKind, PortSpec, Request, Response, Snapshot, Transaction};
 use proto::{Connection, FrameError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tap::Tap;
@@ -238,10 +238,11 @@ impl Session {
             let same_device = held.as_ref().is_none_or(|held| held.given.as_ref() == Some(&self.instance));
             let result = match self.ports.get(name) {
                 Some(there) if serves(there, spec) && same_device => {
+                    let as_limited = there.limits == spec.limits;
                     if spec.kind == PortKind::Tap && held.is_none() {
                         self.duplicate(store, name)?;
                     }
-                    Ok(())
+                    if as_limited { Ok(()) } else { self.limit_port(spec)? }
                 }
                 Some(_) => {
                     stale.insert(name.clone());
@@ -294,12 +295,38 @@ impl Session {
                 if let Some(tap) = &tap {
                     store.mark_given(&spec.name, tap, &self.instance);
                 }
-                self.ports.insert(spec.name.clone(), spec.clone());
+                self.keep(spec.clone(), &info);
                 Ok(Ok(()))
             }
             Response::Failed { reason } => Ok(Err(reason)),
             other => Err(unexpected("add-port", &other)),
         }
+    }
+
+    /// Has a port that is there keep to other limits; its device stays as it is, so that no descriptor goes along.
+    fn limit_port(&mut self, spec: &PortSpec) -> Result<Result<(), String>, SessionError> {
+        let there = self.ports.get(&spec.name).cloned().unwrap_or_else(|| spec.clone());
+        // What was left to the data plane stays so.
+        let asked = PortSpec { limits: spec.limits, ..there };
+        match self.call(&Request::AddPort(asked.clone()))?.0 {
+            Response::Port(info) => {
+                self.keep(asked, &info);
+                Ok(Ok(()))
+            }
+            Response::Failed { reason } => Ok(Err(reason)),
+            other => Err(unexpected("add-port", &other)),
+        }
+    }
+
+    /// Knows of a port from now on. A data plane of the release before knows no limits, and forwards without.
+    fn keep(&mut self, spec: PortSpec, info: &PortInfo) {
+        if info.spec.limits != spec.limits {
+            tracing::warn!(
+                "port {}: the data plane does not keep to its limits: bring it to this release",
+                spec.name
+            );
+        }
+        self.ports.insert(spec.name.clone(), spec);
     }
 
     fn remove_ports(
@@ -353,7 +380,7 @@ impl Session {
     }
 }
 
-/// Whether a port that is there will do. A MAC that was left to the data plane is its own affair.
+/// Whether a port that is there will do. A MAC that was left to the data plane is its own affair, and limits can be changed.
 fn serves(there: &PortSpec, wanted: &PortSpec) -> bool {
     there.kind == wanted.kind && there.mtu == wanted.mtu && (wanted.mac.is_none() || there.mac == wanted.mac)
 }

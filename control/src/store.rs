@@ -19,6 +19,7 @@ use tap::Tap;
 use wire::IpPrefix;
 
 use crate::args::Config;
+use crate::bandwidth;
 use crate::host;
 use crate::ipam::{Ipam, IpamError};
 use crate::journal::{Attachment, History, Journal, JournalError, Key, Record};
@@ -625,5 +626,6 @@ fn desired_attachment(own: &Attachment) -> desired::Attachment {
         mac: own.attached.mac,
         mtu: own.attached.mtu,
         addresses: own.attached.addresses.clone(),
+        limits: bandwidth::limits(own.request.bandwidth),
     }
 }

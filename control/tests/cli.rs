@@ -10,7 +10,7 @@ use std::thread;
 
 use proto::dataplane::{
     Backend, BackendState, DropStatus, FlowQuery, FlowStatus, FlowUse, Frontend, FrontendKey, Hello, Ledger,
-    NeighbourStatus, Peer, Policy, PolicyStatus, PortInfo, PortKind, PortRange, PortSpec, PortStatus,
+    Limits, NeighbourStatus, Peer, Policy, PolicyStatus, PortInfo, PortKind, PortRange, PortSpec, PortStatus,
     Protocol, Request, Response, RouteStatus, Rule, RuleVerdict, Status, Trace, TraceStep, TraceVerdict,
     WorkerFlows, WorkerStatus,
 };
@@ -300,7 +300,13 @@ fn port(id: u16, name: &str) -> PortStatus {
     PortStatus {
         info: PortInfo {
             id,
-            spec: PortSpec { name: name.into(), kind: PortKind::Tap, mac: None, mtu: 1500 },
+            spec: PortSpec {
+                name: name.into(),
+                kind: PortKind::Tap,
+                mac: None,
+                mtu: 1500,
+                limits: Limits::default(),
+            },
             mac: "02:00:00:00:00:09".parse().unwrap(),
         },
         worker: 0,

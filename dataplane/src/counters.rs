@@ -8,6 +8,8 @@ use pipeline::{DropReason, FlowCounts};
 use proto::dataplane::{Ledger, WorkerFlows, WorkerLoad};
 use tables::{MAX_PORTS, PortId};
 
+use crate::limits::Excess;
+
 /// A number that one thread writes and any reads.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -154,6 +156,16 @@ impl WorkerCounters {
             empty_rounds: self.empty_rounds.get(),
             bursts: std::array::from_fn(|class| self.bursts[class].get()),
         }
+    }
+
+    /// Frames that were received and go no further.
+    pub(crate) fn refuse_rx(&self, port: PortId, reason: DropReason, excess: Excess) {
+        let rx = &self.port(port).rx;
+        rx.packets.add(excess.packets);
+        rx.bytes.add(excess.bytes);
+        rx.drops[reason as usize].add(excess.packets);
+        self.ledger.rx.add(excess.packets);
+        self.ledger.drops.add(excess.packets);
     }
 
     /// A packet refused on its way in.

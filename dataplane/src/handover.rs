@@ -13,6 +13,7 @@ use crate::counters::WorkerCounters;
 use crate::doorbell::Doorbell;
 use crate::frame::Frame;
 use crate::io::Device;
+use crate::limits::PortLimits;
 use crate::worker::Slot;
 
 /// A packet that has been decided.
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     RemovePort(PortId, Sender<Box<Slot>>),
     /// Serve this port by this device from now on, and give the old one back.
     ReplaceDevice(PortId, Box<Device>, Sender<Device>),
+    /// Keep to these limits from now on.
+    LimitPort(PortId, PortLimits),
     /// Tell of the neighbours.
     Neighbours(Sender<(Tick, Vec<NeighbourRow>)>),
 }

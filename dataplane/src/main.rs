@@ -14,6 +14,7 @@ mod flows;
 mod frame;
 mod handover;
 mod io;
+mod limits;
 mod links;
 mod ports;
 mod serve;

@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow, bail};
 use crossbeam::channel;
 use dpdk::{rx_offload_names, tx_offload_names};
 use podrouter_vhost::{Mode, PeerState, VhostConfig, VhostPort};
-use proto::dataplane::{DeviceCounter, DeviceStatus, Ethdev, PortInfo, PortKind, PortSpec};
+use proto::dataplane::{DeviceCounter, DeviceStatus, Ethdev, Limit, PortInfo, PortKind, PortSpec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tables::{MAX_PORTS, PortEntry, PortId, PortRole};
 use wire::MacAddr;
@@ -22,6 +22,7 @@ use crate::core::Core;
 use crate::frame::LARGE_ROOM;
 use crate::handover::{Command, Kind};
 use crate::io::{Device, LinkUp, Memory, Staged, TapPort, Vhost};
+use crate::limits::PortLimits;
 use crate::worker::Slot;
 
 /// Longest that a worker may take to give a port back before that is an error worth telling.
@@ -154,22 +155,22 @@ type Opened = (Vec<Device>, Handle, Option<MacAddr>);
 
 impl Core {
     /// Makes a port and gives it to a worker, or finds that it is there as asked. A TAP that is there goes on with the
-    /// descriptor that came last: it is another device where the pod's, or the host's, was deleted and made anew.
+    /// descriptor that came last: it is another device where the pod's, or the host's, was deleted and made anew. Limits that are
+    /// other than they were hold from then on, in full buckets.
     pub(crate) fn add_port(&mut self, spec: PortSpec, fds: Vec<OwnedFd>) -> anyhow::Result<PortInfo> {
         check(&spec)?;
         if let Some(there) = self.ports.get(&spec.name) {
-            if there.info.spec != spec {
+            if there.info.spec != (PortSpec { limits: there.info.spec.limits, ..spec.clone() }) {
                 bail!(
                     "port `{}` exists with other settings ({:?}): remove it first",
                     spec.name,
                     there.info.spec
                 );
             }
-            let info = there.info.clone();
             if matches!(spec.kind, PortKind::Tap) && !fds.is_empty() {
                 self.replace_tap(&spec, fds)?;
             }
-            return Ok(info);
+            return self.limit_port(&spec);
         }
         let workers = self.workers_for(&spec)?;
         let id = self.ports.free_id()?;
@@ -194,14 +195,32 @@ impl Core {
         let baseline = crate::show::Totals::of(&self.workers, id);
         let workers: Vec<u16> = workers.into_iter().take(devices.len()).collect();
         self.owners.set(id, workers.first().copied());
+        let limits = PortLimits::new(info.spec.limits);
         for (&worker, device) in workers.iter().zip(devices) {
-            let slot = Slot { id, mtu: info.spec.mtu, device, staged: Staged::default() };
+            let (staged, limits) = (Staged::default(), limits.clone());
+            let slot = Slot { id, mtu: info.spec.mtu, device, staged, limits };
             self.workers[usize::from(worker)].command(Command::AddPort(Box::new(slot)));
         }
         tracing::info!(port = info.spec.name, id = id.0, ?workers, mac = %info.mac, "port added");
         let record = PortRecord { info: info.clone(), workers, handle, baseline };
         self.ports.by_name.insert(info.spec.name.clone(), record);
         Ok(info)
+    }
+
+    /// Has the workers of a port that is there keep to these limits, if it has others.
+    fn limit_port(&mut self, spec: &PortSpec) -> anyhow::Result<PortInfo> {
+        let missing = || anyhow!("port `{}` is gone", spec.name);
+        let record = self.ports.by_name.get_mut(&spec.name).ok_or_else(missing)?;
+        if record.info.spec.limits != spec.limits {
+            let limits = PortLimits::new(spec.limits);
+            record.info.spec.limits = spec.limits;
+            for &worker in &record.workers {
+                let command = Command::LimitPort(PortId(record.info.id), limits.clone());
+                self.workers[usize::from(worker)].command(command);
+            }
+            tracing::info!(port = spec.name, limits = ?spec.limits, "the port keeps to other limits");
+        }
+        Ok(record.info.clone())
     }
 
     fn replace_tap(&mut self, spec: &PortSpec, fds: Vec<OwnedFd>) -> anyhow::Result<()> {
@@ -356,6 +375,16 @@ fn check(spec: &PortSpec) -> anyhow::Result<()> {
             && !(1..=4_094).contains(id)
         {
             bail!("port `{}`: vlan {id}: a VLAN has a number from 1 to 4094 (IEEE 802.1Q)", spec.name);
+        }
+    }
+    for (direction, limit) in [("ingress", spec.limits.ingress), ("egress", spec.limits.egress)] {
+        let Some(Limit { rate, burst }) = limit else { continue };
+        if rate == 0 || burst == 0 {
+            bail!(
+                "port `{}`: limits.{direction}: rate {rate}, burst {burst}: both must be 1 at least, or let nothing pass; \
+                 leave the limit out for none",
+                spec.name
+            );
         }
     }
     if spec.mtu > room {

@@ -25,6 +25,7 @@ use crate::clock;
 use crate::frame::Frame;
 use crate::handover::{Batch, PortOwners, WorkerShared};
 use crate::io::{Device, Packets, Received, Staged, Tools};
+use crate::limits::{PortLimits, police_received};
 use crate::wait::Waiter;
 
 /// A port and what waits to leave by it.
@@ -34,6 +35,7 @@ pub(crate) struct Slot {
     pub(crate) mtu: u16,
     pub(crate) device: Device,
     pub(crate) staged: Staged,
+    pub(crate) limits: PortLimits,
 }
 
 /// A worker's ports, in no order. A slot is kilobytes, and moves by pointer: between threads, and when a port goes.
@@ -161,7 +163,7 @@ impl Worker {
     /// Receive, decide, settle.
     fn forward(&mut self, at: usize, now: Tick, received: &mut Received) -> bool {
         let slot = &mut *self.slots[at];
-        let (id, counters) = (slot.id, &self.shared.counters);
+        let (id, counters, mut worked) = (slot.id, &self.shared.counters, false);
         if slot.device.waits_for_role()
             && self.tables.get().port(id).is_none_or(|port| port.role == PortRole::Idle)
         {
@@ -172,9 +174,14 @@ impl Worker {
             counters.port(id).rx.packets.add(1);
             counters.drop_rx(id, reason);
         });
+        if let Some(bucket) = &slot.limits.egress {
+            let excess = police_received(bucket, now, received);
+            counters.refuse_rx(id, DropReason::EgressRateExceeded, excess);
+            worked = excess.packets > 0;
+        }
         let n = received.frames.len() + received.packets.len();
         if n == 0 {
-            return false;
+            return worked;
         }
         let tables = self.tables.get();
         let replayed = self.router.replay(tables, now, id, received.frames.as_mut_slice(), finished);

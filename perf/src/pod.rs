@@ -49,10 +49,18 @@ impl Pod {
     /// # Errors
     /// When the plug-in fails, or its result lacks what the specification asks for.
     pub fn attach(node: &Node, name: &str, kind: Kind) -> Result<Self> {
+        Self::attach_with(node, name, kind, &json!({}))
+    }
+
+    /// The same, by a runtime that asks for these capabilities (`runtimeConfig`).
+    ///
+    /// # Errors
+    /// As [`Self::attach`].
+    pub fn attach_with(node: &Node, name: &str, kind: Kind, capabilities: &Value) -> Result<Self> {
         let container = node.run.name(&format!("{name}-{}", node.run.number()));
         let netns = Netns::create(&node.run, &format!("{name}-{}", node.run.number()))?;
         node.manifests.write_pod(name, &[])?;
-        let result = add(node, name, kind, &container, &netns)?;
+        let result = add(node, name, kind, capabilities, &container, &netns)?;
         let pod = Self {
             name: name.to_owned(),
             kind,
@@ -137,6 +145,10 @@ impl Family {
 /// The CNI configuration for a pod of this kind.
 #[must_use]
 pub fn configuration(node: &Node, kind: Kind) -> String {
+    configured(node, kind).to_string()
+}
+
+fn configured(node: &Node, kind: Kind) -> Value {
     let port = match kind {
         Kind::Kernel => "tap",
         Kind::VhostUser => "vhost-user",
@@ -148,13 +160,22 @@ pub fn configuration(node: &Node, kind: Kind) -> String {
     if let Some(mtu) = node.options.pod_mtu {
         configuration["mtu"] = mtu.into();
     }
-    configuration.to_string()
+    configuration
 }
 
-fn add(node: &Node, name: &str, kind: Kind, container: &str, netns: &Netns) -> Result<Value> {
+fn add(
+    node: &Node,
+    name: &str,
+    kind: Kind,
+    capabilities: &Value,
+    container: &str,
+    netns: &Netns,
+) -> Result<Value> {
     let environment = environment("ADD", name, container, &netns.path().to_string_lossy());
     let pairs: Vec<(&str, &str)> = environment.iter().map(|(key, value)| (*key, value.as_str())).collect();
-    let finished = node.cni(&pairs, &configuration(node, kind))?;
+    let mut configuration = configured(node, kind);
+    configuration["runtimeConfig"] = capabilities.clone();
+    let finished = node.cni(&pairs, &configuration.to_string())?;
     if !finished.status.success() {
         bail!("CNI ADD of {name} failed: {}{}\n{}", finished.stdout, finished.stderr, node.logs(10));
     }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use proto::control::{AttachAddresses, AttachPort, AttachRequest, PodName, Request};
+use proto::control::{AttachAddresses, AttachPort, AttachRequest, Bandwidth, PodName, Request};
 use serde_json::{Value, json};
 use wire::MacAddr;
 
@@ -50,6 +50,7 @@ fn a_kernel_pod_in_every_version() {
             mac: None,
             addresses: AttachAddresses::Any,
             pod: Some(PodName { namespace: "default".into(), name: "web-1".into(), uid: Some("u".into()) }),
+            bandwidth: None,
         };
         assert_eq!(asked, &expected);
         // The descriptor that came is the namespace itself.
@@ -64,6 +65,39 @@ fn addresses_that_the_runtime_wants() {
     let [(Request::Attach(asked), _)] = &control.asked()[..] else { panic!("{:?}", control.asked()) };
     let addresses = ["10.244.1.9", "fd00:10:244:1::9"].map(|text| text.parse().unwrap()).into();
     assert_eq!(asked.addresses, AttachAddresses::Wanted { addresses });
+}
+
+#[test]
+fn rates_of_the_network_and_of_the_runtime() {
+    let asked = |more: Value| {
+        let control = FakeControl::willing();
+        add(&control, "1.0.0", more, &[]);
+        let [(Request::Attach(asked), _)] = &control.asked()[..] else { panic!("{:?}", control.asked()) };
+        asked.bandwidth
+    };
+    // As containerd asks for a pod with both annotations, and as the network does for all others.
+    let burst = u64::from(u32::MAX);
+    let runtimes = json!({"ingressRate": 10_000_000, "ingressBurst": burst, "egressRate": 1_000_000, "egressBurst": burst});
+    let both = Bandwidth {
+        ingress_rate: 10_000_000,
+        ingress_burst: burst,
+        egress_rate: 1_000_000,
+        egress_burst: burst,
+    };
+    assert_eq!(asked(json!({"runtimeConfig": {"bandwidth": runtimes}})), Some(both));
+    let networks = json!({"egressRate": 5_000_000, "egressBurst": 400_000});
+    let own = Bandwidth { egress_rate: 5_000_000, egress_burst: 400_000, ..Bandwidth::default() };
+    assert_eq!(asked(json!({"bandwidth": networks})), Some(own));
+    assert_eq!(asked(json!({"bandwidth": networks, "runtimeConfig": {"bandwidth": runtimes}})), Some(both));
+    assert_eq!(asked(json!({})), None);
+
+    let control = FakeControl::willing();
+    let bad = control.config("1.0.0", json!({"runtimeConfig": {"bandwidth": {"egressRate": "1M"}}}));
+    let (code, msg) = run("ADD", &bytes(&bad), &[]).failure();
+    assert!(code == 7 && msg.contains("`runtimeConfig.bandwidth.egressRate` is \"1M\""), "{code} {msg}");
+    assert!(control.asked().is_empty(), "nothing is made before all is looked at");
+    // A pod that was refused must be able to end.
+    run("DEL", &bytes(&bad), &[]).nothing();
 }
 
 #[test]

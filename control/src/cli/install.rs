@@ -149,7 +149,7 @@ fn configuration(args: &Args, wanted: &Install) -> String {
             "type": PLUGIN,
             "socket": args.control,
             "spool": wanted.spool,
-            "capabilities": {"CNIDeviceInfoFile": true, "ips": true, "mac": true},
+            "capabilities": {"CNIDeviceInfoFile": true, "bandwidth": true, "ips": true, "mac": true},
         }],
     });
     format!("{list:#}\n")

@@ -28,6 +28,12 @@ impl Style {
         if self.people { shortened(n, 1_000) + "B" } else { n.to_string() }
     }
 
+    /// A rate of so many bytes a second, in bits as limits are asked for; programs get the bare number of bits.
+    pub(crate) fn rate(self, bytes: u64) -> String {
+        let bits = bytes.saturating_mul(8);
+        if self.people { shortened(bits, 1_000) + "bit/s" } else { bits.to_string() }
+    }
+
     /// A time in milliseconds; programs get the bare number.
     pub(crate) fn milliseconds(self, ms: u64) -> String {
         match ms {

@@ -188,7 +188,7 @@ pub(crate) fn top(args: &Args, top: &Top, style: Style, out: &mut impl Write) ->
 
 #[cfg(test)]
 mod tests {
-    use proto::dataplane::{Ledger, PortInfo, PortKind, PortSpec};
+    use proto::dataplane::{Ledger, Limits, PortInfo, PortKind, PortSpec};
 
     use super::*;
     use crate::render::text;
@@ -197,7 +197,13 @@ mod tests {
         let port = |name: &str, packets: u64| PortStatus {
             info: PortInfo {
                 id: 1,
-                spec: PortSpec { name: name.into(), kind: PortKind::Tap, mac: None, mtu: 1500 },
+                spec: PortSpec {
+                    name: name.into(),
+                    kind: PortKind::Tap,
+                    mac: None,
+                    mtu: 1500,
+                    limits: Limits::default(),
+                },
                 mac: wire::MacAddr([2, 0, 0, 0, 0, 1]),
             },
             worker: 0,

@@ -143,8 +143,13 @@ fn answer(state: &mut State, request: Request, mut fds: Vec<OwnedFd>) -> (Respon
             if state.refuse_ports.as_ref().is_some_and(|start| spec.name.starts_with(start)) {
                 return (failed("it was told to refuse this port"), None);
             }
-            if let Some(info) = state.ports.get(&spec.name) {
-                assert_eq!(info.spec, spec, "asked to make a port that is there otherwise");
+            if let Some(info) = state.ports.get_mut(&spec.name) {
+                let there = PortSpec { limits: spec.limits, ..info.spec.clone() };
+                assert_eq!(there, spec, "asked to make a port that is there otherwise");
+                info.spec = there;
+                if fds.is_empty() {
+                    return (Response::Port(info.clone()), None);
+                }
             }
             if spec.kind == PortKind::Tap {
                 let Ok(tap) = tap::Tap::from_fd(fds.pop().unwrap()) else {

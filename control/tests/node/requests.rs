@@ -2,12 +2,53 @@
 
 use std::net::IpAddr;
 
-use proto::control::{AttachAddresses, AttachRequest, AttachmentName, Request, Response};
+use proto::control::{AttachAddresses, AttachRequest, AttachmentName, Bandwidth, Request, Response};
+use proto::dataplane::{Limit, Limits};
 
 use crate::harness::{Netns, Node, detach, pod, until};
 
 fn addresses(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
+fn limits_are_journalled_and_changed_without_making_the_port_anew() {
+    let mut node = Node::new();
+    let fake = node.fake();
+    node.start_and_sync(&fake);
+    let netns = Netns::new();
+    let bandwidth = Some(Bandwidth {
+        ingress_rate: 80_000_000,
+        ingress_burst: u64::from(u32::MAX),
+        egress_rate: 8_000_000,
+        egress_burst: 4_000_000,
+    });
+    node.attach(AttachRequest { bandwidth, ..pod("front", &netns) }, &netns);
+    let limits = Limits {
+        ingress: Some(Limit { rate: 10_000_000, burst: 1_000_000 }),
+        egress: Some(Limit { rate: 1_000_000, burst: 500_000 }),
+    };
+    let port = fake.contents().0.endpoints["shop/front"].port.clone();
+    assert_eq!(fake.contents().1[&port].limits, limits);
+    assert!(fake.contents().1["host"].limits.is_none());
+
+    // As after a control that knew no limits, or others; and then one that finds them as they are to be.
+    for known in [Limits::default(), Limits { ingress: None, ..limits }, limits] {
+        node.kill();
+        fake.with(|state| {
+            state.ports.get_mut(&port).unwrap().spec.limits = known;
+            state.log.clear();
+        });
+        node.start_and_sync(&fake);
+        until("the limits are the attachment's", || fake.contents().1[&port].limits == limits);
+        let asked: Vec<String> = if known == limits { vec![] } else { vec![format!("add {port}")] };
+        until("both TAPs are taken a second descriptor of", || {
+            fake.with(|state| state.log.iter().filter(|line| line.starts_with("duplicate")).count() == 2)
+        });
+        let log = fake.with(|state| state.log.clone());
+        let others: Vec<String> = log.into_iter().filter(|line| !line.starts_with("duplicate")).collect();
+        assert_eq!(others, asked);
+    }
 }
 
 #[test]

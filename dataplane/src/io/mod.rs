@@ -22,6 +22,7 @@ pub(crate) use self::{
     ethdev::Ethdev, ethdev::LinkUp, memory::Memory, staged::Staged, tap::TapPort, vhost::Vhost,
 };
 use crate::frame::{Frame, LARGE_ROOM, Pools};
+use crate::limits::Excess;
 
 /// Buffers for one read of a TAP: 64 KiB of IP packet and the Ethernet header take five.
 const CHAIN: usize = 5;
@@ -41,6 +42,25 @@ impl Received {
     /// Frames that there is room for.
     pub(crate) const fn room(&self) -> usize {
         BURST.saturating_sub(self.frames.len())
+    }
+
+    /// Bytes of each, in order.
+    pub(crate) fn lengths(&self) -> impl Iterator<Item = usize> + Clone {
+        // One of the two is empty.
+        let packets = self.packets.iter().map(|packet| packet.buffer.0.total_len());
+        self.frames.iter().map(Mbuf::total_len).chain(packets)
+    }
+
+    /// Frees all but the first `most`; gives what they were.
+    pub(crate) fn truncate(&mut self, most: usize) -> Excess {
+        let mut excess = Excess::default();
+        while self.frames.len() + self.packets.len() > most {
+            let last = self.frames.pop().or_else(|| self.packets.pop().map(|packet| packet.buffer.0));
+            let Some(mbuf) = last else { break };
+            excess.packets += 1;
+            excess.bytes += mbuf.total_len() as u64;
+        }
+        excess
     }
 
     /// Makes packets of the frames, which came by this port.

@@ -57,6 +57,26 @@ impl Staged {
         fits
     }
 
+    /// Bytes of each, in order.
+    pub(crate) fn lengths(&self) -> impl Iterator<Item = usize> + Clone {
+        let others = self.others.iter().map(|packet| packet.buffer.0.total_len());
+        self.finished.iter().map(Mbuf::total_len).chain(others)
+    }
+
+    /// Frees all but the first `most`; gives how many those were.
+    pub(crate) fn truncate(&mut self, most: usize) -> u64 {
+        let mut cut = 0;
+        while self.len() > most {
+            // Those with something left to finish are the last.
+            if self.others.pop().is_none() {
+                let Some(mbuf) = self.finished.pop() else { break };
+                self.bytes -= mbuf.total_len() as u64;
+            }
+            cut += 1;
+        }
+        cut
+    }
+
     /// The finished ones in front, and their bytes, for ports that take them as they are. What is left in the burst stays.
     pub(crate) fn finished(&mut self) -> (&mut Burst, u64) {
         (&mut self.finished, std::mem::take(&mut self.bytes))

@@ -29,6 +29,11 @@ impl Worker {
                         drop(reply.send(old));
                     }
                 }
+                Command::LimitPort(id, limits) => {
+                    if let Some(at) = self.place(id) {
+                        self.slots[at].limits = limits;
+                    }
+                }
                 Command::Neighbours(reply) => {
                     drop(reply.send((now, self.neighbours.iter().collect())));
                 }

@@ -11,6 +11,7 @@ use super::Worker;
 use crate::frame::Frame;
 use crate::handover::Handed;
 use crate::io::finish;
+use crate::limits::police_staged;
 
 /// Bursts of other workers that are taken in one round, so that own ports are served too.
 const BATCHES: usize = 8;
@@ -216,6 +217,10 @@ impl Worker {
         for at in self.dirty.drain(..) {
             let slot = &mut *self.slots[usize::from(at)];
             let counters = &self.shared.counters;
+            if let Some(bucket) = &slot.limits.ingress {
+                let excess = police_staged(bucket, &mut slot.staged);
+                counters.drop_tx(slot.id, DropReason::IngressRateExceeded, excess);
+            }
             let sent = slot.device.send(&mut self.tools, &mut slot.staged);
             let port = &counters.port(slot.id).tx;
             port.packets.add(sent.packets);

@@ -2,8 +2,8 @@
 
 use proto::dataplane::{
     Backend, BackendState, Endpoint, Ethdev, Frontend, FrontendKey, Identity, IdentityKey, Interface,
-    InterfaceAddress, Masquerade, Op, Peer, Policy, PolicyStatus, PortKind, PortRange, PortSpec, Protocol,
-    Request, Response, Route, RouteKey, RouteTarget, Rule, RuleVerdict,
+    InterfaceAddress, Limit, Limits, Masquerade, Op, Peer, Policy, PolicyStatus, PortKind, PortRange,
+    PortSpec, Protocol, Request, Response, Route, RouteKey, RouteTarget, Rule, RuleVerdict,
 };
 
 use crate::dataplane::{Dataplane, ROUTER};
@@ -168,6 +168,7 @@ fn a_device_is_one_port_at_a_time_and_can_come_back() {
         kind: PortKind::Ethdev(Ethdev { devargs: devargs.map(Into::into), ..Ethdev::new(device) }),
         mac: Some(ROUTER),
         mtu: 1500,
+        limits: Limits::default(),
     };
     let reason = dataplane.try_add(spec("x", "net_nonsense7", None), &[]).unwrap_err();
     for word in ["`x`", "net_nonsense7", "net_ring0"] {
@@ -217,7 +218,13 @@ fn a_port_that_cannot_be_is_refused_with_its_name_field_and_limit() {
     let mut dataplane = Dataplane::start(&[]);
     let memory = || PortKind::Memory { rx_pcap: None, tx_pcap: None, repeat: false };
     let vhost = PortKind::Vhost { path: dataplane.dir.path().join("v"), server: true, queue_pairs: 1 };
-    let good = PortSpec { name: "a".into(), kind: memory(), mac: Some(ROUTER), mtu: 1500 };
+    let good = PortSpec {
+        name: "a".into(),
+        kind: memory(),
+        mac: Some(ROUTER),
+        mtu: 1500,
+        limits: Limits::default(),
+    };
     let long = dataplane.dir.path().join("long");
     pcap(&long, &[vec![0; 60], vec![0; 20_000]]);
     for (spec, words) in [
@@ -229,6 +236,13 @@ fn a_port_that_cannot_be_is_refused_with_its_name_field_and_limit() {
         (PortSpec { mtu: 20_000, kind: vhost, ..good.clone() }, vec!["`a`", "20000"]),
         (PortSpec { mac: Some(wire::MacAddr([1; 6])), ..good.clone() }, vec!["`a`", "unicast"]),
         (PortSpec { kind: PortKind::Tap, ..good.clone() }, vec!["`a`", "descriptor"]),
+        (
+            PortSpec {
+                limits: Limits { ingress: None, egress: Some(Limit { rate: 0, burst: 9 }) },
+                ..good.clone()
+            },
+            vec!["`a`", "limits.egress", "rate 0", "burst 9"],
+        ),
         (
             PortSpec {
                 kind: PortKind::Memory { rx_pcap: Some(long), tx_pcap: None, repeat: false },

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use proto::Connection;
 use proto::dataplane::{
-    Ethdev, Ledger, Op, PortKind, PortSpec, PortStatus, Request, Response, Transaction, WorkerStatus,
+    Ethdev, Ledger, Limits, Op, PortKind, PortSpec, PortStatus, Request, Response, Transaction, WorkerStatus,
 };
 use wire::MacAddr;
 
@@ -71,7 +71,8 @@ impl Dataplane {
     }
 
     pub(crate) fn add(&mut self, name: &str, kind: PortKind) {
-        let spec = PortSpec { name: name.into(), kind, mac: Some(ROUTER), mtu: 1500 };
+        let spec =
+            PortSpec { name: name.into(), kind, mac: Some(ROUTER), mtu: 1500, limits: Limits::default() };
         match self.call(&Request::AddPort(spec.clone())) {
             Response::Port(info) => assert_eq!((info.spec, info.mac), (spec, ROUTER)),
             other => panic!("{other:?}"),
@@ -88,7 +89,13 @@ impl Dataplane {
     }
 
     pub(crate) fn tap(&mut self, name: &str, fd: BorrowedFd<'_>) -> u16 {
-        let spec = PortSpec { name: name.into(), kind: PortKind::Tap, mac: Some(ROUTER), mtu: 1500 };
+        let spec = PortSpec {
+            name: name.into(),
+            kind: PortKind::Tap,
+            mac: Some(ROUTER),
+            mtu: 1500,
+            limits: Limits::default(),
+        };
         self.try_add(spec, &[fd]).unwrap()
     }
 

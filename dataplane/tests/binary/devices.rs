@@ -4,7 +4,8 @@
 //! sees what the device was asked for.
 
 use proto::dataplane::{
-    Ethdev, Interface, InterfaceAddress, Op, PortKind, PortSpec, Response, Route, RouteKey, RouteTarget,
+    Ethdev, Interface, InterfaceAddress, Limits, Op, PortKind, PortSpec, Response, Route, RouteKey,
+    RouteTarget,
 };
 use tap::vnet::{GSO_NONE, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, SHORT_LEN};
 use tap::{Tap, TapConfig, VirtioNetHeader};
@@ -124,7 +125,7 @@ fn each_worker_has_queues_of_a_device_and_a_neighbour_is_heard_by_any_of_them() 
             queues: Some(queues),
             ..Backend::device("net_virtio_user0", &socket, 4)
         });
-        PortSpec { name: "uplink".into(), kind, mac: Some(ROUTER), mtu: 1500 }
+        PortSpec { name: "uplink".into(), kind, mac: Some(ROUTER), mtu: 1500, limits: Limits::default() }
     };
     for (queues, word) in [(0, "queues 0"), (9, "rx_queues = 9")] {
         let reason = dataplane.try_add(spec(queues), &[]).unwrap_err();
@@ -337,7 +338,7 @@ fn a_device_on_a_vlan_takes_and_sends_its_tag_alone() {
     }
     let spec = |vlan| {
         let kind = PortKind::Ethdev(Ethdev { vlan: Some(vlan), ..Ethdev::new("net_pcap0") });
-        PortSpec { name: "in".into(), kind, mac: Some(ROUTER), mtu: 1500 }
+        PortSpec { name: "in".into(), kind, mac: Some(ROUTER), mtu: 1500, limits: Limits::default() }
     };
     for vlan in [0, 4_095] {
         let reason = dataplane.try_add(spec(vlan), &[]).unwrap_err();

@@ -18,6 +18,7 @@ mod flows;
 mod frames;
 mod guests;
 mod hostile;
+mod limits;
 mod matrix;
 mod namespace;
 mod nat;

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use proto::dataplane::{Op, PortKind, PortSpec};
+use proto::dataplane::{Limits, Op, PortKind, PortSpec};
 use tap::Offloads;
 
 use crate::dataplane::{Dataplane, PATIENCE, ROUTER};
@@ -86,7 +86,8 @@ impl Station {
     fn new(dataplane: &mut Dataplane, kind: Kind, number: u8, mtu: u16) -> Self {
         let port = format!("port{number}");
         let socket = dataplane.dir.path().join(&port);
-        let spec = |kind| PortSpec { name: port.clone(), kind, mac: Some(ROUTER), mtu };
+        let spec =
+            |kind| PortSpec { name: port.clone(), kind, mac: Some(ROUTER), mtu, limits: Limits::default() };
         let (end, pod) = match kind {
             Kind::Tap { .. } => {
                 let pod = Pod::bare(number);

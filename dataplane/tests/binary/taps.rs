@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 
-use proto::dataplane::{Op, PortKind, PortSpec, Request, Response};
+use proto::dataplane::{Limits, Op, PortKind, PortSpec, Request, Response};
 use tap::VirtioNetHeader;
 use tap::vnet::{GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, SHORT_LEN};
 
@@ -322,7 +322,13 @@ fn a_tap_whose_device_is_deleted_is_down_costs_nothing_and_can_be_replaced() {
     assert!(dataplane.log().contains("device was deleted"), "{}", dataplane.log());
 
     // What is no TAP takes nothing away; the same TAP again is no change; another one takes its place.
-    let spec = PortSpec { name: "b".into(), kind: PortKind::Tap, mac: Some(ROUTER), mtu: 1500 };
+    let spec = PortSpec {
+        name: "b".into(),
+        kind: PortKind::Tap,
+        mac: Some(ROUTER),
+        mtu: 1500,
+        limits: Limits::default(),
+    };
     let null = std::fs::File::open("/dev/null").unwrap();
     let reason = dataplane.try_add(spec, &[null.as_fd()]).unwrap_err();
     assert!(reason.contains('b') && reason.contains("keeps"), "{reason}");

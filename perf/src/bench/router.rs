@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use lab::client::Client;
 use lab::process::{Process, describe};
-use proto::dataplane::{Endpoint, EndpointKind, Ethdev, Op, PortKind, PortSpec};
+use proto::dataplane::{Endpoint, EndpointKind, Ethdev, Limits, Op, PortKind, PortSpec};
 
 use super::contestant::{Contestant, Play, Source, Stage};
 use super::traffic::{CLIENT, CLIENT_MAC, ROUTER_MAC, SERVER, SERVER_MAC};
@@ -79,7 +79,13 @@ impl Router {
     /// Gives it ports, and a pod behind each.
     pub(crate) fn add_ports(&mut self, ports: [(&str, PortKind); 2]) -> Result<()> {
         for (name, kind) in ports {
-            let spec = PortSpec { name: name.to_owned(), kind, mac: Some(ROUTER_MAC), mtu: 1500 };
+            let spec = PortSpec {
+                name: name.to_owned(),
+                kind,
+                mac: Some(ROUTER_MAC),
+                mtu: 1500,
+                limits: Limits::default(),
+            };
             self.client.add_port(spec).with_context(|| self.process.tail(10))?;
         }
         self.add_pods()

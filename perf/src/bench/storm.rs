@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use lab::client::Client;
 use lab::process::Process;
-use proto::dataplane::{Endpoint, EndpointKind, Op, PortKind, PortSpec, Request, Response, RouteTarget};
+use proto::dataplane::{
+    Endpoint, EndpointKind, Limits, Op, PortKind, PortSpec, Request, Response, RouteTarget,
+};
 use wire::MacAddr;
 
 use super::contestant::{Contestant, Source, Stage};
@@ -125,7 +127,13 @@ fn storm(kind: Kind, socket: &Path, stop: &AtomicBool) -> Result<u32> {
 fn pod(client: &mut Client) -> Result<()> {
     let name = "passing".to_owned();
     let kind = PortKind::Memory { rx_pcap: None, tx_pcap: None, repeat: false };
-    client.add_port(PortSpec { name: name.clone(), kind, mac: None, mtu: 1500 })?;
+    client.add_port(PortSpec {
+        name: name.clone(),
+        kind,
+        mac: None,
+        mtu: 1500,
+        limits: Limits::default(),
+    })?;
     client.commit(vec![Op::SetEndpoints {
         endpoints: vec![Endpoint {
             name: "bench/passing".to_owned(),

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
-use proto::dataplane::{PortKind, PortSpec, RouteKey, RouteTarget};
+use proto::dataplane::{Limits, PortKind, PortSpec, RouteKey, RouteTarget};
 use wire::IpPrefix;
 
 use crate::nodes::Nodes;
@@ -152,8 +152,12 @@ impl Desired {
         self.warnings.remove(about);
     }
 
+    /// A port without limits.
     pub(crate) fn port(&mut self, name: &str, kind: PortKind, mac: Option<wire::MacAddr>, mtu: u16) {
-        let spec = PortSpec { name: name.to_owned(), kind, mac, mtu };
+        self.limited_port(PortSpec { name: name.to_owned(), kind, mac, mtu, limits: Limits::default() });
+    }
+
+    pub(crate) fn limited_port(&mut self, spec: PortSpec) {
         self.ports.insert(spec.name.clone(), spec);
     }
 
@@ -254,6 +258,7 @@ mod tests {
             mac: crate::ROUTER_MAC,
             mtu: 1500,
             addresses: vec![Ipv4Addr::new(10, 244, 1, 2).into()],
+            limits: Limits::default(),
         })));
         assert!(go(&mut view, &mut local, &|_, local| local.attachments.clear()));
         assert!(!go(&mut view, &mut local, &|view, _| insert(9, "10.244.2.0/24", view)), "another's range");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use imbl::OrdMap;
-use proto::dataplane::{Endpoint, EndpointKind, Interface, PortKind};
+use proto::dataplane::{Endpoint, EndpointKind, Interface, PortKind, PortSpec};
 
 use crate::build::{About, Desired};
 use crate::view::{Attachment, Host, Local, Uplink};
@@ -59,7 +59,13 @@ impl Desired {
                 }
                 free
             });
-            self.port(&attachment.port, attachment.kind.clone(), Some(ROUTER_MAC), attachment.mtu);
+            self.limited_port(PortSpec {
+                name: attachment.port.clone(),
+                kind: attachment.kind.clone(),
+                mac: Some(ROUTER_MAC),
+                mtu: attachment.mtu,
+                limits: attachment.limits,
+            });
             let row = Endpoint {
                 name: attachment.endpoint.clone(),
                 port: attachment.port.clone(),

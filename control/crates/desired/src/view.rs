@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use imbl::OrdMap;
-use proto::dataplane::{Ethdev, InterfaceAddress, PortKind, Router};
+use proto::dataplane::{Ethdev, InterfaceAddress, Limits, PortKind, Router};
 use wire::MacAddr;
 
 use crate::objects::{EndpointSlice, Namespace, NetworkPolicy, Node, ObjectName, Pod, Service};
@@ -138,4 +138,6 @@ pub struct Attachment {
     pub mac: MacAddr,
     pub mtu: u16,
     pub addresses: Vec<IpAddr>,
+    /// How fast it may send and be sent to.
+    pub limits: Limits,
 }

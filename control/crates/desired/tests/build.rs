@@ -9,7 +9,7 @@ use desired::{
     Rows, UPLINK_PORT, Uplink, apply, diff,
 };
 use proptest::prelude::*;
-use proto::dataplane::{Ethdev, InterfaceAddress, PortKind, RouteKey, RouteTarget, Router};
+use proto::dataplane::{Ethdev, InterfaceAddress, Limit, Limits, PortKind, RouteKey, RouteTarget, Router};
 use wire::MacAddr;
 
 fn ip(text: &str) -> IpAddr {
@@ -71,6 +71,7 @@ fn local() -> Local {
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
             mtu: 1500,
             addresses: vec![ip("10.244.1.2"), ip("fd00:10:244:1::2")],
+            limits: Limits { ingress: None, egress: Some(Limit { rate: 125_000, burst: 131_072 }) },
         }],
     }
 }

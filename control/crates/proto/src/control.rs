@@ -83,6 +83,25 @@ pub struct AttachRequest {
     /// From `CNI_ARGS` (`K8S_POD_NAMESPACE`, `K8S_POD_NAME`), if Kubernetes asked.
     #[serde(default)]
     pub pod: Option<PodName>,
+    /// How fast the pod may send and be sent to; `None`: as fast as it goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
+}
+
+/// A pod's rates as CNI has them (CONVENTIONS.md, `bandwidth`): bits a second, and bits that may pass at once. A rate of 0 is no limit;
+/// a burst of 0 is control's to choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Bandwidth {
+    /// Towards the pod.
+    #[serde(default)]
+    pub ingress_rate: u64,
+    #[serde(default)]
+    pub ingress_burst: u64,
+    /// From the pod.
+    #[serde(default)]
+    pub egress_rate: u64,
+    #[serde(default)]
+    pub egress_burst: u64,
 }
 
 /// Where a pod's addresses come from.

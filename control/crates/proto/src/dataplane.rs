@@ -32,8 +32,8 @@ pub enum Request {
         version: u32,
         program: String,
     },
-    /// Make a port, or find that it is there as asked (idempotent by name). A TAP's descriptor travels beside the
-    /// message. Answer: [`Response::Port`].
+    /// Make a port, or find that it is there as asked (idempotent by name); limits alone may differ, and those asked for hold
+    /// from then on. A TAP's descriptor travels beside the message. Answer: [`Response::Port`].
     AddPort(PortSpec),
     /// Take a port away. Refused while a row of the tables names it. Answer: [`Response::Done`].
     RemovePort {
@@ -140,6 +140,36 @@ pub struct PortSpec {
     pub mac: Option<MacAddr>,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
+    /// How fast whoever is behind it may send and be sent to. They may change while the port is there.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
+}
+
+/// What a port lets pass, by direction as seen from whoever is behind it; `None`: everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Limits {
+    /// What is sent by the port: towards the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Limit>,
+    /// What is received by the port: from the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Limit>,
+}
+
+impl Limits {
+    #[must_use]
+    pub const fn is_none(&self) -> bool {
+        self.ingress.is_none() && self.egress.is_none()
+    }
+}
+
+/// A token bucket. Frames count as the port's counters count them, with their Ethernet header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// Bytes a second, at least 1.
+    pub rate: u64,
+    /// Bytes that may pass at once after a rest, at least 1.
+    pub burst: u64,
 }
 
 /// The four kinds of port.

@@ -10,14 +10,16 @@ use std::fmt::Debug;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use proto::control::{self, AttachAddresses, AttachPort, AttachRequest, Attached, AttachedRoute, PodName};
+use proto::control::{
+    self, AttachAddresses, AttachPort, AttachRequest, Attached, AttachedRoute, Bandwidth, PodName,
+};
 use proto::dataplane::{
     self, Backend, BackendState, DeviceCounter, DeviceStatus, DropStatus, Endpoint, EndpointKind, Ethdev,
     FlowFilter, FlowQuery, FlowStatus, FlowUse, FlowWay, Frontend, FrontendKey, Hello, Identity, IdentityKey,
-    Interface, InterfaceAddress, Ledger, Masquerade, NeighbourStatus, Op, Peer, Policy, PolicyStatus,
-    PortInfo, PortKind, PortRange, PortSpec, PortStatus, Protocol, Route, RouteKey, RouteStatus, RouteTarget,
-    Router, Rule, RuleVerdict, Snapshot, Trace, TraceQuestion, TraceStep, TraceVerdict, Transaction,
-    WorkerFlows, WorkerLoad, WorkerStatus,
+    Interface, InterfaceAddress, Ledger, Limit, Limits, Masquerade, NeighbourStatus, Op, Peer, Policy,
+    PolicyStatus, PortInfo, PortKind, PortRange, PortSpec, PortStatus, Protocol, Route, RouteKey,
+    RouteStatus, RouteTarget, Router, Rule, RuleVerdict, Snapshot, Trace, TraceQuestion, TraceStep,
+    TraceVerdict, Transaction, WorkerFlows, WorkerLoad, WorkerStatus,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -34,7 +36,7 @@ fn prefix(text: &str) -> IpPrefix {
 }
 
 fn port(name: &str, kind: PortKind) -> PortSpec {
-    PortSpec { name: name.into(), kind, mac: Some(MAC), mtu: 1500 }
+    PortSpec { name: name.into(), kind, mac: Some(MAC), mtu: 1500, limits: Limits::default() }
 }
 
 fn info() -> PortInfo {
@@ -212,6 +214,13 @@ fn dataplane_requests() -> Vec<(&'static str, dataplane::Request)> {
     vec![
         ("hello", Request::Hello { version: 1, program: "podrouter-control".into() }),
         ("add-port-tap", Request::AddPort(port("p0", PortKind::Tap))),
+        ("add-port-limited", {
+            let limits = Limits {
+                ingress: Some(Limit { rate: 1_250_000, burst: 131_072 }),
+                egress: Some(Limit { rate: 125_000, burst: 1_000_000 }),
+            };
+            Request::AddPort(PortSpec { limits, ..port("p0", PortKind::Tap) })
+        }),
         ("add-port-vhost", {
             let path = "/run/podrouter/vhost/p1.sock".into();
             Request::AddPort(PortSpec {
@@ -456,6 +465,7 @@ fn control_requests() -> Vec<(&'static str, control::Request)> {
         mac: None,
         addresses: AttachAddresses::Any,
         pod: None,
+        bandwidth: None,
     };
     let addresses = vec![ip("10.244.1.9"), ip("fd00:10:244:1::9")];
     let wanted = AttachRequest {
@@ -477,7 +487,17 @@ fn control_requests() -> Vec<(&'static str, control::Request)> {
         }),
         ..attach.clone()
     };
+    let limited = AttachRequest {
+        bandwidth: Some(Bandwidth {
+            ingress_rate: 10_000_000,
+            ingress_burst: 4_294_967_295,
+            egress_rate: 1_000_000,
+            egress_burst: 0,
+        }),
+        ..attach.clone()
+    };
     vec![
+        ("attach-limited", Request::Attach(limited)),
         ("hello", Request::Hello { version: 1, program: "podrouter-cni".into() }),
         ("attach-tap", Request::Attach(attach)),
         ("attach-vhost-user", Request::Attach(named)),

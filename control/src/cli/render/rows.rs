@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use proto::dataplane::{
-    DeviceCounter, DeviceStatus, Frontend, NeighbourStatus, Policy, PolicyStatus, PortKind, PortStatus,
-    RouteStatus, Rule,
+    DeviceCounter, DeviceStatus, Frontend, Limit, Limits, NeighbourStatus, Policy, PolicyStatus, PortKind,
+    PortStatus, RouteStatus, Rule,
 };
 
 use crate::table::{Cell, Style, Table};
@@ -24,9 +24,12 @@ pub(crate) fn ports(ports: &[PortStatus], style: Style, out: &mut impl Write) ->
         ">TX-PACKETS",
         ">TX-BYTES",
         ">TX-DROPS",
+        ">INGRESS",
+        ">EGRESS",
         "ROLE",
         "DEVICE",
     ]);
+    let limited = |limit: Option<Limit>| limit.map_or_else(String::new, |limit| style.rate(limit.rate));
     for port in ports {
         let spec = &port.info.spec;
         let (kind, device) = match &spec.kind {
@@ -51,16 +54,34 @@ pub(crate) fn ports(ports: &[PortStatus], style: Style, out: &mut impl Write) ->
             style.count(port.tx_packets).into(),
             style.bytes(port.tx_bytes).into(),
             style.count(port.tx_drops).into(),
+            limited(spec.limits.ingress).into(),
+            limited(spec.limits.egress).into(),
             port.role.as_str().into(),
             device.into(),
         ]);
     }
     table.print(style, out)?;
-    match ports {
-        // One alone is looked at more closely.
-        [PortStatus { device: Some(device), up, .. }] => self::device(device, *up, out),
-        _ => Ok(()),
+    // One alone is looked at more closely.
+    let [port] = ports else { return Ok(()) };
+    limits(&port.info.spec.limits, style, out)?;
+    port.device.as_ref().map_or(Ok(()), |device| self::device(device, port.up, out))
+}
+
+/// Rates and bursts of the pod behind a port, where there are any.
+fn limits(limits: &Limits, style: Style, out: &mut impl Write) -> io::Result<()> {
+    if limits.is_none() {
+        return Ok(());
     }
+    writeln!(out)?;
+    for (direction, limit) in [("ingress", limits.ingress), ("egress", limits.egress)] {
+        match limit {
+            None => writeln!(out, "{direction:11}  unlimited")?,
+            Some(Limit { rate, burst }) => {
+                writeln!(out, "{direction:11}  {}, in bursts of {}", style.rate(rate), style.bytes(burst))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What a DPDK device says of itself; of its counters those that have counted.
@@ -202,6 +223,7 @@ mod tests {
                     },
                     mac: None,
                     mtu: 1500,
+                    limits: Limits { ingress: None, egress: Some(Limit { rate: 1_250_000, burst: 131_072 }) },
                 },
                 mac: MacAddr([2, 0, 0, 0, 0, 1]),
             },
@@ -219,12 +241,16 @@ mod tests {
         assert_eq!(
             text(|out| ports(std::slice::from_ref(&port), PEOPLE, out)),
             "\
-PORT           KIND          STATE  WORKER   MTU  MAC                RX-PACKETS  RX-BYTES  RX-DROPS  TX-PACKETS  TX-BYTES  TX-DROPS  ROLE           DEVICE
-p0123456789ab  vhost-server  down        0  1500  02:00:00:00:00:01       12.3M    1.50kB         0           9      999B         1  default/web-1  /run/podrouter/vhost/p1.sock
+PORT           KIND          STATE  WORKER   MTU  MAC                RX-PACKETS  RX-BYTES  RX-DROPS  TX-PACKETS  TX-BYTES  TX-DROPS  INGRESS      EGRESS  ROLE           DEVICE
+p0123456789ab  vhost-server  down        0  1500  02:00:00:00:00:01       12.3M    1.50kB         0           9      999B         1        -  10.0Mbit/s  default/web-1  /run/podrouter/vhost/p1.sock
+
+ingress      unlimited
+egress       10.0Mbit/s, in bursts of 131kB
 "
         );
         let whole = text(|out| ports(&[port], PROGRAMS, out));
         assert!(whole.contains(" 12345678 ") && whole.contains(" 1500 "), "{whole}");
+        assert!(whole.contains(" 10000000 "), "{whole}");
     }
 
     #[test]

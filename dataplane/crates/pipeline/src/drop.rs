@@ -72,6 +72,8 @@ drop_reasons! {
     DescriptorInvalid = "descriptor-invalid", "A guest's descriptor chain loops, lies outside its memory, or is empty.";
     /// Pool exhausted.
     NoBuffer = "no-buffer", "No packet buffer was free.";
+    /// Beyond the rate that whoever is behind the port may send at.
+    EgressRateExceeded = "egress-rate-exceeded", "The pod sends more than its egress bandwidth allows.";
     /// A port that no row of the tables mentions.
     PortIdle = "port-idle", "The port has neither endpoint nor interface yet.";
     /// L2 destination is another station.
@@ -160,6 +162,8 @@ drop_reasons! {
     PortGone = "port-gone", "The output port has been removed.";
     /// The hand-over ring to the port's owner is full.
     HandoverFull = "handover-full", "The ring to the worker that owns the output port is full.";
+    /// Beyond the rate that whoever is behind the port may be sent to at.
+    IngressRateExceeded = "ingress-rate-exceeded", "More is sent to the pod than its ingress bandwidth allows.";
     /// NIC queue, virtqueue or TAP takes no more.
     TxFull = "tx-full", "The output port takes no more: its queue is full.";
     /// `rte_eth_tx_prepare` has refused it.
