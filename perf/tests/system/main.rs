@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking")]
 
 mod addresses;
+mod bandwidth;
 mod errors;
 mod lifecycle;
 mod pings;
