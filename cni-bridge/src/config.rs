@@ -29,8 +29,7 @@ const MIN_MTU: u16 = 1280;
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Keys of `runtimeConfig` that would change what the pod gets, and that podrouter does not do.
-const REFUSED_CAPABILITIES: [&str; 4] =
-    ["portMappings", "ipRanges", "infinibandGUID", "infinibandGuid"];
+const REFUSED_CAPABILITIES: [&str; 4] = ["portMappings", "ipRanges", "infinibandGUID", "infinibandGuid"];
 
 /// Keys of `runtimeConfig` that ask nothing of a network plug-in on Linux: the runtime writes resolv.conf itself, names
 /// are the cluster DNS's, and nothing here is kept in a cgroup.
@@ -555,9 +554,8 @@ mod tests {
             ask(json!({"portMappings": [], "bandwidth": {"ingressRate": 0}, "new-thing": 3})),
             Ok(none)
         );
-        for (key, value) in [
-            ("portMappings", json!([{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}])),
-        ] {
+        let mappings = json!([{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}]);
+        for (key, value) in [("portMappings", mappings), ("ipRanges", json!([[{"subnet": "10.0.0.0/8"}]]))] {
             let failure = ask(json!({key: value})).unwrap_err();
             assert_eq!(failure.code, code::UNSUPPORTED_FIELD);
             assert!(failure.msg.contains(&format!("`runtimeConfig.{key}`")), "{}", failure.msg);

@@ -331,7 +331,7 @@ mod tests {
                 mac: None,
                 addresses: AttachAddresses::Any,
                 pod: Some(PodName { namespace: "shop".into(), name: "line\nfeed".into(), uid: None }),
-            bandwidth: None,
+                bandwidth: None,
             },
             port: format!("p{n}"),
             endpoint: format!("shop/{n}"),

@@ -303,6 +303,6 @@ pub(crate) fn pod(name: &str, netns: &Netns) -> AttachRequest {
         mac: None,
         addresses: AttachAddresses::Any,
         pod: Some(proto::control::PodName { namespace: "shop".into(), name: name.into(), uid: None }),
-            bandwidth: None,
+        bandwidth: None,
     }
 }

@@ -11,6 +11,7 @@ use crate::text;
 /// Client to control.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
+#[expect(clippy::large_enum_variant, reason = "a request is made, sent, and never kept by the thousand")]
 pub enum Request {
     /// First message of a connection. Answer: [`Response::Hello`].
     Hello { version: u32, program: String },
