@@ -157,16 +157,9 @@ impl Journal {
         }
         history.forget(&boot(), seconds());
         let temporary = dir.join(format!("{NAME}.new"));
-        let mut lines = line(&Record::Last { addresses: history.last.clone(), boot: history.boot.clone() })
-            .map_err(wrap("writing it anew"))?;
-        if !history.released.is_empty() {
-            let addresses = history.released.clone();
-            lines.extend(line(&Record::Released { addresses }).map_err(wrap("writing it anew"))?);
-        }
-        for attachment in &history.attachments {
-            lines.extend(
-                line(&Record::Attach(Box::new(attachment.clone()))).map_err(wrap("writing it anew"))?,
-            );
+        let mut lines = Vec::new();
+        for record in history.records() {
+            lines.extend(line(&record).map_err(wrap("writing it anew"))?);
         }
         let write = || {
             let mut file = File::create(&temporary)?;
@@ -278,6 +271,15 @@ impl History {
             }
             Record::Released { addresses } => self.released.extend(addresses),
         }
+    }
+
+    /// What comes to the same. What was given last stands behind the attachments, each of which was last when it was made.
+    fn records(&self) -> impl Iterator<Item = Record> {
+        let attachments = self.attachments.iter().map(|own| Record::Attach(Box::new(own.clone())));
+        let released =
+            (!self.released.is_empty()).then(|| Record::Released { addresses: self.released.clone() });
+        let last = Record::Last { addresses: self.last.clone(), boot: self.boot.clone() };
+        attachments.chain(released).chain([last])
     }
 
     /// Lets go of addresses that were released long ago. The times of another boot count as if it had ended with the newest of
@@ -436,6 +438,21 @@ mod tests {
             format!("{{\"record\":\"last\",\"addresses\":[\"10.0.0.2\"],\"boot\":\"{}\"}}\n", boot());
         assert_eq!(text, expected);
         assert_eq!(reopen(dir.path()).last, [IpAddr::from([10, 0, 0, 2])]);
+    }
+
+    #[test]
+    fn the_search_goes_on_where_it_was_over_any_number_of_starts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(dir.path()).unwrap();
+        for n in [1, 2] {
+            journal.append(&Record::Attach(Box::new(attachment(n)))).unwrap();
+        }
+        journal.append(&Record::detach(attachment(2).key())).unwrap();
+        drop(journal);
+        for _ in 0..3 {
+            let found = reopen(dir.path());
+            assert_eq!((found.attachments, found.last), (vec![attachment(1)], vec![[10, 0, 0, 2].into()]));
+        }
     }
 
     /// Addresses 10.0.0.N, each released at its time.
