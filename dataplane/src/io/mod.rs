@@ -51,14 +51,16 @@ impl Received {
         self.frames.iter().map(Mbuf::total_len).chain(packets)
     }
 
-    /// Frees all but the first `most`; gives what they were.
+    /// Frees all but the first `most`, together; gives what they were.
     pub(crate) fn truncate(&mut self, most: usize) -> Excess {
-        let mut excess = Excess::default();
+        let (mut excess, mut cut) = (Excess::default(), Burst::new());
         while self.frames.len() + self.packets.len() > most {
             let last = self.frames.pop().or_else(|| self.packets.pop().map(|packet| packet.buffer.0));
             let Some(mbuf) = last else { break };
             excess.packets += 1;
             excess.bytes += mbuf.total_len() as u64;
+            // There is room for all that are received at once.
+            drop(cut.push(mbuf));
         }
         excess
     }

@@ -63,18 +63,23 @@ impl Staged {
         self.finished.iter().map(Mbuf::total_len).chain(others)
     }
 
-    /// Frees all but the first `most`; gives how many those were.
+    /// Frees all but the first `most`, together; gives how many those were.
     pub(crate) fn truncate(&mut self, most: usize) -> u64 {
-        let mut cut = 0;
+        let mut cut = Burst::new();
         while self.len() > most {
             // Those with something left to finish are the last.
-            if self.others.pop().is_none() {
-                let Some(mbuf) = self.finished.pop() else { break };
-                self.bytes -= mbuf.total_len() as u64;
-            }
-            cut += 1;
+            let mbuf = match self.others.pop() {
+                Some(packet) => packet.buffer.0,
+                None => {
+                    let Some(mbuf) = self.finished.pop() else { break };
+                    self.bytes -= mbuf.total_len() as u64;
+                    mbuf
+                }
+            };
+            // There is room: both together hold no more than one burst.
+            drop(cut.push(mbuf));
         }
-        cut
+        cut.len() as u64
     }
 
     /// The finished ones in front, and their bytes, for ports that take them as they are. What is left in the burst stays.
