@@ -5,13 +5,12 @@
 //! `capabilities` and those under `cni.dev/` among them, are left alone.
 
 mod bandwidth;
+mod capabilities;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
-use proto::control::{AttachPort, AttachmentName, Bandwidth};
+use proto::control::{AttachPort, AttachmentName};
 use serde_json::{Map, Value};
-use wire::MacAddr;
 
 use crate::env;
 use crate::error::{Failure, code};
@@ -27,16 +26,6 @@ const MIN_MTU: u16 = 1280;
 
 /// Longest path of a Unix socket: `sun_path` has 108 bytes, one of them the final zero (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
-
-/// Keys of `runtimeConfig` that would change what the pod gets, and that podrouter does not do.
-const REFUSED_CAPABILITIES: [&str; 4] = ["portMappings", "ipRanges", "infinibandGUID", "infinibandGuid"];
-
-/// Keys of `runtimeConfig` that ask nothing of a network plug-in on Linux: the runtime writes resolv.conf itself, names
-/// are the cluster DNS's, and nothing here is kept in a cgroup.
-const IGNORED_CAPABILITIES: [&str; 3] = ["dns", "aliases", "cgroupPath"];
-
-/// Keys of `runtimeConfig` that come before those of the configuration itself, and are read with them.
-const HEEDED: [&str; 3] = ["bandwidth", "port", "queuePairs"];
 
 /// The versions of the specification that we answer in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -254,55 +243,6 @@ impl Config {
         Ok(dns)
     }
 
-    /// `runtimeConfig`, once everything else that ADD would have to do and does not is refused.
-    pub(crate) fn capabilities(&self) -> Result<Capabilities, Failure> {
-        if let Some(value) = self.given("ipMasq").filter(|value| !asks_nothing(value)) {
-            let why = "what leaves the cluster is translated on the uplink alone: remove the key";
-            return Err(unsupported("ipMasq", value, why));
-        }
-        let mut asked = Capabilities { bandwidth: self.bandwidth()?, ..Capabilities::default() };
-        let capabilities = match self.given("runtimeConfig") {
-            None => return Ok(asked),
-            Some(Value::Object(keys)) => keys,
-            other => return Err(invalid("runtimeConfig", other, "write an object")),
-        };
-        for (key, value) in capabilities.iter().filter(|(_, value)| !asks_nothing(value)) {
-            let path = format!("runtimeConfig.{key}");
-            if key == "mac" {
-                let parsed = value.as_str().and_then(|text| text.parse::<MacAddr>().ok());
-                let usable = parsed.filter(|mac| mac.is_unicast());
-                asked.mac = Some(usable.ok_or_else(|| {
-                    invalid(&path, Some(value), "write a unicast address as 02:00:00:00:00:01")
-                })?);
-            } else if key == "ips" {
-                if let Some(kind) = self.ipam()? {
-                    let why = format!("`ipam` has {kind} choose addresses: take one of the two out");
-                    return Err(unsupported(&path, value, &why));
-                }
-                let rule = "write a list of addresses, with or without a length, as 10.244.1.9/24";
-                let ips = value.as_array().and_then(|list| list.iter().map(address).collect::<Option<_>>());
-                asked.ips = ips.ok_or_else(|| invalid(&path, Some(value), rule))?;
-            } else if key == "deviceID" {
-                let device = value.as_str().filter(|device| env::is_identifier(device));
-                let rule = "write the name of a directory: only vhost-user devices are attached, none of PCI";
-                asked.device = Some(device.ok_or_else(|| invalid(&path, Some(value), rule))?.to_owned());
-            } else if key == "CNIDeviceInfoFile" {
-                let file = value.as_str().filter(|file| file.starts_with('/') && !file.ends_with('/'));
-                asked.device_info =
-                    Some(file.ok_or_else(|| invalid(&path, Some(value), "write an absolute path"))?.into());
-            } else if REFUSED_CAPABILITIES.contains(&key.as_str()) {
-                return Err(unsupported(
-                    &path,
-                    value,
-                    "take the key out of the configuration's `capabilities`",
-                ));
-            } else if !HEEDED.contains(&key.as_str()) && !IGNORED_CAPABILITIES.contains(&key.as_str()) {
-                crate::log(&format!("`{path}` is not known and was ignored"));
-            }
-        }
-        Ok(asked)
-    }
-
     /// `prevResult`, from the plug-ins before us in the chain, or for CHECK from the whole chain's ADD.
     pub(crate) fn previous(&self) -> Result<Option<Previous>, Failure> {
         let keys = match self.given("prevResult") {
@@ -332,24 +272,6 @@ impl Config {
 pub(crate) struct Port {
     pub(crate) kind: AttachPort,
     pub(crate) chosen: bool,
-}
-
-/// What the runtime asks for beside the configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Capabilities {
-    pub(crate) mac: Option<MacAddr>,
-    pub(crate) ips: Vec<IpAddr>,
-    /// `deviceID`.
-    pub(crate) device: Option<String>,
-    /// `CNIDeviceInfoFile`.
-    pub(crate) device_info: Option<PathBuf>,
-    /// The network's own, where the runtime asks for none.
-    pub(crate) bandwidth: Option<Bandwidth>,
-}
-
-/// An address; the length of its subnet, if it has one, says nothing here.
-fn address(value: &Value) -> Option<IpAddr> {
-    value.as_str()?.split('/').next()?.parse().ok()
 }
 
 /// A result that came with the configuration, in the configuration's version. Keys we do not know stay as they are.
@@ -506,61 +428,6 @@ mod tests {
                 failure.msg
             );
         }
-    }
-
-    #[test]
-    fn capabilities_are_honoured_refused_or_ignored() {
-        let ask = |capabilities: Value| {
-            let keys = json!({"cniVersion": "1.0.0", "name": "n", "runtimeConfig": capabilities});
-            config(&keys).capabilities()
-        };
-        let none = Capabilities::default();
-        let mac = Some(MacAddr([2, 0, 0, 0, 0, 5]));
-        assert_eq!(ask(json!({"mac": "02:00:00:00:00:05"})), Ok(Capabilities { mac, ..none.clone() }));
-        let ips = vec!["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()];
-        assert_eq!(ask(json!({"ips": ["10.0.0.5/24", "fd00::5"]})), Ok(Capabilities { ips, ..none.clone() }));
-        let device = Some("pod-7_a".to_owned());
-        assert_eq!(ask(json!({"deviceID": "pod-7_a"})), Ok(Capabilities { device, ..none.clone() }));
-        let device_info = Some("/run/x/net1".into());
-        assert_eq!(
-            ask(json!({"CNIDeviceInfoFile": "/run/x/net1"})),
-            Ok(Capabilities { device_info, ..none.clone() })
-        );
-        let bandwidth = Some(Bandwidth { egress_rate: 1_000, egress_burst: 8, ..Bandwidth::default() });
-        assert_eq!(
-            ask(json!({"bandwidth": {"egressRate": 1000, "egressBurst": 8}})),
-            Ok(Capabilities { bandwidth, ..none.clone() })
-        );
-        for bad in [
-            json!({"ips": "10.0.0.5"}),
-            json!({"ips": ["10.0.0"]}),
-            json!({"ips": [7]}),
-            json!({"CNIDeviceInfoFile": "net1"}),
-            json!({"CNIDeviceInfoFile": "/run/"}),
-            json!({"deviceID": "0000:3b:00.0"}),
-            json!({"deviceID": ".."}),
-            json!({"deviceID": 7}),
-        ] {
-            assert_eq!(ask(bad).unwrap_err().code, code::INVALID_CONFIG);
-        }
-        let both = json!({"cniVersion": "1.0.0", "name": "n", "ipam": {"type": "host-local"},
-            "runtimeConfig": {"ips": ["10.0.0.5"]}});
-        assert_eq!(config(&both).capabilities().unwrap_err().code, code::UNSUPPORTED_FIELD);
-        assert_eq!(
-            ask(json!({"dns": {"servers": ["10.0.0.1"]}, "aliases": ["a"], "cgroupPath": "/x"})),
-            Ok(none.clone())
-        );
-        assert_eq!(
-            ask(json!({"portMappings": [], "bandwidth": {"ingressRate": 0}, "new-thing": 3})),
-            Ok(none)
-        );
-        let mappings = json!([{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}]);
-        for (key, value) in [("portMappings", mappings), ("ipRanges", json!([[{"subnet": "10.0.0.0/8"}]]))] {
-            let failure = ask(json!({key: value})).unwrap_err();
-            assert_eq!(failure.code, code::UNSUPPORTED_FIELD);
-            assert!(failure.msg.contains(&format!("`runtimeConfig.{key}`")), "{}", failure.msg);
-        }
-        assert_eq!(ask(json!({"mac": "01:00:00:00:00:05"})).unwrap_err().code, code::INVALID_CONFIG);
     }
 
     #[test]

@@ -124,7 +124,7 @@ async fn take<T: Trimmed>(
                     continue;
                 };
                 pool.name(&mut name);
-                let key = T::key(name);
+                let key = T::Key::from(name);
                 if let Some(listed) = &mut listed {
                     listed.insert(key.clone());
                 }
@@ -143,7 +143,7 @@ async fn take<T: Trimmed>(
                 }
             }
             Ok(Event::Delete(object)) => {
-                let Some(key) = object.name().map(T::key) else { continue };
+                let Some(key) = object.name().map(T::Key::from) else { continue };
                 reach.board.clear(reach.resource, &key);
                 changed(Change::Remove(key))
             }

@@ -170,6 +170,13 @@ pub struct ObjectName {
     pub name: Arc<str>,
 }
 
+impl From<ObjectName> for String {
+    /// The name of an object that is in no namespace.
+    fn from(name: ObjectName) -> Self {
+        name.name.as_ref().to_owned()
+    }
+}
+
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)

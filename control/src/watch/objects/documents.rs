@@ -180,7 +180,7 @@ fn read<'de, D: Deserializer<'de>>(objects: &mut Vec<Object>, kind: &str, from: 
 
 fn object<'de, T: Trimmed, D: Deserializer<'de>>(from: D) -> Result<Object, D::Error> {
     let (name, object) = T::Fields::<Strict>::deserialize(from)?.into();
-    let key = T::key(name);
+    let key = T::Key::from(name);
     Ok(Object { title: format!("{} {key}", T::KIND), change: T::change(Change::Set(key, object)) })
 }
 

@@ -32,11 +32,9 @@ pub(crate) trait Trimmed: Sized + Clone + fmt::Debug + Send + 'static {
     /// The API's group; empty for the oldest one. The version is v1 for all.
     const GROUP: &'static str = "";
     /// What tells one from another in a [`desired::ClusterView`].
-    type Key: Ord + Clone + fmt::Display + Send;
+    type Key: From<ObjectName> + Ord + Clone + fmt::Display + Send;
     /// The fields that are read.
     type Fields<S: Spelling>: DeserializeOwned + Into<(ObjectName, Self)>;
-
-    fn key(name: ObjectName) -> Self::Key;
 
     /// As a step of the view's.
     fn change(change: Change<Self::Key, Self>) -> ViewChange;

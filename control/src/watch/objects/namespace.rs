@@ -12,10 +12,6 @@ impl Trimmed for Namespace {
     type Key = String;
     type Fields<S: Spelling> = Fields;
 
-    fn key(name: ObjectName) -> String {
-        name.name.as_ref().to_owned()
-    }
-
     fn change(change: Change<String, Self>) -> ViewChange {
         ViewChange::Namespace(change)
     }

@@ -18,10 +18,6 @@ impl Trimmed for Node {
     type Key = String;
     type Fields<S: Spelling> = Fields<S>;
 
-    fn key(name: ObjectName) -> String {
-        name.name.as_ref().to_owned()
-    }
-
     fn change(change: Change<String, Self>) -> ViewChange {
         ViewChange::Node(change)
     }

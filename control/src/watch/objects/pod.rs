@@ -14,10 +14,6 @@ impl Trimmed for Pod {
     type Key = ObjectName;
     type Fields<S: Spelling> = Fields<S>;
 
-    fn key(name: ObjectName) -> ObjectName {
-        name
-    }
-
     fn change(change: Change<ObjectName, Self>) -> ViewChange {
         ViewChange::Pod(change)
     }

@@ -16,10 +16,6 @@ impl Trimmed for NetworkPolicy {
     type Key = ObjectName;
     type Fields<S: Spelling> = Fields<S>;
 
-    fn key(name: ObjectName) -> ObjectName {
-        name
-    }
-
     fn change(change: Change<ObjectName, Self>) -> ViewChange {
         ViewChange::NetworkPolicy(change)
     }

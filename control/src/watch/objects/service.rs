@@ -18,10 +18,6 @@ impl Trimmed for Service {
     type Key = ObjectName;
     type Fields<S: Spelling> = Fields<S>;
 
-    fn key(name: ObjectName) -> ObjectName {
-        name
-    }
-
     fn change(change: Change<ObjectName, Self>) -> ViewChange {
         ViewChange::Service(change)
     }
