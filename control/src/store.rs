@@ -4,42 +4,29 @@
 //! CNI threads attachments, the session what was applied; whoever waits is woken by each. No lock is held over I/O save
 //! the journal's own.
 
+mod plan;
+
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use desired::{ClusterView, Desired, Host, Local, ObjectName, Pod};
-use proto::control::{AttachAddresses, AttachPort, PodName, Status};
-use proto::dataplane::PortKind;
+use desired::{ClusterView, ObjectName, Pod};
+use proto::control::{AttachAddresses, PodName, Status};
 use rustix::event::EventfdFlags;
 use tap::Tap;
 use wire::IpPrefix;
 
 use crate::args::Config;
-use crate::bandwidth;
-use crate::host;
 use crate::ipam::{Ipam, IpamError};
 use crate::journal::{Attachment, History, Journal, JournalError, Key, Record};
 use crate::sandbox::NetnsId;
 use crate::watch::{Ask, Update};
 
-/// What one revision asks for.
-#[derive(Debug, Clone)]
-pub(crate) struct Plan {
-    pub(crate) revision: u64,
-    pub(crate) desired: Arc<Desired>,
-}
-
-/// A plan, and what it was made from: the next one goes on from there.
-#[derive(Debug)]
-struct Planned {
-    plan: Plan,
-    view: ClusterView,
-    local: Local,
-}
+pub(crate) use plan::Plan;
+use plan::Planned;
 
 /// How the session stands.
 #[derive(Debug, Default)]
@@ -255,51 +242,6 @@ impl Store {
     }
 
     // Read by the session and the host's thread.
-
-    /// What the newest revision asks for; `None` until the source has read everything once.
-    pub(crate) fn plan(&self) -> Option<Plan> {
-        let mut planned = locked(&self.planned);
-        let (revision, attachments) = {
-            let state = self.lock();
-            if let Some(planned) = planned.as_ref().filter(|own| own.plan.revision == state.revision) {
-                return Some(planned.plan.clone());
-            }
-            if !state.complete {
-                return None;
-            }
-            (state.revision, state.attachments.values().map(desired_attachment).collect())
-        };
-        let local = Local {
-            node: self.config.node.clone(),
-            router: self.config.router.clone(),
-            uplink: self.config.uplink.clone(),
-            host: self.config.host.is_some().then_some(Host { mac: host::MAC, mtu: self.config.mtu }),
-            attachments,
-        };
-        // It may be newer than the revision; then there is another one for it.
-        let view = locked(&self.view).clone();
-        let desired = match &*planned {
-            Some(before) => before.plan.desired.next((&before.view, &before.local), &view, &local),
-            None => Desired::build(&view, &local),
-        };
-        let known: BTreeSet<&str> = planned.iter().flat_map(|own| own.plan.desired.warnings()).collect();
-        for warning in desired.warnings().filter(|warning| !known.contains(warning)) {
-            tracing::warn!("{warning}");
-        }
-        let plan = Plan { revision, desired: Arc::new(desired) };
-        *planned = Some(Planned { plan: plan.clone(), view, local });
-        Some(plan)
-    }
-
-    /// The first plan newer than `seen`; after `limit`, the newest one all the same.
-    pub(crate) fn next_plan(&self, seen: u64, limit: Duration) -> Plan {
-        loop {
-            self.wait(limit, |state| (state.revision > seen && state.complete).then_some(()));
-            if let Some(plan) = self.plan() {
-                return plan;
-            }
-        }
-    }
 
     /// Readable when there may be a new revision.
     pub(crate) fn wake(&self) -> BorrowedFd<'_> {
@@ -607,25 +549,5 @@ impl Store {
             attachments: count(state.attachments.len()),
             warnings,
         }
-    }
-}
-
-fn desired_attachment(own: &Attachment) -> desired::Attachment {
-    let kind = match (own.request.port, &own.attached.socket) {
-        (AttachPort::VhostUser, Some(path)) => PortKind::Vhost {
-            path: path.clone(),
-            server: true,
-            queue_pairs: own.request.queue_pairs.unwrap_or(1),
-        },
-        _ => PortKind::Tap,
-    };
-    desired::Attachment {
-        port: own.port.clone(),
-        endpoint: own.endpoint.clone(),
-        kind,
-        mac: own.attached.mac,
-        mtu: own.attached.mtu,
-        addresses: own.attached.addresses.clone(),
-        limits: bandwidth::limits(own.request.bandwidth),
     }
 }
