@@ -8,7 +8,10 @@
 
 pub mod artefacts;
 pub mod client;
+pub mod cluster;
+pub mod exchange;
 pub mod iperf;
+pub mod lan;
 pub mod manifests;
 pub mod netns;
 pub mod node;
@@ -20,6 +23,7 @@ pub mod process;
 pub mod query;
 pub mod run;
 pub mod signals;
+pub mod site;
 pub mod table;
 pub mod telemetry;
 pub mod vm;

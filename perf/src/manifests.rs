@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// This node, as its Node object names it.
+/// The first node, as its Node object names it.
 pub const NODE: &str = "node-a";
 
 /// Another node, whose part the outside host plays.
 pub const OTHER_NODE: &str = "node-b";
 
 /// A directory of manifests. Files change by rename, so that control never reads half of one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Manifests {
     dir: PathBuf,
 }
@@ -79,12 +79,12 @@ impl Manifests {
         self.write("nodes.yaml", &format!("apiVersion: v1\nkind: List\nitems:\n{items}"))
     }
 
-    /// Writes a pod of [`NODE`], scheduled and, with `addresses`, running.
+    /// Writes a pod, scheduled to a node and, with `addresses`, running.
     ///
     /// # Errors
     /// As [`Self::write`].
-    pub fn write_pod(&self, name: &str, addresses: &[IpAddr]) -> Result<()> {
-        self.write(&pod_file(name), &pod(name, addresses))
+    pub fn write_pod(&self, name: &str, node: &str, addresses: &[IpAddr]) -> Result<()> {
+        self.write(&pod_file(name), &pod(name, node, addresses))
     }
 
     /// Removes a pod.
@@ -115,7 +115,7 @@ fn node(object: &NodeObject<'_>) -> String {
     )
 }
 
-fn pod(name: &str, addresses: &[IpAddr]) -> String {
+fn pod(name: &str, node: &str, addresses: &[IpAddr]) -> String {
     let ips: String = addresses.iter().map(|address| format!("  - ip: {address}\n")).collect();
     let status = match addresses.first() {
         Some(first) => format!("  phase: Running\n  podIP: {first}\n  podIPs:\n{ips}"),
@@ -124,7 +124,7 @@ fn pod(name: &str, addresses: &[IpAddr]) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata:\n  labels:\n    app: {name}\n  name: {name}\n  \
          namespace: default\nspec:\n  containers:\n  - image: images.test/agnhost:2.63.0\n    name: main\n  \
-         nodeName: {NODE}\nstatus:\n{status}"
+         nodeName: {node}\nstatus:\n{status}"
     )
 }
 
@@ -145,7 +145,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("\n  spec:\n    podCIDR: 10.244.2.0/24\n    podCIDRs:\n    - 10.244.2.0/24\n"));
-        let text = pod("a", &["10.244.1.2".parse().unwrap()]);
+        let text = pod("a", NODE, &["10.244.1.2".parse().unwrap()]);
         assert!(
             text.contains(
                 "\nstatus:\n  phase: Running\n  podIP: 10.244.1.2\n  podIPs:\n  - ip: 10.244.1.2\n"

@@ -12,9 +12,12 @@ use crate::process::succeed;
 use crate::run::Run;
 use crate::wait::PATIENCE;
 
-/// A named network namespace, deleted when dropped.
+/// A named network namespace, deleted when its last copy is dropped.
+#[derive(Debug, Clone)]
+pub struct Netns(Arc<Named>);
+
 #[derive(Debug)]
-pub struct Netns {
+struct Named {
     name: String,
     run: Arc<Run>,
 }
@@ -28,7 +31,7 @@ impl Netns {
         let name = run.name(what);
         run.record_namespace(&name)?;
         succeed(Command::new("ip").args(["netns", "add", &name]), PATIENCE)?;
-        let netns = Self { name, run: Arc::clone(run) };
+        let netns = Self(Arc::new(Named { name, run: Arc::clone(run) }));
         netns.ip(&["link", "set", "lo", "up"])?;
         Ok(netns)
     }
@@ -36,20 +39,20 @@ impl Netns {
     /// As in `ip netns exec NAME`.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// As in `CNI_NETNS`.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        PathBuf::from("/run/netns").join(&self.name)
+        PathBuf::from("/run/netns").join(&self.0.name)
     }
 
     /// A command that will run inside.
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]).arg(program);
+        command.args(["netns", "exec", &self.0.name]).arg(program);
         command
     }
 
@@ -66,7 +69,7 @@ impl Netns {
     /// # Errors
     /// As `ip`.
     pub fn ip(&self, arguments: &[&str]) -> Result<String> {
-        succeed(Command::new("ip").args(["-n", &self.name]).args(arguments), PATIENCE)
+        succeed(Command::new("ip").args(["-n", &self.0.name]).args(arguments), PATIENCE)
     }
 
     /// Gives `device` an address. IPv6 addresses skip duplicate detection: the links are ours alone, and a tentative
@@ -102,7 +105,7 @@ impl Netns {
     }
 }
 
-impl Drop for Netns {
+impl Drop for Named {
     fn drop(&mut self) {
         if !self.run.is_kept() {
             // Without the limit of other commands, and out of Ctrl-C's reach: it must go after a signal as well.

@@ -1,12 +1,12 @@
-//! A node on this machine: a namespace with the router's two processes in it, and an outside host on its uplink.
+//! A node on this machine: a namespace with the router's two processes in it, and a network with an outside host on its uplink.
 //!
 //! ```text
 //!  pod namespaces ── TAPs ──┐
-//!  vhost-user pods ─ sockets┤ podrouter-dataplane ── af_packet on veth `uplink` ══ `eth0` outside host
+//!  vhost-user pods ─ sockets┤ podrouter-dataplane ── af_packet on veth `uplink` ══ bridge `eth0` of the outside host
 //!  node namespace ─ TAP ────┘        (node namespace)                            (192.168.78.1, fd00:78::1, …)
 //! ```
-//! Namespaces isolate everything, so every node has the same addresses. The outside host is router, another node's
-//! router ([`OTHER_NODE`]) and a host of the wider world at once.
+//! Namespaces isolate everything, so that a node alone always has the same addresses. The outside host is router and a host of the
+//! wider world, and where there is no other node, that node's router ([`OTHER_NODE`]) as well.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -16,12 +16,14 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 
 use crate::artefacts::Artefacts;
+use crate::lan::Lan;
 use crate::manifests::{Manifests, NODE, NodeObject, OTHER_NODE};
-use crate::netns::{Netns, veth};
+use crate::netns::Netns;
 use crate::process::{Process, finish_with_input, is_broken_pipe};
 use crate::query::Query;
 use crate::run::Run;
 use crate::signals;
+use crate::site::Site;
 use crate::wait::{PATIENCE, wait_until};
 
 /// The node's own addresses, those of kubelet and the host's agents.
@@ -40,7 +42,8 @@ pub const OTHER_POD: [&str; 2] = ["10.244.2.7", "fd00:10:244:2::7"];
 pub const GATEWAY: [&str; 2] = ["169.254.1.1", "fe80::1"];
 
 const OTHER_POD_CIDRS: [&str; 2] = ["10.244.2.0/24", "fd00:10:244:2::/64"];
-const OTHER_HOST: [&str; 2] = ["192.168.77.12", "fd00:77::12"];
+/// The other node's own addresses.
+pub const OTHER_HOST: [&str; 2] = ["192.168.77.12", "fd00:77::12"];
 /// The host's end of its own port.
 pub const HOST_DEVICE: &str = "podrouter0";
 
@@ -80,6 +83,7 @@ pub struct Node {
     // Dropped in this order: control first, so that it does not see the data plane go and complain.
     pub control: Process,
     pub dataplane: Process,
+    pub site: Site,
     pub outside: Netns,
     pub host: Netns,
     pub manifests: Manifests,
@@ -89,14 +93,13 @@ pub struct Node {
 }
 
 impl Node {
-    /// Builds the node and waits until it forwards.
+    /// Builds a node alone, and waits until it forwards.
     ///
     /// # Errors
     /// When anything cannot be made or does not come up; the logs' ends are in the error.
     pub fn start(run: &Arc<Run>, artefacts: &Artefacts, options: Options) -> Result<Self> {
-        let host = Netns::create(run, "node")?;
-        let outside = Netns::create(run, "outside")?;
-        connect(&host, &outside, options.uplink_mtu)?;
+        let lan = Lan::create(run, options.uplink_mtu)?;
+        lan.play_other_node()?;
         let manifests = Manifests::create(&run.dir().join("manifests"))?;
         let at = OUTSIDE.join(",");
         manifests.write_nodes(&[
@@ -108,14 +111,36 @@ impl Node {
                 router_addresses: Some(&at),
             },
         ])?;
-        let dataplane = spawn_dataplane(run, artefacts, &host, &options)?;
-        let control = spawn_control(run, artefacts, &host, &manifests, &options)?;
+        Self::join(run, artefacts, options, &lan, &manifests, Site::FIRST)
+    }
+
+    /// Builds a node on a network, of a cluster that these manifests tell of, and waits until it forwards.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn join(
+        run: &Arc<Run>,
+        artefacts: &Artefacts,
+        options: Options,
+        lan: &Lan,
+        manifests: &Manifests,
+        site: Site,
+    ) -> Result<Self> {
+        let host = Netns::create(run, &site.name())?;
+        for (address, length) in site.host().iter().zip([32, 128]) {
+            host.add_address("lo", &format!("{address}/{length}"))?;
+        }
+        lan.connect(&host, site)?;
+        std::fs::create_dir_all(dir(run, site))?;
+        let dataplane = spawn_dataplane(run, artefacts, &host, site, &options)?;
+        let control = spawn_control(run, artefacts, &host, site, manifests, &options)?;
         let mut node = Self {
             control,
             dataplane,
-            outside,
+            site,
+            outside: lan.outside.clone(),
             host,
-            manifests,
+            manifests: manifests.clone(),
             artefacts: artefacts.clone(),
             options,
             run: Arc::clone(run),
@@ -143,8 +168,8 @@ impl Node {
     pub fn query(&self) -> Query {
         Query {
             program: self.artefacts.path("podrouter"),
-            dataplane: dataplane_socket(&self.run),
-            control: control_socket(&self.run),
+            dataplane: dataplane_socket(&self.run, self.site),
+            control: control_socket(&self.run, self.site),
         }
     }
 
@@ -164,7 +189,15 @@ impl Node {
     /// Control's socket, as a CNI configuration names it.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
-        control_socket(&self.run)
+        control_socket(&self.run, self.site)
+    }
+
+    fn spawn_control(&self) -> Result<Process> {
+        spawn_control(&self.run, &self.artefacts, &self.host, self.site, &self.manifests, &self.options)
+    }
+
+    fn spawn_dataplane(&self) -> Result<Process> {
+        spawn_dataplane(&self.run, &self.artefacts, &self.host, self.site, &self.options)
     }
 
     /// Kills control as a crash would, and starts it again.
@@ -173,7 +206,7 @@ impl Node {
     /// As [`Self::start`].
     pub fn restart_control(&mut self) -> Result<()> {
         self.control.kill()?;
-        self.control = spawn_control(&self.run, &self.artefacts, &self.host, &self.manifests, &self.options)?;
+        self.control = self.spawn_control()?;
         self.settle()
     }
 
@@ -183,7 +216,7 @@ impl Node {
     /// When it cannot be started.
     pub fn crash_control(&mut self, then: Duration) -> Result<()> {
         self.control.kill()?;
-        self.control = spawn_control(&self.run, &self.artefacts, &self.host, &self.manifests, &self.options)?;
+        self.control = self.spawn_control()?;
         std::thread::sleep(then);
         Ok(())
     }
@@ -194,7 +227,7 @@ impl Node {
     /// As [`Self::start`].
     pub fn restart_dataplane(&mut self) -> Result<()> {
         self.dataplane.kill()?;
-        self.dataplane = spawn_dataplane(&self.run, &self.artefacts, &self.host, &self.options)?;
+        self.dataplane = self.spawn_dataplane()?;
         self.settle()
     }
 
@@ -205,8 +238,8 @@ impl Node {
     pub fn restart_both(&mut self) -> Result<()> {
         self.dataplane.kill()?;
         self.control.kill()?;
-        self.control = spawn_control(&self.run, &self.artefacts, &self.host, &self.manifests, &self.options)?;
-        self.dataplane = spawn_dataplane(&self.run, &self.artefacts, &self.host, &self.options)?;
+        self.control = self.spawn_control()?;
+        self.dataplane = self.spawn_dataplane()?;
         self.settle()
     }
 
@@ -237,7 +270,7 @@ impl Node {
             }
         });
         self.explain(there)?;
-        for (gateway, source) in GATEWAY.iter().zip(HOST) {
+        for (gateway, source) in GATEWAY.iter().zip(&self.site.host()) {
             let family = if gateway.contains(':') { "-6" } else { "-4" };
             let route = ["default", "via", gateway, "dev", HOST_DEVICE, "onlink", "src", source];
             self.host.ip(&[[family, "route", "replace"].as_slice(), &route].concat())?;
@@ -254,86 +287,63 @@ impl Drop for Node {
     }
 }
 
-fn dataplane_socket(run: &Run) -> PathBuf {
-    run.dir().join("dataplane.sock")
+/// Where its sockets and its journal are.
+fn dir(run: &Run, site: Site) -> PathBuf {
+    run.dir().join(site.name())
 }
 
-fn control_socket(run: &Run) -> PathBuf {
-    run.dir().join("control.sock")
+fn dataplane_socket(run: &Run, site: Site) -> PathBuf {
+    dir(run, site).join("dataplane.sock")
 }
 
-/// The uplink: a veth pair. Its node end belongs to the data plane's packet socket alone; the node's kernel, which
-/// sees the same frames, drops them, as it would not see those of a NIC that is DPDK's.
-fn connect(host: &Netns, outside: &Netns, mtu: u16) -> Result<()> {
-    veth(host, "uplink", outside, "eth0")?;
-    host.sysctl("net.ipv6.conf.uplink.disable_ipv6", "1")?;
-    let deaf = "add table netdev lab; add chain netdev lab deaf \
-                { type filter hook ingress device \"uplink\" priority 0; policy drop; }";
-    host.succeed("nft", &[deaf])?;
-    outside.disable_offloads("eth0")?;
-    let mtu = mtu.to_string();
-    host.ip(&["link", "set", "uplink", "mtu", &mtu])?;
-    outside.ip(&["link", "set", "eth0", "mtu", &mtu])?;
-
-    let add = |netns: &Netns, device: &str, addresses: [&str; 2], lengths: [u8; 2]| -> Result<()> {
-        for (address, length) in addresses.iter().zip(lengths) {
-            netns.add_address(device, &format!("{address}/{length}"))?;
-        }
-        Ok(())
-    };
-    add(host, "lo", HOST, [32, 128])?;
-    add(outside, "eth0", OUTSIDE, [24, 64])?;
-    for there in [WORLD, OTHER_POD, OTHER_HOST] {
-        add(outside, "lo", there, [32, 128])?;
-    }
-    for to in [POD_CIDRS, HOST] {
-        for (prefix, router) in to.iter().zip(ROUTER) {
-            outside.ip(&["route", "add", prefix, "via", router, "dev", "eth0"])?;
-        }
-    }
-    Ok(())
+fn control_socket(run: &Run, site: Site) -> PathBuf {
+    dir(run, site).join("control.sock")
 }
 
 fn spawn_dataplane(
     run: &Arc<Run>,
     artefacts: &Artefacts,
     host: &Netns,
+    site: Site,
     options: &Options,
 ) -> Result<Process> {
     let mut command: Command = host.command(artefacts.path("podrouter-dataplane"));
-    command.arg("--socket").arg(dataplane_socket(run));
+    command.arg("--socket").arg(dataplane_socket(run, site));
     command.args(["--vdev", "net_af_packet0,iface=uplink"]);
-    command.args(["--file-prefix", &run.name("dp")]);
+    command.args(["--file-prefix", &run.name(&format!("dp{}", site.number()))]);
     for (flag, value) in [("--workers", &options.workers), ("--idle", &options.idle)] {
         if let Some(value) = value {
             command.args([flag, value]);
         }
     }
     command.args(&options.dataplane);
-    Process::spawn(run, "dataplane", &mut command)
+    Process::spawn(run, &format!("{}-dataplane", site.name()), &mut command)
 }
 
 fn spawn_control(
     run: &Arc<Run>,
     artefacts: &Artefacts,
     host: &Netns,
+    site: Site,
     manifests: &Manifests,
     options: &Options,
 ) -> Result<Process> {
     let mut command: Command = host.command(artefacts.path("podrouter-control"));
-    command.args(["--node", NODE]);
+    command.args(["--node", &site.name()]);
     match &options.kubeconfig {
         Some(path) => command.arg("--kubeconfig").arg(path),
         None => command.arg("--manifests").arg(manifests.dir()),
     };
-    command.arg("--socket").arg(control_socket(run)).arg("--dataplane").arg(dataplane_socket(run));
-    command.arg("--state-dir").arg(run.dir().join("state")).arg("--vhost-dir").arg(run.dir().join("vhost"));
+    command.arg("--socket").arg(control_socket(run, site));
+    command.arg("--dataplane").arg(dataplane_socket(run, site));
+    let dir = dir(run, site);
+    command.arg("--state-dir").arg(dir.join("state")).arg("--vhost-dir").arg(dir.join("vhost"));
     command.args(["--uplink", "net_af_packet0", "--uplink-mtu", &options.uplink_mtu.to_string()]);
-    for ((address, gateway), length) in ROUTER.iter().zip(OUTSIDE).zip([24, 64]) {
+    for ((address, gateway), length) in site.router().iter().zip(OUTSIDE).zip([24, 64]) {
         command.args(["--uplink-address", &format!("{address}/{length}"), "--uplink-gateway", gateway]);
     }
     command.args(["--host-interface", HOST_DEVICE]);
     command.args(["--cluster-dns", "10.96.0.10", "--cluster-dns", "fd00:96::10"]);
     command.args(["--cluster-domain", "cluster.local"]);
-    Process::spawn(run, "control", &mut command)
+    Process::spawn(run, &format!("{}-control", site.name()), &mut command)
 }

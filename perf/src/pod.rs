@@ -11,9 +11,9 @@ use crate::node::Node;
 use crate::process::Process;
 use crate::wait::{PATIENCE, wait_until};
 
-/// Name of the network configuration, and of the interface in each pod.
+/// Name of the network configuration.
 const NETWORK: &str = "podrouter";
-/// `CNI_IFNAME`.
+/// `CNI_IFNAME` of a pod's first interface.
 pub const INTERFACE: &str = "eth0";
 
 /// How a pod is attached.
@@ -25,13 +25,13 @@ pub enum Kind {
     VhostUser,
 }
 
-/// A pod that is attached. Dropping it removes its namespace, not its attachment: that is [`Pod::detach`].
+/// A pod's interface, attached. Dropping the last of a pod removes its namespace, not its attachments: that is [`Pod::detach`].
 #[derive(Debug)]
 pub struct Pod {
     pub name: String,
     pub kind: Kind,
     pub netns: Netns,
-    /// One a family, IPv4 first.
+    /// IPv4 first.
     pub addresses: Vec<IpAddr>,
     /// As the plug-in reported it.
     pub mac: String,
@@ -40,6 +40,9 @@ pub struct Pod {
     /// What ADD printed.
     pub result: Value,
     container: String,
+    interface: String,
+    /// The configuration that it was attached by.
+    configuration: Value,
 }
 
 impl Pod {
@@ -59,29 +62,76 @@ impl Pod {
     pub fn attach_with(node: &Node, name: &str, kind: Kind, capabilities: &Value) -> Result<Self> {
         let container = node.run.name(&format!("{name}-{}", node.run.number()));
         let netns = Netns::create(&node.run, &format!("{name}-{}", node.run.number()))?;
-        node.manifests.write_pod(name, &[])?;
-        let result = add(node, name, kind, capabilities, &container, &netns)?;
-        let pod = Self {
-            name: name.to_owned(),
-            kind,
-            addresses: addresses(&result)?,
-            mac: interface(&result, "mac")?,
-            socket: interface(&result, "socketPath").ok().filter(|path| !path.is_empty()).map(PathBuf::from),
-            netns,
-            result,
-            container,
-        };
+        node.manifests.write_pod(name, &node.site.name(), &[])?;
+        let mut configuration = configured(node, kind);
+        configuration["runtimeConfig"] = capabilities.clone();
+        let pod = Self::add(node, (name, INTERFACE), kind, configuration, container, netns)?;
         if pod.addresses.len() != 2 || pod.addresses.iter().filter(|address| address.is_ipv4()).count() != 1 {
             bail!("{name} should have an address of each family, not {:?}", pod.addresses);
         }
-        node.manifests.write_pod(name, &pod.addresses)?;
+        node.manifests.write_pod(name, &node.site.name(), &pod.addresses)?;
         Ok(pod)
+    }
+
+    /// Attaches a further interface of the pod, as Multus does, to the network of these keys of its configuration.
+    ///
+    /// # Errors
+    /// As [`Self::attach`].
+    pub fn further(&self, node: &Node, interface: &str, kind: Kind, network: &Value) -> Result<Self> {
+        let mut configuration = configured(node, kind);
+        for (key, value) in network.as_object().into_iter().flatten() {
+            configuration[key] = value.clone();
+        }
+        let (container, netns) = (self.container.clone(), self.netns.clone());
+        Self::add(node, (&self.name, interface), kind, configuration, container, netns)
+    }
+
+    fn add(
+        node: &Node,
+        (name, interface): (&str, &str),
+        kind: Kind,
+        configuration: Value,
+        container: String,
+        netns: Netns,
+    ) -> Result<Self> {
+        let path = netns.path();
+        let environment = environment("ADD", name, interface, &container, &path.to_string_lossy());
+        let pairs: Vec<(&str, &str)> =
+            environment.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let finished = node.cni(&pairs, &configuration.to_string())?;
+        if !finished.status.success() {
+            bail!("CNI ADD of {name} failed: {}{}\n{}", finished.stdout, finished.stderr, node.logs(10));
+        }
+        let result: Value = serde_json::from_str(&finished.stdout)
+            .with_context(|| format!("CNI ADD of {name} printed no JSON: {}", finished.stdout))?;
+        let socket = field(&result, interface, "socketPath").ok().filter(|path| !path.is_empty());
+        Ok(Self {
+            name: name.to_owned(),
+            kind,
+            addresses: addresses(&result)?,
+            mac: field(&result, interface, "mac")?,
+            socket: socket.map(PathBuf::from),
+            netns,
+            result,
+            container,
+            interface: interface.to_owned(),
+            configuration,
+        })
+    }
+
+    /// Its endpoint's name in the data plane, unless another has it.
+    fn endpoint(&self) -> String {
+        if self.configuration.get("networkId").is_some() {
+            format!("default/{}@{}", self.name, self.interface)
+        } else {
+            format!("default/{}", self.name)
+        }
     }
 
     /// The pod's address: 4 or 6 by `family`.
     ///
     /// # Panics
-    /// Never: [`Self::attach`] has checked that there is one of each.
+    /// Never. It is empty where a further interface has none of that family.
     #[must_use]
     pub fn address(&self, family: Family) -> String {
         let found = self.addresses.iter().find(|address| address.is_ipv4() == (family == Family::V4));
@@ -94,14 +144,15 @@ impl Pod {
     /// When the plug-in fails.
     pub fn detach(&self, node: &Node) -> Result<()> {
         let path = self.netns.path();
-        let environment = environment("DEL", &self.name, &self.container, &path.to_string_lossy());
+        let environment =
+            environment("DEL", &self.name, &self.interface, &self.container, &path.to_string_lossy());
         let pairs: Vec<(&str, &str)> =
             environment.iter().map(|(key, value)| (*key, value.as_str())).collect();
-        let finished = node.cni(&pairs, &configuration(node, self.kind))?;
+        let finished = node.cni(&pairs, &self.configuration.to_string())?;
         if !finished.status.success() {
             bail!("CNI DEL of {} failed: {}{}", self.name, finished.stdout, finished.stderr);
         }
-        node.manifests.remove_pod(&self.name)
+        if self.interface == INTERFACE { node.manifests.remove_pod(&self.name) } else { Ok(()) }
     }
 
     /// Waits until the data plane serves the vhost-user pod's application.
@@ -109,7 +160,7 @@ impl Pod {
     /// # Errors
     /// When the application ends, or does not connect.
     pub fn wait_for(&self, node: &Node, application: &mut Process) -> Result<()> {
-        let role = format!("default/{}", self.name);
+        let role = self.endpoint();
         let up = wait_until(&format!("the vhost-user port of {} is up", self.name), PATIENCE, || {
             application.check()?;
             let ports = node.query().ports()?;
@@ -163,32 +214,18 @@ fn configured(node: &Node, kind: Kind) -> Value {
     configuration
 }
 
-fn add(
-    node: &Node,
-    name: &str,
-    kind: Kind,
-    capabilities: &Value,
+fn environment(
+    command: &str,
+    pod: &str,
+    interface: &str,
     container: &str,
-    netns: &Netns,
-) -> Result<Value> {
-    let environment = environment("ADD", name, container, &netns.path().to_string_lossy());
-    let pairs: Vec<(&str, &str)> = environment.iter().map(|(key, value)| (*key, value.as_str())).collect();
-    let mut configuration = configured(node, kind);
-    configuration["runtimeConfig"] = capabilities.clone();
-    let finished = node.cni(&pairs, &configuration.to_string())?;
-    if !finished.status.success() {
-        bail!("CNI ADD of {name} failed: {}{}\n{}", finished.stdout, finished.stderr, node.logs(10));
-    }
-    serde_json::from_str(&finished.stdout)
-        .with_context(|| format!("CNI ADD of {name} printed no JSON: {}", finished.stdout))
-}
-
-fn environment(command: &str, pod: &str, container: &str, netns: &str) -> [(&'static str, String); 5] {
+    netns: &str,
+) -> [(&'static str, String); 5] {
     [
         ("CNI_COMMAND", command.to_owned()),
         ("CNI_CONTAINERID", container.to_owned()),
         ("CNI_NETNS", netns.to_owned()),
-        ("CNI_IFNAME", INTERFACE.to_owned()),
+        ("CNI_IFNAME", interface.to_owned()),
         ("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}")),
     ]
 }
@@ -206,11 +243,11 @@ fn addresses(result: &Value) -> Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-fn interface(result: &Value, field: &str) -> Result<String> {
+fn field(result: &Value, interface: &str, field: &str) -> Result<String> {
     let interfaces = result["interfaces"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let named = interfaces.iter().find(|interface| interface["name"] == INTERFACE);
-    let value = named.and_then(|interface| interface[field].as_str());
-    value.map(str::to_owned).ok_or_else(|| anyhow!("a CNI result without {INTERFACE}'s `{field}`: {result}"))
+    let named = interfaces.iter().find(|entry| entry["name"] == interface);
+    let value = named.and_then(|entry| entry[field].as_str());
+    value.map(str::to_owned).ok_or_else(|| anyhow!("a CNI result without {interface}'s `{field}`: {result}"))
 }
 
 #[cfg(test)]
@@ -225,7 +262,7 @@ mod tests {
         });
         let addresses = addresses(&result).unwrap();
         assert_eq!(addresses, ["10.0.0.2".parse::<IpAddr>().unwrap(), "fd00::2".parse().unwrap()]);
-        assert_eq!(interface(&result, "mac").unwrap(), "02:00:00:00:00:01");
-        assert!(interface(&result, "mtu").is_err());
+        assert_eq!(field(&result, "eth0", "mac").unwrap(), "02:00:00:00:00:01");
+        assert!(field(&result, "eth0", "mtu").is_err());
     }
 }

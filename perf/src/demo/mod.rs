@@ -1,6 +1,7 @@
 //! `cargo lab demo`: a node at work, a section at a time. Each section shows a table and adds what it found to one
 //! document, which `--json` prints.
 
+mod nodes;
 mod rates;
 mod reach;
 mod show;
@@ -16,6 +17,7 @@ use lab::pktgen::reflector;
 use lab::pod::{Family, Kind, Pod};
 use lab::process::Process;
 use lab::run::Run;
+use lab::site::Site;
 use lab::table::Table;
 use serde_json::{Map, Value};
 
@@ -30,6 +32,9 @@ pub(crate) struct Arguments {
     /// Print the results as one JSON document; progress goes to standard error.
     #[arg(long)]
     json: bool,
+    /// So many nodes, on one network: who reaches whom between them, and as whom. One: a node's own pods, and what they forward.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(Site::MOST)))]
+    nodes: u8,
     /// How long each measurement takes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
@@ -101,21 +106,29 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Report { json: arguments.json, started: Instant::now(), document: Map::new(), faults: Vec::new() };
     report.progress("building the binaries (minutes, the first time)");
     let artefacts = Artefacts::find()?;
-    let mut scene = Scene::build(&report, &artefacts)?;
-    let played = scene.play(&mut report, arguments.seconds);
-    scene.node.explain(played)?;
+    if arguments.nodes == 1 {
+        one(arguments, &artefacts, &mut report)?;
+    } else {
+        nodes::run(arguments, &artefacts, &mut report)?;
+    }
     if arguments.json {
         say(serde_json::to_string_pretty(&report.document)?)?;
     }
+    if !report.faults.is_empty() {
+        bail!("not all went well:\n  {}", report.faults.join("\n  "));
+    }
+    Ok(())
+}
+
+fn one(arguments: &Arguments, artefacts: &Artefacts, report: &mut Report) -> Result<()> {
+    let mut scene = Scene::build(report, artefacts)?;
+    let played = scene.play(report, arguments.seconds);
+    scene.node.explain(played)?;
     if arguments.keep {
         scene.node.run.keep()?;
         eprintln!("{}", hints(&scene));
     } else {
         report.progress("taking everything down");
-    }
-    drop(scene);
-    if !report.faults.is_empty() {
-        bail!("not all went well:\n  {}", report.faults.join("\n  "));
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod addresses;
 mod bandwidth;
 mod errors;
 mod lifecycle;
+mod nodes;
 mod pings;
 mod restarts;
 mod spoofing;

@@ -1,0 +1,150 @@
+//! `--nodes N`: the rules of Kubernetes' network model between nodes, pair by pair, in both families: who reaches whom, and whom
+//! each takes the other for.
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+use lab::artefacts::Artefacts;
+use lab::cluster::Cluster;
+use lab::exchange::{By, seen};
+use lab::netns::Netns;
+use lab::node::{OUTSIDE, Options};
+use lab::ping::Ping;
+use lab::pktgen::reflector;
+use lab::pod::{Family, Kind, Pod};
+use lab::process::{Process, describe};
+use lab::run::Run;
+use lab::table::Table;
+use serde_json::{Value, json};
+
+use super::{Arguments, Report};
+
+/// What is on one node.
+struct Cast {
+    // The application before its pod.
+    _reflector: Process,
+    dpdk: Pod,
+    kernel: Pod,
+}
+
+struct Party<'a> {
+    name: String,
+    /// A DPDK pod has none with a kernel in it: it only answers pings.
+    netns: Option<&'a Netns>,
+    addresses: [String; 2],
+}
+
+pub(super) fn run(arguments: &Arguments, artefacts: &Artefacts, report: &mut Report) -> Result<()> {
+    report.progress(&format!("starting {} nodes", arguments.nodes));
+    let cluster = Cluster::start(&Run::start()?, artefacts, &Options::default(), arguments.nodes)?;
+    let played = play(&cluster, arguments, report);
+    cluster.explain(played)
+}
+
+fn play(cluster: &Cluster, arguments: &Arguments, report: &mut Report) -> Result<()> {
+    report.progress("attaching a kernel pod and a DPDK pod on each");
+    let mut casts = Vec::new();
+    for node in &cluster.nodes {
+        let name = node.site.name();
+        let kernel = Pod::attach(node, &format!("pod-{name}"), Kind::Kernel)?;
+        let dpdk = Pod::attach(node, &format!("dpdk-{name}"), Kind::VhostUser)?;
+        casts.push(Cast { _reflector: reflector(node, &dpdk)?, dpdk, kernel });
+    }
+    for (at, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
+        report.progress(&format!("having each reach each by {family}: TCP and UDP, DPDK pods by ping"));
+        matrix(&parties(cluster, &casts), at, family, report)?;
+    }
+    cluster.ledgers()?;
+    if arguments.keep {
+        let run = &cluster.nodes[0].run;
+        run.keep()?;
+        eprintln!(
+            "{}\nLogs are in {}.\nTake it down with: cargo lab down",
+            hints(cluster, &casts),
+            run.dir().display()
+        );
+    } else {
+        report.progress("taking everything down");
+    }
+    Ok(())
+}
+
+fn parties<'a>(cluster: &'a Cluster, casts: &'a [Cast]) -> Vec<Party<'a>> {
+    let pod = |pod: &Pod| Family::BOTH.map(|family| pod.address(family));
+    let mut parties = Vec::new();
+    for (node, cast) in cluster.nodes.iter().zip(casts) {
+        let name = node.site.name();
+        let mut party = |what: &str, netns, addresses| {
+            parties.push(Party { name: format!("{what} {name}"), netns, addresses })
+        };
+        party("pod", Some(&cast.kernel.netns), pod(&cast.kernel));
+        party("dpdk", None, pod(&cast.dpdk));
+        party("host", Some(&node.host), node.site.host());
+    }
+    let outside = OUTSIDE.map(str::to_owned);
+    parties.push(Party { name: "outside".to_owned(), netns: Some(&cluster.lan.outside), addresses: outside });
+    parties
+}
+
+/// Rows speak, columns listen; a cell tells whom the speaker was taken for.
+fn matrix(parties: &[Party<'_>], at: usize, family: &str, report: &mut Report) -> Result<()> {
+    let head = ["from \\ to"].into_iter().chain(parties.iter().map(|party| party.name.as_str()));
+    let mut table = Table::new(head);
+    let mut results = Vec::new();
+    for from in parties {
+        let Some(netns) = from.netns else { continue };
+        let mut row = vec![from.name.clone()];
+        for to in parties {
+            if std::ptr::eq(from, to) {
+                row.push("-".to_owned());
+                continue;
+            }
+            let (cell, reached) = reach(netns, &from.addresses[at], to, at);
+            if let Err(fault) = &reached {
+                report.faults.push(format!("{} to {} by {family}: {fault}", from.name, to.name));
+            }
+            results.push(json!({"from": from.name, "to": to.name, "address": to.addresses[at], "seen": cell,
+                "fault": reached.err()}));
+            row.push(cell);
+        }
+        table.row(row);
+    }
+    let title =
+        format!("Whom each was taken for, by {family} (own: its own address, nothing on the way translated)");
+    report.section(&format!("reach-{family}"), &title, &table, Value::Array(results))
+}
+
+/// What to show, and what is wrong with it.
+fn reach(from: &Netns, own: &str, to: &Party<'_>, at: usize) -> (String, Result<(), String>) {
+    let address = &to.addresses[at];
+    let Some(netns) = to.netns else {
+        return match Ping::default().run(from, address) {
+            Ok(pinged) if pinged.complete() => ("answers".to_owned(), Ok(())),
+            Ok(pinged) => ("LOST".to_owned(), Err(format!("{} of {} answers", pinged.received, pinged.sent))),
+            Err(error) => ("LOST".to_owned(), Err(format!("{error:#}"))),
+        };
+    };
+    let Ok(address) = address.parse::<IpAddr>() else { return ("-".to_owned(), Ok(())) };
+    for by in By::BOTH {
+        match seen(from, netns, address, by) {
+            Ok(peer) if peer.to_string() == own => {}
+            Ok(peer) => return (peer.to_string(), Err(format!("{by:?} came from {peer}, not {own}"))),
+            Err(error) => return ("LOST".to_owned(), Err(format!("{error:#}"))),
+        }
+    }
+    ("own".to_owned(), Ok(()))
+}
+
+fn hints(cluster: &Cluster, casts: &[Cast]) -> String {
+    let mut lines = vec!["The nodes are up. Try:".to_owned()];
+    for (node, cast) in cluster.nodes.iter().zip(casts) {
+        let (name, pod) = (node.site.name(), &cast.kernel);
+        lines.push(format!("  {} status    # {name}", describe(&node.query().command())));
+        lines.push(format!(
+            "  ip netns exec {} ping {}",
+            pod.netns.name(),
+            casts[0].kernel.address(Family::V4)
+        ));
+    }
+    lines.join("\n")
+}
