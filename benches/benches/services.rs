@@ -86,6 +86,7 @@ fn load(size: u32) -> Result<Tables, TableError> {
             port: PortId(n),
             mac,
             addresses: vec![pod(u32::from(n))],
+            routes: vec![],
             kind: EndpointKind::Pod,
         })?;
     }

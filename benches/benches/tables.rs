@@ -41,6 +41,7 @@ fn pod() -> Endpoint {
         port: PortId(0),
         mac: MacAddr([2, 0, 0, 0, 0, 2]),
         addresses: vec![IpAddr::from([240, 1, 2, 3])],
+        routes: vec![],
         kind: EndpointKind::Pod,
     }
 }

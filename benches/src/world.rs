@@ -120,6 +120,7 @@ pub fn load(rules: Rules) -> Result<Tables, TableError> {
             port,
             mac: pod_mac(port),
             addresses,
+            routes: vec![],
             kind: EndpointKind::Pod,
         })?;
     }

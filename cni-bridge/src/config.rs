@@ -6,6 +6,7 @@
 
 mod bandwidth;
 mod capabilities;
+mod network;
 
 use std::path::PathBuf;
 
@@ -336,6 +337,7 @@ mod tests {
         config.dns()?;
         config.capabilities()?;
         config.ipam()?;
+        config.secondary()?;
         config.previous()?;
         Ok(())
     }
@@ -479,7 +481,7 @@ mod tests {
         fn any_value_at_any_key(
             key in prop::sample::select(vec![
                 "cniVersion", "name", "socket", "port", "queuePairs", "mtu", "dns", "ipam", "bandwidth", "args",
-                "runtimeConfig", "prevResult",
+                "runtimeConfig", "prevResult", "networkId", "subnets",
             ]),
             value in any_json(),
         ) {

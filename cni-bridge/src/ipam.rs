@@ -2,7 +2,7 @@
 //!
 //! Runs the plug-in that `ipam.type` names, found in `CNI_PATH`, with the runtime's own environment and configuration.
 //! What it says of gateways and routes is not for this network: a pod's gateway is the router, link-local, and it
-//! reaches everything by it.
+//! reaches everything by it, or a secondary network's subnets.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::{Map, Value};
+use wire::IpPrefix;
 
 use crate::error::{Failure, code};
 
@@ -25,6 +26,8 @@ pub(crate) struct Ipam<'a> {
 #[derive(Debug, PartialEq)]
 pub(crate) struct Leased {
     pub(crate) addresses: Vec<IpAddr>,
+    /// What those are in.
+    pub(crate) subnets: Vec<IpPrefix>,
     /// Its result's `dns`.
     pub(crate) dns: Map<String, Value>,
 }
@@ -99,10 +102,15 @@ impl<'a> Ipam<'a> {
 /// The addresses of a result of any version that we speak.
 fn leased(result: &[u8]) -> Option<Leased> {
     let result: Value = serde_json::from_slice(result).ok()?;
-    let address = |ip: &Value| ip["address"].as_str()?.split('/').next()?.parse().ok();
-    let addresses: Vec<IpAddr> = result["ips"].as_array()?.iter().map(address).collect::<Option<_>>()?;
+    let address = |ip: &Value| {
+        let (address, len) = ip["address"].as_str()?.split_once('/')?;
+        let address = address.parse().ok()?;
+        Some((address, IpPrefix::containing(address, len.parse().ok()?)?))
+    };
+    let (addresses, subnets): (Vec<IpAddr>, _) =
+        result["ips"].as_array()?.iter().map(address).collect::<Option<_>>()?;
     let dns = result["dns"].as_object().cloned().unwrap_or_default();
-    (!addresses.is_empty()).then_some(Leased { addresses, dns })
+    (!addresses.is_empty()).then_some(Leased { addresses, subnets, dns })
 }
 
 #[cfg(test)]
@@ -111,14 +119,23 @@ mod tests {
 
     #[test]
     fn addresses_of_each_version() {
-        let both = vec!["10.1.2.3".parse().unwrap(), "fd00::5".parse().unwrap()];
+        let addresses = vec!["10.1.2.3".parse().unwrap(), "fd00::5".parse().unwrap()];
+        let subnets = vec!["10.1.2.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()];
+        let both = Leased { addresses, subnets, dns: Map::new() };
         for text in [
             r#"{"cniVersion":"1.0.0","ips":[{"address":"10.1.2.3/24","gateway":"10.1.2.1"},{"address":"fd00::5/64"}],"dns":{}}"#,
             r#"{"cniVersion":"0.3.1","ips":[{"version":"4","address":"10.1.2.3/24"},{"version":"6","address":"fd00::5/64"}]}"#,
         ] {
-            assert_eq!(leased(text.as_bytes()), Some(Leased { addresses: both.clone(), dns: Map::new() }));
+            assert_eq!(leased(text.as_bytes()).as_ref(), Some(&both));
         }
-        for bad in ["", "{}", r#"{"ips":[]}"#, r#"{"ips":[{"address":"x/24"}]}"#, r#"{"ips":[{}]}"#] {
+        for bad in [
+            "",
+            "{}",
+            r#"{"ips":[]}"#,
+            r#"{"ips":[{"address":"x/24"}]}"#,
+            r#"{"ips":[{"address":"10.1.2.3/33"}]}"#,
+            r#"{"ips":[{}]}"#,
+        ] {
             assert_eq!(leased(bad.as_bytes()), None, "{bad}");
         }
     }

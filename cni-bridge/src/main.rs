@@ -105,6 +105,7 @@ fn add(config: &Config, text: &[u8], attachment: Attachment, netns: PathBuf) -> 
     let mut dns = config.dns()?;
     let capabilities = config.capabilities()?;
     let ipam = delegated(config, text)?;
+    let mut secondary = config.secondary()?;
     let previous = config.previous()?;
     let args = env::args()?;
     // A vhost-user port is nothing in the namespace, which a VM's may not even be (section 1, "container"). But the pod's
@@ -121,11 +122,15 @@ fn add(config: &Config, text: &[u8], attachment: Attachment, netns: PathBuf) -> 
             if dns.is_empty() {
                 dns = leased.dns;
             }
+            if let Some(network) = secondary.as_mut().filter(|network| network.subnets.is_empty()) {
+                network.subnets = leased.subnets;
+            }
             AttachAddresses::Given { addresses: leased.addresses }
         }
         None if capabilities.ips.is_empty() => AttachAddresses::Any,
         None => AttachAddresses::Wanted { addresses: capabilities.ips },
     };
+    let network_id = secondary.as_ref().map_or(0, |network| network.id);
     let request = Request::Attach(AttachRequest {
         network,
         container: attachment.container,
@@ -139,6 +144,7 @@ fn add(config: &Config, text: &[u8], attachment: Attachment, netns: PathBuf) -> 
         mac: capabilities.mac.or(args.mac),
         addresses,
         pod: args.pod,
+        secondary,
         bandwidth: capabilities.bandwidth,
     });
     let fds: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
@@ -151,6 +157,15 @@ fn add(config: &Config, text: &[u8], attachment: Attachment, netns: PathBuf) -> 
     let answer = control.ask(&request, &fds).inspect_err(|_| give_back());
     match answer? {
         Response::Attached(attached) => {
+            if attached.network_id != network_id {
+                undo(&mut control, request);
+                give_back();
+                return Err(Failure::new(
+                    code::PROTOCOL,
+                    format!("podrouter-control knows nothing of `networkId`: the pod would have been on network {}", attached.network_id),
+                )
+                .details("bring podrouter-control to this plug-in's release"));
+            }
             if let (Some(file), Some(at)) = (&capabilities.device_info, &attached.socket) {
                 device_info::write(file, at).inspect_err(|_| {
                     undo(&mut control, request);
@@ -267,6 +282,7 @@ fn ready(config: &Config) -> Result<(), Failure> {
             failure
         }
     };
+    let secondary = config.secondary()?.is_some();
     let mut control = Control::connect(&config.socket()?, STATUS_PATIENCE).map_err(unready)?;
     let status = match control.ask(&Request::Status, &[]).map_err(unready)? {
         Response::Status(status) => status,
@@ -274,6 +290,8 @@ fn ready(config: &Config) -> Result<(), Failure> {
     };
     match status.unready {
         None if status.connected && status.synced => Ok(()),
+        // What there is of the node's podCIDRs is no matter of a network with subnets of its own.
+        Some(_) if secondary && status.connected && status.synced => Ok(()),
         // One of the release before says no more than that.
         None => Err(Failure::new(code::NOT_AVAILABLE, "podrouter-control is not ready")
             .details("is podrouter-dataplane running? `podrouter status` tells more")),

@@ -99,6 +99,7 @@ mod tests {
                     gateway: Some("169.254.1.1".parse().unwrap()),
                 },
             ],
+            network_id: 0,
             socket: Some("/run/podrouter/vhost/p1.sock".into()),
         }
     }

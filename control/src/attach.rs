@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use proto::control::{AttachAddresses, AttachPort, AttachRequest, Attached, AttachmentName, Request};
+use proto::control::{
+    AttachAddresses, AttachPort, AttachRequest, Attached, AttachmentName, PodName, Request, Secondary,
+};
 use tap::Tap;
 
 use crate::args::interface_name_fault;
@@ -33,6 +35,9 @@ const SOCKET_PATH: usize = 107;
 
 /// Smallest MTU that carries IPv6 (RFC 8200, section 5).
 const LEAST_MTU: u16 = 1280;
+
+/// Most subnets of a secondary network: as many as a guest is told of.
+const MOST_SUBNETS: usize = 16;
 
 /// Most queue pairs of a guest that the data plane serves.
 const MOST_QUEUE_PAIRS: u16 = 128;
@@ -96,7 +101,8 @@ pub(crate) fn attach(
         return Err(again(trouble));
     }
     choose_port(store, &mut request)?;
-    let addresses = addresses(store, &request.addresses)?;
+    let network_id = request.network_id();
+    let addresses = addresses(store, &request)?;
     let attachment = draw_up(store, request, &claim, &addresses);
     let result =
         attachment.and_then(|attachment| put_in_force(store, &attachment, netns).map(|()| attachment));
@@ -107,7 +113,7 @@ pub(crate) fn attach(
         }
         Err(failure) => {
             // What got as far as the tables is held back already.
-            store.free(&addresses);
+            store.free(network_id, &addresses);
             tracing::warn!("{key}: not attached: {}", failure.reason);
             Err(failure)
         }
@@ -151,20 +157,24 @@ fn wish<'a>(annotation: &'a str, interface: &str) -> Option<&'a str> {
 }
 
 /// A pod's addresses, taken.
-fn addresses(store: &Store, asked: &AttachAddresses) -> Result<Vec<IpAddr>, Failure> {
+fn addresses(store: &Store, request: &AttachRequest) -> Result<Vec<IpAddr>, Failure> {
+    let network_id = request.network_id();
     let refused = |error: IpamError| {
         let code = if error.may_pass() { code::TRY_AGAIN_LATER } else { code::INVALID_CONFIG };
         failure(code, error.to_string(), "")
     };
     let again = |reason: String| failure(code::TRY_AGAIN_LATER, reason, "");
-    let wanted = match asked {
+    let wanted = match &request.addresses {
         AttachAddresses::Given { addresses } => {
-            store.take_addresses(addresses).map_err(refused)?;
+            store.take_addresses(network_id, addresses).map_err(refused)?;
             return Ok(addresses.clone());
         }
         AttachAddresses::Wanted { addresses } => addresses.as_slice(),
         AttachAddresses::Any => &[],
     };
+    if let Some(Secondary { id, subnets }) = &request.secondary {
+        return store.allocate(*id, wanted, subnets, &[]).map_err(refused);
+    }
     let plan = store.plan().ok_or_else(|| again("the cluster was not read yet".to_owned()))?;
     if plan.desired.own_cidrs.is_empty() {
         return Err(again(format!(
@@ -173,7 +183,7 @@ fn addresses(store: &Store, asked: &AttachAddresses) -> Result<Vec<IpAddr>, Fail
         )));
     }
     let reserved = store.reserved(&plan);
-    store.allocate(wanted, &plan.desired.own_cidrs, &reserved).map_err(refused)
+    store.allocate(0, wanted, &plan.desired.own_cidrs, &reserved).map_err(refused)
 }
 
 /// Detaches all of a network's attachments but `valid`; gives how many, and which could not be, and why.
@@ -293,9 +303,32 @@ fn check(request: &AttachRequest) -> Result<(), Failure> {
         let details = format!("at least {LEAST_MTU} (RFC 8200, section 5)");
         return Err(failure(code::INVALID_CONFIG, format!("mtu `{mtu}` is too small"), details));
     }
+    if let Some(network) = &request.secondary {
+        check_network(network)?;
+    }
     if let Some(mac) = request.mac.filter(|mac| !mac.is_unicast() || *mac == desired::ROUTER_MAC) {
         let reason = format!("mac `{mac}` cannot be a pod's");
         return Err(failure(code::INVALID_CONFIG, reason, "a unicast address, and not the router's"));
+    }
+    Ok(())
+}
+
+fn check_network(Secondary { id, subnets }: &Secondary) -> Result<(), Failure> {
+    let bad = |reason: String, rule: &str| Err(failure(code::INVALID_CONFIG, reason, rule));
+    if *id == 0 {
+        return bad("network id `0` is the pods' own network's".to_owned(), "choose one from 1 to 65535");
+    }
+    if !(1..=MOST_SUBNETS).contains(&subnets.len()) {
+        let reason = format!("network {id} has {} subnets", subnets.len());
+        return bad(reason, &format!("write from 1 to {MOST_SUBNETS}"));
+    }
+    for (i, subnet) in subnets.iter().enumerate() {
+        if let Some(why) = desired::range_fault(*subnet) {
+            return bad(format!("subnet `{subnet}` of network {id} {why}"), "choose another range");
+        }
+        if subnets[..i].contains(subnet) {
+            return bad(format!("subnet `{subnet}` of network {id} is there twice"), "take one out");
+        }
     }
     Ok(())
 }
@@ -313,9 +346,12 @@ fn draw_up(
         return Err(failure(code::DATAPLANE, reason, "use another container id"));
     }
     let names = match &request.pod {
-        // A pod whose sandbox is made anew, or that has a second interface, is there twice.
-        Some(pod) => {
-            vec![format!("{}/{}", pod.namespace, pod.name), format!("{}/{}@{port}", pod.namespace, pod.name)]
+        // The first one is for an interface of the pods' own network. A pod with more of them, or whose sandbox is made anew, is
+        // there several times.
+        Some(PodName { namespace, name, .. }) => {
+            let further = [&request.interface, &port].map(|which| format!("{namespace}/{name}@{which}"));
+            let first = request.secondary.is_none().then(|| format!("{namespace}/{name}"));
+            first.into_iter().chain(further).collect()
         }
         None => vec![port.clone()],
     };
@@ -346,12 +382,14 @@ fn draw_up(
             "start podrouter-control with a shorter --vhost-dir",
         ));
     }
-    let routes = pod::routes(addresses, &store.config.router);
+    let network_id = request.network_id();
+    let routes = pod::routes(addresses, &store.config.router, request.secondary.as_ref());
     let attached = Attached {
-        mac: request.mac.unwrap_or_else(|| ipam::mac_of(addresses)),
+        mac: request.mac.unwrap_or_else(|| ipam::mac_of(network_id, addresses)),
+        network_id,
         mtu: request.mtu.unwrap_or(store.config.mtu),
         addresses: addresses.to_vec(),
-        gateways: routes.iter().filter_map(|route| route.gateway).collect(),
+        gateways: pod::gateways(addresses, &store.config.router),
         routes,
         socket,
     };
@@ -417,6 +455,7 @@ fn make_tap(attachment: &Attachment, netns: Option<&OwnedFd>) -> Result<Tap, Fai
     pod::make(netns.as_fd(), &request.interface, &attachment.attached).map_err(|error| {
         let code = match error {
             PodError::Exists(_) => code::INTERFACE_EXISTS,
+            PodError::Reached { .. } => code::INVALID_CONFIG,
             PodError::Gone(_) | PodError::Tap(_) | PodError::Netlink { .. } => code::INTERFACE,
         };
         failure(code, error.to_string(), format!("CNI_NETNS {path}"))
@@ -546,8 +585,16 @@ mod tests {
             addresses: AttachAddresses::Any,
             pod: None,
             bandwidth: None,
+            secondary: None,
         };
         assert_eq!(check(&good), Ok(()));
+        let on = |id, subnets: &[&str]| {
+            let subnets = subnets.iter().map(|text| text.parse().unwrap()).collect();
+            AttachRequest { secondary: Some(Secondary { id, subnets }), ..good.clone() }
+        };
+        assert_eq!(check(&on(1, &["10.5.0.0/16", "fd05::/64"])), Ok(()));
+        let many: Vec<String> = (0..17).map(|n| format!("10.{n}.0.0/16")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
         for (bad, code, named) in [
             (AttachRequest { container: String::new(), ..good.clone() }, 4, "CNI_CONTAINERID"),
             (AttachRequest { interface: "a/b".into(), ..good.clone() }, 4, "`a/b`"),
@@ -561,6 +608,13 @@ mod tests {
                 "`129`",
             ),
             (AttachRequest { mtu: Some(68), ..good.clone() }, 7, "`68`"),
+            (on(0, &["10.5.0.0/16"]), 7, "network id `0`"),
+            (on(1, &[]), 7, "0 subnets"),
+            (on(1, &many), 7, "17 subnets"),
+            (on(1, &["10.5.0.0/16", "10.5.0.0/16"]), 7, "`10.5.0.0/16` of network 1 is there twice"),
+            (on(1, &["0.0.0.0/0"]), 7, "`0.0.0.0/0`"),
+            (on(1, &["169.254.0.0/24"]), 7, "link-local"),
+            (on(1, &["fe80::/64"]), 7, "link-local"),
             (AttachRequest { mac: Some(wire::MacAddr::BROADCAST), ..good.clone() }, 7, "ff:ff"),
         ] {
             let failure = check(&bad).unwrap_err();

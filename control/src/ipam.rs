@@ -1,4 +1,4 @@
-//! Pods' addresses: one a family, out of this node's podCIDRs.
+//! Pods' addresses on one network: one a family, out of this node's podCIDRs or the network's subnets.
 //!
 //! Owns which addresses are in use and where the search goes on; knows nothing of files. What always holds: no address
 //! is given twice, nor a network's first two (its own and the router's) or an IPv4 network's broadcast, nor one that was
@@ -28,7 +28,7 @@ pub(crate) const HOLD: Duration = Duration::from_secs(60);
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum IpamError {
     #[error(
-        "every address of {} is in use, or was less than {HOLD:?} ago: delete pods, or give the node a larger podCIDR",
+        "every address of {} is in use, or was less than {HOLD:?} ago: delete pods, or give the node a larger podCIDR, the network a larger subnet",
         list(.0)
     )]
     Exhausted(Vec<IpPrefix>),
@@ -37,7 +37,7 @@ pub(crate) enum IpamError {
     #[error("{0} was released less than {HOLD:?} ago, and is held back")]
     Held(IpAddr),
     #[error(
-        "{0} is in none of this node's podCIDRs ({ranges}), or is a network's own, its router's or broadcast address",
+        "{0} is in none of the ranges that there are for pods here ({ranges}), or is a network's own, its router's or broadcast address",
         ranges = list(.1)
     )]
     Outside(IpAddr, Vec<IpPrefix>),
@@ -207,11 +207,13 @@ fn address(n: u128, v4: bool) -> IpAddr {
 }
 
 /// A pod's MAC: locally administered, and different for different addresses of one node, since it holds the last
-/// four bytes of the first one.
-pub(crate) fn mac_of(addresses: &[IpAddr]) -> MacAddr {
+/// four bytes of the first one. On two networks of the same addresses a pod has two all the same.
+pub(crate) fn mac_of(network_id: u16, addresses: &[IpAddr]) -> MacAddr {
     let n = addresses.first().map_or(0, |own| bits(*own));
     let [.., a, b, c, d] = n.to_be_bytes();
-    MacAddr([0x0a, 0x58, a, b, c, d])
+    let [high, low] = network_id.to_be_bytes();
+    // The first byte's last two bits tell a station's own address from a group's and from a vendor's.
+    MacAddr([0x0a ^ (high << 2), 0x58 ^ low, a, b, c, d])
 }
 
 #[cfg(test)]
@@ -243,7 +245,9 @@ mod tests {
             texts(&ipam.allocate(&[], &cidrs, &node, now).unwrap()),
             ["10.244.1.4", "fd00:10:244:1::3"]
         );
-        assert_eq!(mac_of(&first).to_string(), "0a:58:0a:f4:01:02");
+        assert_eq!(mac_of(0, &first).to_string(), "0a:58:0a:f4:01:02");
+        assert_eq!(mac_of(7, &first).to_string(), "0a:5f:0a:f4:01:02");
+        assert_eq!(mac_of(0x3fff, &first).to_string(), "f6:a7:0a:f4:01:02");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! rewritten with what still holds (temporary file, rename, fsync of the directory).
 //! Its records are a contract with later releases: fields may be added, none may change its meaning.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -45,6 +46,11 @@ impl Attachment {
         let AttachRequest { network, container, interface, .. } = self.request.clone();
         Key { network, container, interface }
     }
+
+    /// Where its addresses are; 0: the pods' own network.
+    pub(crate) fn network_id(&self) -> u16 {
+        self.request.network_id()
+    }
 }
 
 /// A line.
@@ -59,17 +65,26 @@ pub(crate) enum Record {
         #[serde(default)]
         at: u64,
     },
-    /// Addresses given last, one a family, kept when the attachments that had them are gone from the file.
+    /// Addresses of a network that were given last, one a family, kept when the attachments that had them are gone from the file.
     Last {
+        #[serde(default, skip_serializing_if = "is_pods_own")]
+        network_id: u16,
         addresses: Vec<IpAddr>,
         /// The boot from which the times in this file count; the kernel's own id of it.
         #[serde(default)]
         boot: String,
     },
-    /// Addresses that are held back, and when each was released.
+    /// Addresses of a network that are held back, and when each was released.
     Released {
+        #[serde(default, skip_serializing_if = "is_pods_own")]
+        network_id: u16,
         addresses: Vec<(IpAddr, u64)>,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks it")]
+const fn is_pods_own(network_id: &u16) -> bool {
+    *network_id == 0
 }
 
 impl Record {
@@ -93,14 +108,21 @@ fn boot() -> String {
 pub(crate) struct History {
     /// In the order in which they were attached.
     pub(crate) attachments: Vec<Attachment>,
-    /// Addresses given last, one a family.
-    pub(crate) last: Vec<IpAddr>,
-    /// Addresses that were released, and when, in seconds since the boot.
-    pub(crate) released: Vec<(IpAddr, u64)>,
+    /// By network.
+    addresses: BTreeMap<u16, Past>,
     /// From which those count.
     boot: String,
     /// What could not be read, each naming file and line.
     pub(crate) problems: Vec<String>,
+}
+
+/// What became of a network's addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Past {
+    /// Given last, one a family.
+    last: Vec<IpAddr>,
+    /// Released, and when, in seconds since the boot.
+    released: Vec<(IpAddr, u64)>,
 }
 
 /// The journal could not be read or written.
@@ -255,55 +277,78 @@ impl History {
     fn apply(&mut self, record: Record) {
         match record {
             Record::Attach(attachment) => {
-                self.remember(&attachment.attached.addresses);
+                self.past(attachment.network_id()).remember(&attachment.attached.addresses);
                 let key = attachment.key();
                 self.attachments.retain(|other| other.key() != key);
                 self.attachments.push(*attachment);
             }
             Record::Detach { key, at } => {
-                let gone = self.attachments.iter().filter(|other| other.key() == key);
-                self.released.extend(gone.flat_map(|own| &own.attached.addresses).map(|own| (*own, at)));
-                self.attachments.retain(|other| other.key() != key);
+                for gone in self.attachments.extract_if(.., |other| other.key() == key) {
+                    let past = self.addresses.entry(gone.network_id()).or_default();
+                    past.released.extend(gone.attached.addresses.iter().map(|own| (*own, at)));
+                }
             }
-            Record::Last { addresses, boot } => {
-                self.remember(&addresses);
+            Record::Last { network_id, addresses, boot } => {
+                self.past(network_id).remember(&addresses);
                 self.boot = boot;
             }
-            Record::Released { addresses } => self.released.extend(addresses),
+            Record::Released { network_id, addresses } => self.past(network_id).released.extend(addresses),
         }
     }
 
     /// What comes to the same. What was given last stands behind the attachments, each of which was last when it was made.
     fn records(&self) -> impl Iterator<Item = Record> {
         let attachments = self.attachments.iter().map(|own| Record::Attach(Box::new(own.clone())));
-        let released =
-            (!self.released.is_empty()).then(|| Record::Released { addresses: self.released.clone() });
-        let last = Record::Last { addresses: self.last.clone(), boot: self.boot.clone() };
-        attachments.chain(released).chain([last])
+        let past = self.addresses.iter();
+        let released = past.filter(|(_, past)| !past.released.is_empty());
+        let released = released
+            .map(|(&network_id, past)| Record::Released { network_id, addresses: past.released.clone() });
+        let last = self.addresses.iter().map(|(&network_id, past)| Record::Last {
+            network_id,
+            addresses: past.last.clone(),
+            boot: self.boot.clone(),
+        });
+        attachments.chain(released).chain(last)
     }
 
     /// Lets go of addresses that were released long ago. The times of another boot count as if it had ended with the newest of
     /// them: how long that is ago, no clock tells that could not have been set since.
     fn forget(&mut self, boot: &str, now: u64) {
-        if boot.is_empty() || self.boot != boot {
-            let end = self.released.iter().map(|(_, at)| *at).max().unwrap_or(0);
-            self.released.retain(|(_, at)| end - at < HOLD.as_secs());
-            for (_, at) in &mut self.released {
-                *at = now.saturating_sub(end - *at);
+        let is_another = boot.is_empty() || self.boot != boot;
+        let all = self.addresses.values().flat_map(|past| &past.released);
+        let end = all.map(|(_, at)| *at).max().unwrap_or(0);
+        for Past { released, .. } in self.addresses.values_mut() {
+            if is_another {
+                released.retain(|(_, at)| end - at < HOLD.as_secs());
+                for (_, at) in &mut *released {
+                    *at = now.saturating_sub(end - *at);
+                }
             }
-            boot.clone_into(&mut self.boot);
+            released.retain(|(_, at)| now.saturating_sub(*at) < HOLD.as_secs());
         }
-        self.released.retain(|(_, at)| now.saturating_sub(*at) < HOLD.as_secs());
+        boot.clone_into(&mut self.boot);
+        // Its record tells the boot, also where nothing was given yet.
+        self.past(0);
     }
 
-    /// How long each released address is yet to be held back.
-    pub(crate) fn held(&self) -> impl Iterator<Item = (IpAddr, Duration)> {
+    /// The addresses of each network: given last, one a family; and released, with the time for which each is yet to be held back.
+    pub(crate) fn networks(
+        &self,
+    ) -> impl Iterator<Item = (u16, &[IpAddr], impl Iterator<Item = (IpAddr, Duration)>)> {
         let now = seconds();
-        self.released.iter().map(move |&(address, at)| {
-            (address, HOLD.saturating_sub(Duration::from_secs(now.saturating_sub(at))))
+        self.addresses.iter().map(move |(&network_id, past)| {
+            let left = move |at| HOLD.saturating_sub(Duration::from_secs(now.saturating_sub(at)));
+            let held = past.released.iter().map(move |&(address, at)| (address, left(at)));
+            (network_id, past.last.as_slice(), held)
         })
     }
 
+    fn past(&mut self, network_id: u16) -> &mut Past {
+        self.addresses.entry(network_id).or_default()
+    }
+}
+
+impl Past {
     fn remember(&mut self, addresses: &[IpAddr]) {
         for &address in addresses {
             self.last.retain(|other| other.is_ipv4() != address.is_ipv4());
@@ -316,7 +361,7 @@ impl History {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use proto::control::{AttachAddresses, AttachPort, PodName};
+    use proto::control::{AttachAddresses, AttachPort, PodName, Secondary};
 
     fn attachment(n: u8) -> Attachment {
         Attachment {
@@ -334,6 +379,7 @@ mod tests {
                 addresses: AttachAddresses::Any,
                 pod: Some(PodName { namespace: "shop".into(), name: "line\nfeed".into(), uid: None }),
                 bandwidth: None,
+                secondary: None,
             },
             port: format!("p{n}"),
             endpoint: format!("shop/{n}"),
@@ -343,20 +389,26 @@ mod tests {
                 addresses: vec![IpAddr::from([10, 0, 0, n])],
                 gateways: vec![],
                 routes: vec![],
+                network_id: 0,
                 socket: None,
             },
         }
     }
 
+    /// The same addresses on another network.
+    fn secondary(n: u8, id: u16) -> Attachment {
+        let mut own = attachment(n);
+        own.request.interface = format!("net{id}");
+        own.request.secondary = Some(Secondary { id, subnets: vec![] });
+        own
+    }
+
     /// Few keys, so that they are attached and detached again and again.
     fn records() -> impl Strategy<Value = Vec<Record>> {
-        let record = (0u8..4, any::<bool>()).prop_map(|(n, attach)| {
+        let record = (0u8..4, any::<bool>(), any::<bool>()).prop_map(|(n, attach, elsewhere)| {
             let at = seconds() - u64::from(n);
-            if attach {
-                Record::Attach(Box::new(attachment(n)))
-            } else {
-                Record::Detach { key: attachment(n).key(), at }
-            }
+            let own = if elsewhere { secondary(n, 7) } else { attachment(n) };
+            if attach { Record::Attach(Box::new(own)) } else { Record::Detach { key: own.key(), at } }
         });
         proptest::collection::vec(record, 0..12)
     }
@@ -389,8 +441,11 @@ mod tests {
             let bytes = std::fs::read(&path).unwrap();
             for cut in 0..=bytes.len() {
                 let whole = ends.iter().filter(|end| **end <= cut as u64).count().saturating_sub(1);
-                let boot = if cut as u64 >= ends[0] { boot() } else { String::new() };
-                let expected = History { boot, ..history(&records[..whole]) };
+                let mut expected = history(&records[..whole]);
+                if cut as u64 >= ends[0] {
+                    expected.past(0);
+                    expected.boot = boot();
+                }
                 prop_assert_eq!(replay(&path, &bytes[..cut]), expected, "cut at {}", cut);
             }
             // And once through the file system: cut, opened, appended to, opened again.
@@ -437,7 +492,7 @@ mod tests {
         let expected =
             format!("{{\"record\":\"last\",\"addresses\":[\"10.0.0.2\"],\"boot\":\"{}\"}}\n", boot());
         assert_eq!(text, expected);
-        assert_eq!(reopen(dir.path()).last, [IpAddr::from([10, 0, 0, 2])]);
+        assert_eq!(reopen(dir.path()).addresses[&0].last, [IpAddr::from([10, 0, 0, 2])]);
     }
 
     #[test]
@@ -447,34 +502,45 @@ mod tests {
         for n in [1, 2] {
             journal.append(&Record::Attach(Box::new(attachment(n)))).unwrap();
         }
-        journal.append(&Record::detach(attachment(2).key())).unwrap();
+        journal.append(&Record::Attach(Box::new(secondary(3, 7)))).unwrap();
+        for gone in [attachment(2), secondary(3, 7)] {
+            journal.append(&Record::detach(gone.key())).unwrap();
+        }
         drop(journal);
         for _ in 0..3 {
             let found = reopen(dir.path());
-            assert_eq!((found.attachments, found.last), (vec![attachment(1)], vec![[10, 0, 0, 2].into()]));
+            assert_eq!(found.attachments, [attachment(1)]);
+            for (network, last) in [(0, 2), (7, 3)] {
+                assert_eq!(found.addresses[&network].last, [IpAddr::from([10, 0, 0, last])]);
+            }
         }
     }
 
     /// Addresses 10.0.0.N, each released at its time.
     fn released(boot: &str, times: &[u64]) -> History {
         let released = (1u8..).zip(times).map(|(n, at)| (IpAddr::from([10, 0, 0, n]), *at)).collect();
-        History { released, boot: boot.to_owned(), ..History::default() }
+        let addresses = [(0, Past { released, last: vec![] })].into();
+        History { addresses, boot: boot.to_owned(), ..History::default() }
     }
 
     #[test]
     fn what_was_released_is_held_over_any_number_of_starts() {
         let dir = tempfile::tempdir().unwrap();
         let (mut journal, _) = Journal::open(dir.path()).unwrap();
-        for n in [1, 2] {
-            journal.append(&Record::Attach(Box::new(attachment(n)))).unwrap();
-            journal.append(&Record::detach(attachment(n).key())).unwrap();
+        for own in [attachment(1), attachment(2), secondary(2, 7), secondary(3, 9)] {
+            journal.append(&Record::Attach(Box::new(own.clone()))).unwrap();
+            journal.append(&Record::detach(own.key())).unwrap();
         }
         drop(journal);
         for _ in 0..3 {
-            let held: Vec<_> = reopen(dir.path()).held().collect();
-            let addresses: Vec<_> = held.iter().map(|(own, _)| own.to_string()).collect();
-            assert_eq!(addresses, ["10.0.0.1", "10.0.0.2"]);
-            assert!(held.iter().all(|(_, left)| *left <= HOLD && *left > Duration::ZERO), "{held:?}");
+            let found = reopen(dir.path());
+            let held: Vec<_> =
+                found.networks().flat_map(|(id, _, held)| held.map(move |own| (id, own))).collect();
+            let addresses: Vec<_> = held.iter().map(|(id, (own, _))| (*id, own.to_string())).collect();
+            let expected = [(0, "10.0.0.1"), (0, "10.0.0.2"), (7, "10.0.0.2"), (9, "10.0.0.3")];
+            assert_eq!(addresses, expected.map(|(id, own)| (id, own.to_owned())));
+            let is_left = |left: Duration| left <= HOLD && left > Duration::ZERO;
+            assert!(held.iter().all(|(_, (_, left))| is_left(*left)), "{held:?}");
         }
     }
 
@@ -487,7 +553,7 @@ mod tests {
                 IpAddr::V4(own) => (u64::from(own.octets()[3]), *at),
                 IpAddr::V6(_) => panic!("{address}"),
             };
-            history.released.iter().map(of).collect()
+            history.addresses[&0].released.iter().map(of).collect()
         };
         assert_eq!(left(released("this", &[100, 139, 140, 141, 200]), 200), [(4, 141), (5, 200)]);
         assert_eq!(left(released("this", &[]), 200), []);

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use proto::control::{Attached, AttachedRoute};
+use proto::control::{Attached, AttachedRoute, Secondary};
 use proto::dataplane::Router;
 use rtnetlink::packet_route::address::AddressScope;
 use rtnetlink::packet_route::route::RouteProtocol;
@@ -24,6 +24,8 @@ pub(crate) enum PodError {
     Exists(String),
     #[error("interface `{0}` is no longer in its namespace: DEL it and ADD it again")]
     Gone(String),
+    #[error("the pod reaches {0} by another interface already: the subnets of its networks must differ")]
+    Reached(IpPrefix),
     #[error(transparent)]
     Tap(#[from] TapError),
     #[error("interface `{interface}`: {source}")]
@@ -52,7 +54,7 @@ pub(crate) fn make(netns: BorrowedFd<'_>, interface: &str, pod: &Attached) -> Re
         }
         made => made?,
     };
-    configure(netns, interface, pod)?;
+    configure(netns, interface, pod, true)?;
     Ok(tap)
 }
 
@@ -66,7 +68,7 @@ pub(crate) fn restore(netns: BorrowedFd<'_>, interface: &str, pod: &Attached) ->
         return Err(PodError::Gone(interface.to_owned()));
     }
     let tap = Tap::create_in(netns, &config(interface))?;
-    configure(netns, interface, pod)?;
+    configure(netns, interface, pod, false)?;
     Ok(tap)
 }
 
@@ -92,17 +94,29 @@ pub(crate) fn remove(tap: Option<&Tap>, attachment: &Attachment) {
     }
 }
 
-/// Destinations that the pod reaches, as the kernel is told and as ADD answers.
-pub(crate) fn routes(addresses: &[IpAddr], router: &Router) -> Vec<AttachedRoute> {
+/// The router's addresses of the families that the pod has.
+pub(crate) fn gateways(addresses: &[IpAddr], router: &Router) -> Vec<IpAddr> {
+    let has = |v4: bool| addresses.iter().any(|own| own.is_ipv4() == v4);
+    let all: [IpAddr; 2] = [router.gateway4.into(), router.gateway6.into()];
+    all.into_iter().filter(|gateway| has(gateway.is_ipv4())).collect()
+}
+
+/// Destinations that the pod reaches, as the kernel is told and as ADD answers: everything, or a secondary network's subnets.
+pub(crate) fn routes(
+    addresses: &[IpAddr],
+    router: &Router,
+    secondary: Option<&Secondary>,
+) -> Vec<AttachedRoute> {
     let mut routes = Vec::new();
-    let gateways: [(IpAddr, IpAddr); 2] = [
-        (Ipv4Addr::UNSPECIFIED.into(), router.gateway4.into()),
-        (Ipv6Addr::UNSPECIFIED.into(), router.gateway6.into()),
-    ];
-    for (all, gateway) in gateways {
-        if !addresses.iter().any(|own| own.is_ipv4() == all.is_ipv4()) {
+    for gateway in gateways(addresses, router) {
+        if let Some(Secondary { subnets, .. }) = secondary {
+            // The gateway is on each of the pod's links, and has a route by one of them: these say that it is on this one.
+            let own = subnets.iter().filter(|subnet| subnet.addr().is_ipv4() == gateway.is_ipv4());
+            routes.extend(own.map(|&destination| AttachedRoute { destination, gateway: Some(gateway) }));
             continue;
         }
+        let all: IpAddr =
+            if gateway.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         // In IPv6 each link has its own fe80::/64; in IPv4 the gateway must be said to be on the link.
         if gateway.is_ipv4() {
             routes.push(AttachedRoute { destination: IpPrefix::host(gateway), gateway: None });
@@ -123,7 +137,8 @@ fn find(netns: BorrowedFd<'_>, interface: &str) -> Result<Option<netlink::Link>,
         .map_err(|source| PodError::Netlink { interface: interface.to_owned(), source })
 }
 
-fn configure(netns: BorrowedFd<'_>, interface: &str, pod: &Attached) -> Result<(), PodError> {
+/// `anew`: nothing of it is there yet.
+fn configure(netns: BorrowedFd<'_>, interface: &str, pod: &Attached, anew: bool) -> Result<(), PodError> {
     let work = async |kernel: Netlink| {
         let conf = format!("net/ipv6/conf/{interface}");
         if pod.addresses.iter().any(IpAddr::is_ipv6) {
@@ -142,15 +157,21 @@ fn configure(netns: BorrowedFd<'_>, interface: &str, pod: &Attached) -> Result<(
         for route in &pod.routes {
             let route = KernelRoute { prefix: route.destination, gateway: route.gateway, source: None };
             match kernel.add_route(link, &route, RouteProtocol::Static, false).await {
-                // A second interface leaves the pod's first default route in force.
-                Err(error) if error.errno() == Some(Errno::EXIST) => {}
+                // A second interface on the pods' own network leaves the first default route in force; on another it would do nothing
+                // without its route.
+                Err(error) if error.errno() == Some(Errno::EXIST) => {
+                    if anew && pod.network_id != 0 {
+                        return Ok(Some(route.prefix));
+                    }
+                }
                 done => done?,
             }
         }
-        Ok(())
+        Ok(None)
     };
-    netlink::run(Some(netns), work)
-        .map_err(|source| PodError::Netlink { interface: interface.to_owned(), source })
+    let taken = netlink::run(Some(netns), work)
+        .map_err(|source| PodError::Netlink { interface: interface.to_owned(), source })?;
+    taken.map_or(Ok(()), |subnet| Err(PodError::Reached(subnet)))
 }
 
 #[cfg(test)]
@@ -165,13 +186,20 @@ mod tests {
             dns_servers: vec![],
             dns_search: vec![],
         };
-        let text = |addresses: &[&str]| -> Vec<String> {
+        let text = |addresses: &[&str], secondary: Option<&Secondary>| -> Vec<String> {
             let addresses: Vec<IpAddr> = addresses.iter().map(|own| own.parse().unwrap()).collect();
             let show = |route: &AttachedRoute| format!("{} {:?}", route.destination, route.gateway);
-            routes(&addresses, &router).iter().map(show).collect()
+            routes(&addresses, &router, secondary).iter().map(show).collect()
         };
-        assert_eq!(text(&["10.0.0.2"]), ["169.254.1.1/32 None", "0.0.0.0/0 Some(169.254.1.1)"]);
-        assert_eq!(text(&["fd00::2"]), ["::/0 Some(fe80::1)"]);
-        assert_eq!(text(&["10.0.0.2", "fd00::2"]).len(), 3);
+        assert_eq!(text(&["10.0.0.2"], None), ["169.254.1.1/32 None", "0.0.0.0/0 Some(169.254.1.1)"]);
+        assert_eq!(text(&["fd00::2"], None), ["::/0 Some(fe80::1)"]);
+        assert_eq!(text(&["10.0.0.2", "fd00::2"], None).len(), 3);
+        let subnets = ["10.5.0.0/16", "fd05::/64", "10.6.0.0/24"].map(|text| text.parse().unwrap()).to_vec();
+        let secondary = Secondary { id: 7, subnets };
+        assert_eq!(
+            text(&["10.5.0.2"], Some(&secondary)),
+            ["10.5.0.0/16 Some(169.254.1.1)", "10.6.0.0/24 Some(169.254.1.1)"]
+        );
+        assert_eq!(text(&["fd05::2"], Some(&secondary)), ["fd05::/64 Some(fe80::1)"]);
     }
 }

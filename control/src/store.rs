@@ -70,7 +70,8 @@ struct State {
     attachments: BTreeMap<Key, Attachment>,
     /// Keys that somebody is at work on, and the endpoint's name that is kept for each, if it has one already.
     busy: BTreeMap<Key, Option<String>>,
-    ipam: Ipam,
+    /// By network.
+    ipam: BTreeMap<u16, Ipam>,
     /// By port.
     taps: BTreeMap<String, Held>,
     /// Which namespace a kernel pod's path led to while the pod was known to be there.
@@ -135,6 +136,12 @@ impl State {
     }
 }
 
+impl State {
+    fn ipam(&mut self, network_id: u16) -> &mut Ipam {
+        self.ipam.entry(network_id).or_default()
+    }
+}
+
 impl Claim<'_> {
     pub(crate) fn key(&self) -> &Key {
         &self.key
@@ -166,15 +173,19 @@ impl Store {
         history: History,
     ) -> std::io::Result<Self> {
         let now = Instant::now();
-        let held = history.held().map(|(address, left)| (address, now + left)).collect();
-        let used: Vec<IpAddr> =
-            history.attachments.iter().flat_map(|own| own.attached.addresses.clone()).collect();
+        let past = history.networks().map(|(network_id, last, held)| {
+            let held = held.map(|(address, left)| (address, now + left)).collect();
+            let own = history.attachments.iter().filter(|own| own.network_id() == network_id);
+            let used = own.flat_map(|own| own.attached.addresses.clone());
+            (network_id, Ipam::new(used, last.to_vec(), held))
+        });
+        let ipam = past.collect();
         let state = State {
             revision: 1,
             complete: false,
             attachments: history.attachments.into_iter().map(|own| (own.key(), own)).collect(),
             busy: BTreeMap::new(),
-            ipam: Ipam::new(used, history.last, held),
+            ipam,
             taps: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             session: Session { trouble: "not connected yet".to_owned(), ..Session::default() },
@@ -378,30 +389,32 @@ impl Store {
 
     pub(crate) fn allocate(
         &self,
+        network_id: u16,
         wanted: &[IpAddr],
         cidrs: &[IpPrefix],
         reserved: &[IpAddr],
     ) -> Result<Vec<IpAddr>, IpamError> {
-        self.lock().ipam.allocate(wanted, cidrs, reserved, Instant::now())
+        self.lock().ipam(network_id).allocate(wanted, cidrs, reserved, Instant::now())
     }
 
     /// Takes addresses that a delegated plug-in gave.
-    pub(crate) fn take_addresses(&self, addresses: &[IpAddr]) -> Result<(), IpamError> {
-        self.lock().ipam.take(addresses)
+    pub(crate) fn take_addresses(&self, network_id: u16, addresses: &[IpAddr]) -> Result<(), IpamError> {
+        self.lock().ipam(network_id).take(addresses)
     }
 
     /// Gives back what somebody may have heard of. An address of a delegated plug-in's is for that to hold back.
     pub(crate) fn release(&self, attachment: &Attachment) {
         let mut state = self.lock();
+        let ipam = state.ipam(attachment.network_id());
         match attachment.request.addresses {
-            AttachAddresses::Given { .. } => state.ipam.free(&attachment.attached.addresses),
-            _ => state.ipam.release(&attachment.attached.addresses, Instant::now()),
+            AttachAddresses::Given { .. } => ipam.free(&attachment.attached.addresses),
+            _ => ipam.release(&attachment.attached.addresses, Instant::now()),
         }
     }
 
     /// Gives back what nobody ever had.
-    pub(crate) fn free(&self, addresses: &[IpAddr]) {
-        self.lock().ipam.free(addresses);
+    pub(crate) fn free(&self, network_id: u16, addresses: &[IpAddr]) {
+        self.lock().ipam(network_id).free(addresses);
     }
 
     /// The first of `names` that no other endpoint has or is about to get; it is kept for the claim's key.
@@ -505,8 +518,8 @@ impl Store {
         if cidrs.is_empty() {
             return Some(format!("Node {} has no usable spec.podCIDRs", self.config.node));
         }
-        let state = self.lock();
-        state.ipam.exhausted(cidrs, &self.reserved(plan), Instant::now()).map(|error| error.to_string())
+        let reserved = self.reserved(plan);
+        self.lock().ipam(0).exhausted(cidrs, &reserved, Instant::now()).map(|error| error.to_string())
     }
 
     /// Control's half of `podrouter status`.

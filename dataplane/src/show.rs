@@ -113,6 +113,7 @@ impl Core {
                     network: endpoint.network.0,
                     mac: endpoint.mac,
                     addresses: endpoint.addresses.clone(),
+                    routes: endpoint.routes.clone(),
                     kind: match endpoint.kind {
                         EndpointKind::Pod => rows::EndpointKind::Pod,
                         EndpointKind::Host => rows::EndpointKind::Host,

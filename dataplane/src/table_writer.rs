@@ -195,6 +195,7 @@ impl Core {
             port: self.ports.id(&row.port)?,
             mac: row.mac,
             addresses: row.addresses.clone(),
+            routes: row.routes.clone(),
             kind: match row.kind {
                 rows::EndpointKind::Pod => EndpointKind::Pod,
                 rows::EndpointKind::Host => EndpointKind::Host,

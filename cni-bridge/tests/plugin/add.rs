@@ -3,11 +3,13 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use proto::control::{AttachAddresses, AttachPort, AttachRequest, Bandwidth, PodName, Request};
+use proto::control::{
+    AttachAddresses, AttachPort, AttachRequest, Attached, Bandwidth, PodName, Request, Response, Secondary,
+};
 use serde_json::{Value, json};
 use wire::MacAddr;
 
-use crate::fake::{FakeControl, NETNS, bytes, run};
+use crate::fake::{FakeControl, NETNS, bytes, run, willing};
 
 fn add(control: &FakeControl, version: &str, more: Value, change: &[(&str, &str)]) -> Value {
     run("ADD", &bytes(&control.config(version, more)), change).result()
@@ -51,6 +53,7 @@ fn a_kernel_pod_in_every_version() {
             addresses: AttachAddresses::Any,
             pod: Some(PodName { namespace: "default".into(), name: "web-1".into(), uid: Some("u".into()) }),
             bandwidth: None,
+            secondary: None,
         };
         assert_eq!(asked, &expected);
         // The descriptor that came is the namespace itself.
@@ -65,6 +68,46 @@ fn addresses_that_the_runtime_wants() {
     let [(Request::Attach(asked), _)] = &control.asked()[..] else { panic!("{:?}", control.asked()) };
     let addresses = ["10.244.1.9", "fd00:10:244:1::9"].map(|text| text.parse().unwrap()).into();
     assert_eq!(asked.addresses, AttachAddresses::Wanted { addresses });
+}
+
+#[test]
+fn a_network_beside_the_pods_own() {
+    let more = json!({"name": "storage", "networkId": 7, "subnets": ["10.244.0.0/16", "fd05::/64"]});
+    let subnets = ["10.244.0.0/16", "fd05::/64"].map(|text| text.parse().unwrap()).to_vec();
+    let control = FakeControl::willing();
+    add(&control, "1.0.0", more.clone(), &[("CNI_IFNAME", "net1")]);
+    let [(Request::Attach(asked), _)] = &control.asked()[..] else { panic!("{:?}", control.asked()) };
+    assert_eq!((&asked.network[..], &asked.interface[..]), ("storage", "net1"));
+    assert_eq!(asked.secondary, Some(Secondary { id: 7, subnets }));
+
+    // A plug-in that gives the addresses tells what they are in; what the configuration says comes before it.
+    let dir = tempfile::tempdir().unwrap();
+    let leased = |subnets: Value| {
+        let control = FakeControl::willing();
+        let ipam =
+            json!({"type": "host-local", "dataDir": dir.path(), "ranges": [[{"subnet": "10.5.0.0/24"}]]});
+        let more = json!({"name": "storage", "networkId": 9, "ipam": ipam, "subnets": subnets});
+        let change = [("CNI_PATH", "/usr/lib/cni"), ("CNI_IFNAME", "net1")];
+        run("ADD", &bytes(&control.config("1.0.0", more.clone())), &change).result();
+        run("DEL", &bytes(&control.config("1.0.0", more)), &change).nothing();
+        let (Request::Attach(asked), _) = control.asked().swap_remove(0) else { panic!() };
+        asked.secondary.unwrap().subnets.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(leased(Value::Null), ["10.5.0.0/24"]);
+    assert_eq!(leased(json!(["10.5.0.0/16"])), ["10.5.0.0/16"]);
+
+    // A control of the release before would have put it among the pods of the cluster.
+    let old = FakeControl::start(|request| match willing(request) {
+        Response::Attached(attached) => Some(Response::Attached(Attached { network_id: 0, ..attached })),
+        other => Some(other),
+    });
+    let (code, msg) = run("ADD", &bytes(&old.config("1.0.0", more)), &[]).failure();
+    assert!(code == 110 && msg.contains("`networkId`"), "{code} {msg}");
+    assert!(
+        matches!(old.asked()[..], [(Request::Attach(_), _), (Request::Detach { .. }, _)]),
+        "{:?}",
+        old.asked()
+    );
 }
 
 #[test]

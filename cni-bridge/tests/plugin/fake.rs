@@ -76,6 +76,7 @@ pub(crate) fn willing(request: &Request) -> Response {
             addresses: vec![],
             gateways: vec![],
             routes: vec![],
+            network_id: 0,
             socket: None,
         }),
         Request::Attach(asked) => {
@@ -91,6 +92,7 @@ pub(crate) fn willing(request: &Request) -> Response {
                     route("0.0.0.0/0", Some("169.254.1.1")),
                     route("::/0", Some("fe80::1")),
                 ],
+                network_id: asked.network_id(),
                 socket,
             })
         }

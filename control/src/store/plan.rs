@@ -90,7 +90,9 @@ fn desired_attachment(own: &Attachment) -> desired::Attachment {
         kind,
         mac: own.attached.mac,
         mtu: own.attached.mtu,
+        network: own.network_id(),
         addresses: own.attached.addresses.clone(),
+        routes: own.request.secondary.iter().flat_map(|network| network.subnets.clone()).collect(),
         limits: bandwidth::limits(own.request.bandwidth),
     }
 }

@@ -304,5 +304,6 @@ pub(crate) fn pod(name: &str, netns: &Netns) -> AttachRequest {
         addresses: AttachAddresses::Any,
         pod: Some(proto::control::PodName { namespace: "shop".into(), name: name.into(), uid: None }),
         bandwidth: None,
+        secondary: None,
     }
 }

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use proto::control::{AttachAddresses, AttachRequest, AttachmentName, Bandwidth, Request, Response};
+use proto::control::{
+    AttachAddresses, AttachRequest, AttachedRoute, AttachmentName, Bandwidth, Request, Response, Secondary,
+};
 use proto::dataplane::{Limit, Limits};
 
 use crate::harness::{Netns, Node, detach, pod, until};
@@ -90,6 +92,59 @@ fn addresses_of_the_runtimes_choice_and_of_a_delegated_plug_in() {
     node.start_and_sync(&fake);
     let (code, _) = node.attach_fails(AttachRequest { addresses: given, ..pod("more", &first) }, &first);
     assert_eq!(code, 11);
+}
+
+#[test]
+fn networks_beside_the_pods_own_keep_account_of_their_addresses_each() {
+    let mut node = Node::new();
+    let fake = node.fake();
+    node.start_and_sync(&fake);
+    let netns = [Netns::new(), Netns::new(), Netns::new()];
+    // The very range of this node's pods, so that nothing but the network tells one address from the other.
+    let subnets: Vec<wire::IpPrefix> = ["10.244.1.0/24"].map(|text| text.parse().unwrap()).into();
+    let on = |id: u16, n: usize| {
+        let network = format!("net-{id}");
+        let pod = pod(&format!("pod{n}"), &netns[n]);
+        let secondary = Some(Secondary { id, subnets: subnets.clone() });
+        AttachRequest { network, interface: "net1".into(), secondary, ..pod }
+    };
+    let first = addresses(&["10.244.1.2"]);
+    let own = node.attach(pod("pod0", &netns[0]), &netns[0]);
+    assert_eq!((&own.addresses[..1], own.network_id), (&first[..], 0));
+    let attached = node.attach(on(7, 0), &netns[0]);
+    assert_eq!((&attached.addresses, attached.network_id), (&first, 7));
+    assert_eq!(attached.gateways, addresses(&["169.254.1.1"]));
+    let route = AttachedRoute { destination: subnets[0], gateway: Some(attached.gateways[0]) };
+    assert_eq!(attached.routes, [route]);
+    assert_ne!(attached.mac, own.mac);
+    let routes = netns[0].ip(&["route"]);
+    for there in ["default via 169.254.1.1 dev eth0", "10.244.1.0/24 via 169.254.1.1 dev net1"] {
+        assert!(routes.contains(there), "{routes}");
+    }
+    assert_eq!(node.attach(on(8, 1), &netns[1]).addresses, first);
+    assert_eq!(node.attach(on(7, 2), &netns[2]).addresses, addresses(&["10.244.1.3"]));
+    let row = |name: &str| fake.contents().0.endpoints[name].clone();
+    for (name, network) in [("shop/pod0@net1", 7), ("shop/pod1@net1", 8), ("shop/pod2@net1", 7)] {
+        let row = row(name);
+        assert_eq!((row.network, &row.routes), (network, &subnets));
+    }
+    assert_eq!((row("shop/pod0").network, row("shop/pod0").routes.len()), (0, 0));
+
+    // What it gave, and held back, outlives control, for each network by itself.
+    node.detach(&on(8, 1));
+    node.kill();
+    node.start_and_sync(&fake);
+    assert_eq!(fake.contents().0.endpoints.len(), 4, "with the host");
+    let wanted = |id, n| {
+        let addresses = AttachAddresses::Wanted { addresses: first.clone() };
+        AttachRequest { addresses, ..on(id, n) }
+    };
+    for (id, why) in [(7, "is in use"), (8, "was released")] {
+        let (code, reason) = node.attach_fails(wanted(id, 1), &netns[1]);
+        assert!(code == 11 && reason.contains(why), "{code}: {reason}");
+    }
+    assert_eq!(node.attach(wanted(9, 1), &netns[1]).addresses, first);
+    assert_eq!(node.status().warnings, Vec::<String>::new());
 }
 
 #[test]

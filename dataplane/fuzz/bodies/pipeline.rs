@@ -45,6 +45,12 @@ fn endpoint(port: PortId, network: u16, kind: EndpointKind, addresses: &[&str]) 
         port,
         mac: mac(port),
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        // Beside the pods' own network guests are told of routes.
+        routes: if network == 0 {
+            vec![]
+        } else {
+            vec!["10.245.0.0/16".parse().unwrap(), "fd01::/62".parse().unwrap()]
+        },
         kind,
     }
 }

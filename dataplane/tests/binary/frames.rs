@@ -15,6 +15,7 @@ pub(crate) fn endpoint(number: u8, port: &str) -> Endpoint {
         network: 0,
         mac: MacAddr([2, 0, 0, 0, 0, number]),
         addresses: vec![IpAddr::from([10, 0, 0, number]), format!("fd00::{number}").parse().unwrap()],
+        routes: vec![],
         kind: EndpointKind::Pod,
     }
 }

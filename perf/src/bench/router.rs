@@ -106,6 +106,7 @@ impl Router {
             network: 0,
             mac,
             addresses: vec![address],
+            routes: vec![],
             kind: EndpointKind::Pod,
         };
         self.client.commit(vec![Op::SetEndpoints {

@@ -141,6 +141,7 @@ fn pod(client: &mut Client) -> Result<()> {
             network: 0,
             mac: MacAddr([0x02, 0x6c, 0x61, 0x62, 0, 9]),
             addresses: vec![[10, 244, 1, 99].into()],
+            routes: vec![],
             kind: EndpointKind::Pod,
         }],
     }])?;

@@ -8,6 +8,7 @@ mod addresses;
 mod bandwidth;
 mod errors;
 mod lifecycle;
+mod networks;
 mod nodes;
 mod pings;
 mod restarts;

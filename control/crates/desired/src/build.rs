@@ -257,7 +257,9 @@ mod tests {
             kind: PortKind::Tap,
             mac: crate::ROUTER_MAC,
             mtu: 1500,
+            network: 0,
             addresses: vec![Ipv4Addr::new(10, 244, 1, 2).into()],
+            routes: vec![],
             limits: Limits::default(),
         })));
         assert!(go(&mut view, &mut local, &|_, local| local.attachments.clear()));

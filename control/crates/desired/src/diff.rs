@@ -246,8 +246,8 @@ mod tests {
                 } else {
                     let name = format!("endpoint{owner}");
                     let mac = MacAddr([2, 0, 0, 0, 0, look]);
-                    let (addresses, kind) = (vec![], EndpointKind::Pod);
-                    let new = Endpoint { name: name.clone(), port, network, mac, addresses, kind };
+                    let (addresses, routes, kind) = (vec![], vec![], EndpointKind::Pod);
+                    let new = Endpoint { name: name.clone(), port, network, mac, addresses, routes, kind };
                     let row = rows.endpoints.entry(name).or_insert(new);
                     if row.network == network {
                         row.addresses.push(address(own));
@@ -301,6 +301,7 @@ mod tests {
             network: 0,
             mac: MacAddr([2, 0, 0, 0, 0, n]),
             addresses: vec![address(n)],
+            routes: vec![],
             kind: EndpointKind::Pod,
         };
         let mut old = Rows::default();

@@ -24,6 +24,7 @@ pub use objects::{
     NetworkPolicy, Node, NodeAddress, ObjectName, Operator, Pod, PolicyPeer, PolicyPort, PolicyRule, Pool,
     PortMatch, Protocol, Selector, Service, ServicePort, SliceEndpoint, SlicePort, uid,
 };
+pub use prefixes::range_fault;
 pub use rows::{ApplyError, Rows, apply};
 pub use view::{Attachment, Change, ClusterView, Host, Local, Uplink, ViewChange};
 

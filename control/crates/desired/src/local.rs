@@ -44,11 +44,11 @@ impl Desired {
     }
 
     fn attachments(&mut self, attachments: &[Attachment]) {
-        let mut taken: BTreeSet<IpAddr> = self.rows.addresses().collect();
+        let mut taken: BTreeSet<(u16, IpAddr)> = self.rows.all_addresses().collect();
         for attachment in attachments {
             let mut addresses = attachment.addresses.clone();
             addresses.retain(|address| {
-                let free = taken.insert(*address);
+                let free = taken.insert((attachment.network, *address));
                 if !free {
                     let text = format!(
                         "attachment {} ({}): address {address} belongs to something else on this node; left \
@@ -69,9 +69,10 @@ impl Desired {
             let row = Endpoint {
                 name: attachment.endpoint.clone(),
                 port: attachment.port.clone(),
-                network: 0,
+                network: attachment.network,
                 mac: attachment.mac,
                 addresses,
+                routes: attachment.routes.clone(),
                 kind: EndpointKind::Pod,
             };
             if !row.addresses.is_empty() {
@@ -106,6 +107,7 @@ impl Desired {
                 network: 0,
                 mac: host.mac,
                 addresses: self.host_addresses.clone(),
+                routes: Vec::new(),
                 kind: EndpointKind::Host,
             };
             self.rows.endpoints.insert(row.name.clone(), row);

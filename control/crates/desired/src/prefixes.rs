@@ -26,10 +26,14 @@ impl NodeRanges {
 /// A range that pods can be in.
 pub(crate) fn pod_cidr(text: &str) -> Result<IpPrefix, String> {
     let prefix: IpPrefix = text.parse().map_err(|error: wire::AddrError| error.to_string())?;
-    match SPECIAL.iter().find(|(special, _)| overlap(prefix, *special)) {
-        Some((special, what)) => Err(format!("overlaps {special} ({what}), where no pod can be")),
-        None => Ok(prefix),
-    }
+    range_fault(prefix).map_or(Ok(prefix), Err)
+}
+
+/// Why no pods can be in a range, if they cannot.
+#[must_use]
+pub fn range_fault(prefix: IpPrefix) -> Option<String> {
+    let (special, what) = SPECIAL.iter().find(|(special, _)| overlap(prefix, *special))?;
+    Some(format!("overlaps {special} ({what}), where no pod can be"))
 }
 
 /// Ranges that are never routed (RFC 6890).

@@ -64,12 +64,17 @@ impl Rows {
         interfaces.chain(self.endpoints.values().flat_map(held_by_endpoint))
     }
 
-    /// Every address of this node.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+    /// Every address of this node, with its network.
+    pub(crate) fn all_addresses(&self) -> impl Iterator<Item = (u16, IpAddr)> {
         self.holdings().filter_map(|(held, _)| match held {
-            Held::Address(_, address) => Some(address),
+            Held::Address(network, address) => Some((network, address)),
             Held::Port(_) => None,
         })
+    }
+
+    /// Those of the pods' own network.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.all_addresses().filter_map(|(network, address)| (network == 0).then_some(address))
     }
 }
 
@@ -249,6 +254,7 @@ mod tests {
             network: 0,
             mac: crate::ROUTER_MAC,
             addresses: vec![address.parse().unwrap()],
+            routes: vec![],
             kind: EndpointKind::Pod,
         }
     }

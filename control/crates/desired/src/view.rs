@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use imbl::OrdMap;
 use proto::dataplane::{Ethdev, InterfaceAddress, Limits, PortKind, Router};
-use wire::MacAddr;
+use wire::{IpPrefix, MacAddr};
 
 use crate::objects::{EndpointSlice, Namespace, NetworkPolicy, Node, ObjectName, Pod, Service};
 
@@ -137,7 +137,11 @@ pub struct Attachment {
     pub kind: PortKind,
     pub mac: MacAddr,
     pub mtu: u16,
+    /// Where its addresses are; 0: the pods' own network.
+    pub network: u16,
     pub addresses: Vec<IpAddr>,
+    /// What it reaches; empty: everything.
+    pub routes: Vec<IpPrefix>,
     /// How fast it may send and be sent to.
     pub limits: Limits,
 }

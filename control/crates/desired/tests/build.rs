@@ -70,7 +70,9 @@ fn local() -> Local {
             kind: PortKind::Tap,
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
             mtu: 1500,
+            network: 0,
             addresses: vec![ip("10.244.1.2"), ip("fd00:10:244:1::2")],
+            routes: vec![],
             limits: Limits { ingress: None, egress: Some(Limit { rate: 125_000, burst: 131_072 }) },
         }],
     }
@@ -266,7 +268,8 @@ enum Step {
     Node(u8, Option<(u8, u8, Option<u8>, bool)>),
     /// The second one: whether it is among those of other nodes.
     Pod(u8, bool, Option<(u8, u8, u8)>),
-    Attachment(u8, Option<u8>),
+    /// The second one: its address, and whether it is on another network.
+    Attachment(u8, Option<(u8, bool)>),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -275,7 +278,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (1u8..6, prop::option::weighted(0.8, ranges)).prop_map(|(n, node)| Step::Node(n, node)),
         2 => (0u8..4, any::<bool>(), prop::option::of((1u8..6, 0u8..7, 2u8..4)))
             .prop_map(|(n, other, pod)| Step::Pod(n, other, pod)),
-        2 => (0u8..4, prop::option::of(0u8..8)).prop_map(|(n, own)| Step::Attachment(n, own)),
+        2 => (0u8..4, prop::option::of((0u8..8, any::<bool>()))).prop_map(|(n, own)| Step::Attachment(n, own)),
     ]
 }
 
@@ -308,10 +311,11 @@ fn take(step: Step, view: &mut ClusterView, local: &mut Local) {
         Step::Attachment(n, address) => {
             let port = format!("p{n}");
             local.attachments.retain(|own| own.port != port);
-            if let Some(address) = address {
+            if let Some((address, elsewhere)) = address {
                 let mut new = Attachment {
                     endpoint: format!("shop/{port}"),
                     port,
+                    network: u16::from(elsewhere) * 7,
                     ..self::local().attachments[0].clone()
                 };
                 new.addresses = vec![ip(&match address {

@@ -81,12 +81,33 @@ pub struct AttachRequest {
     pub mac: Option<MacAddr>,
     #[serde(default, skip_serializing_if = "AttachAddresses::is_any")]
     pub addresses: AttachAddresses,
+    /// The network that the interface is on; `None`: the pods' own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secondary: Option<Secondary>,
     /// From `CNI_ARGS` (`K8S_POD_NAMESPACE`, `K8S_POD_NAME`), if Kubernetes asked.
     #[serde(default)]
     pub pod: Option<PodName>,
     /// How fast the pod may send and be sent to; `None`: as fast as it goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<Bandwidth>,
+}
+
+impl AttachRequest {
+    /// The id of the network that the interface is on.
+    #[must_use]
+    pub fn network_id(&self) -> u16 {
+        self.secondary.as_ref().map_or(0, |network| network.id)
+    }
+}
+
+/// A network beside the pods' own. Nothing passes from one to another, so that all may have the same addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secondary {
+    /// Never 0, which is the pods' own.
+    pub id: u16,
+    /// What the pod reaches by this interface, and nothing else; unless an IPAM plug-in gives it, its address is out of them too.
+    #[serde(with = "text::list")]
+    pub subnets: Vec<IpPrefix>,
 }
 
 /// A pod's rates as CNI has them (CONVENTIONS.md, `bandwidth`): bits a second, and bits that may pass at once. A rate of 0 is no limit;
@@ -109,10 +130,10 @@ pub struct Bandwidth {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(tag = "from", rename_all = "kebab-case")]
 pub enum AttachAddresses {
-    /// Out of the node's podCIDRs, one a family.
+    /// Out of the node's podCIDRs or the secondary network's subnets, one a family.
     #[default]
     Any,
-    /// These, out of the node's podCIDRs; a family that has none here gets any.
+    /// These, out of the same; a family that has none here gets any.
     Wanted { addresses: Vec<IpAddr> },
     /// These, from a delegated IPAM plug-in that keeps account of them.
     Given { addresses: Vec<IpAddr> },
@@ -163,9 +184,17 @@ pub struct Attached {
     pub gateways: Vec<IpAddr>,
     /// Destinations that the pod reaches through its gateway.
     pub routes: Vec<AttachedRoute>,
+    /// The network that it is on, as it was asked for. One of the release before knows of no other than the pods' own, 0.
+    #[serde(default, skip_serializing_if = "is_pods_own")]
+    pub network_id: u16,
     /// Where the vhost-user socket is, for that kind of port.
     #[serde(default)]
     pub socket: Option<PathBuf>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks it")]
+const fn is_pods_own(network_id: &u16) -> bool {
+    *network_id == 0
 }
 
 /// A route in the pod.

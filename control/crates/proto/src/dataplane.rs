@@ -350,6 +350,9 @@ pub struct Endpoint {
     #[serde(with = "text")]
     pub mac: MacAddr,
     pub addresses: Vec<IpAddr>,
+    /// What a guest is told that its gateway leads to; empty: everything. Sixteen at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "text::list")]
+    pub routes: Vec<IpPrefix>,
     pub kind: EndpointKind,
 }
 

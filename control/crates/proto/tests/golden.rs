@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use proto::control::{
-    self, AttachAddresses, AttachPort, AttachRequest, Attached, AttachedRoute, Bandwidth, PodName,
+    self, AttachAddresses, AttachPort, AttachRequest, Attached, AttachedRoute, Bandwidth, PodName, Secondary,
 };
 use proto::dataplane::{
     self, Backend, BackendState, DeviceCounter, DeviceStatus, DropStatus, Endpoint, EndpointKind, Ethdev,
@@ -68,10 +68,15 @@ fn endpoints() -> Vec<Endpoint> {
         network: 7,
         mac: MAC,
         addresses: vec![ip(address)],
+        routes: vec![],
         kind,
     };
     vec![
         endpoint("shop/front", "10.244.1.2", EndpointKind::Pod),
+        Endpoint {
+            routes: vec![prefix("10.5.0.0/16"), prefix("fd05::/64")],
+            ..endpoint("shop/front@net1", "10.5.0.2", EndpointKind::Pod)
+        },
         endpoint("host", "fd00:77::11", EndpointKind::Host),
     ]
 }
@@ -464,8 +469,14 @@ fn control_requests() -> Vec<(&'static str, control::Request)> {
         mtu: None,
         mac: None,
         addresses: AttachAddresses::Any,
+        secondary: None,
         pod: None,
         bandwidth: None,
+    };
+    let secondary = AttachRequest {
+        interface: "net1".into(),
+        secondary: Some(Secondary { id: 7, subnets: vec![prefix("10.5.0.0/16"), prefix("fd05::/64")] }),
+        ..attach.clone()
     };
     let addresses = vec![ip("10.244.1.9"), ip("fd00:10:244:1::9")];
     let wanted = AttachRequest {
@@ -498,6 +509,7 @@ fn control_requests() -> Vec<(&'static str, control::Request)> {
     };
     vec![
         ("attach-limited", Request::Attach(limited)),
+        ("attach-secondary", Request::Attach(secondary)),
         ("hello", Request::Hello { version: 1, program: "podrouter-cni".into() }),
         ("attach-tap", Request::Attach(attach)),
         ("attach-vhost-user", Request::Attach(named)),
@@ -530,12 +542,21 @@ fn control_responses() -> Vec<(&'static str, control::Response)> {
             AttachedRoute { destination: prefix("169.254.1.1/32"), gateway: None },
             AttachedRoute { destination: prefix("0.0.0.0/0"), gateway: Some(ip("169.254.1.1")) },
         ],
+        network_id: 0,
         socket: None,
+    };
+    let secondary = Attached {
+        addresses: vec![ip("10.5.0.2")],
+        gateways: vec![ip("169.254.1.1")],
+        routes: vec![AttachedRoute { destination: prefix("10.5.0.0/16"), gateway: Some(ip("169.254.1.1")) }],
+        network_id: 7,
+        ..attached.clone()
     };
     let vhost = Attached { socket: Some("/run/podrouter/vhost/p1.sock".into()), ..attached.clone() };
     vec![
         ("hello", Response::Hello { version: 1 }),
         ("attached-tap", Response::Attached(attached)),
+        ("attached-secondary", Response::Attached(secondary)),
         ("attached-vhost-user", Response::Attached(vhost)),
         ("detached", Response::Detached),
         (

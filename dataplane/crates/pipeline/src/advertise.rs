@@ -1,4 +1,5 @@
-//! Router advertisements (RFC 4861, section 4.2): how a pod learns that the gateway is its way to everywhere, and its link's MTU.
+//! Router advertisements (RFC 4861, section 4.2): how a pod learns that the gateway is its way to everywhere, or to what (RFC 4191),
+//! and its link's MTU.
 //!
 //! There is no on-link prefix, and none to make addresses from: a pod's address is a /128 on a link that nobody else is on, and DHCPv6
 //! gives it (M and O). A prefix said to be on the link would have guests ask by ND for neighbours that are not there. A pod without
@@ -12,8 +13,8 @@ use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, Icmpv6Packet, IpProtocol, Ipv6Packet,
     Ipv6Repr, NdiscRepr, NdiscRouterFlags,
 };
-use tables::{Endpoint, EndpointKind, PortEntry, PortId, Resolver, Tables};
-use wire::{ETHERNET_HEADER, IPV6_HEADER, MacAddr, NDP_HOP_LIMIT};
+use tables::{Endpoint, EndpointKind, MAX_ENDPOINT_ROUTES, PortEntry, PortId, Resolver, Tables};
+use wire::{ETHERNET_HEADER, IPV6_HEADER, IpPrefix, MacAddr, NDP_HOP_LIMIT};
 
 use crate::burst::{Ingress, Side};
 use crate::echo::HOPS;
@@ -31,11 +32,17 @@ const MESSAGE: usize = 16 + 8 + 8;
 /// DNS servers and search list (RFC 8106), good for as long as the gateway.
 const SERVERS: u8 = 25;
 const SEARCH: u8 = 31;
+/// A route (RFC 4191, section 2.3), for as long as the gateway.
+const ROUTE: u8 = 24;
+/// Bytes of the longest ones. A pod that is told of routes is told of no names.
+const ROUTES: usize = 24 * MAX_ENDPOINT_ROUTES;
 /// Bytes of both: six servers, and 255 bytes of names.
 const NAMES: usize = 8 + 6 * 16 + 8 + 256;
+/// Bytes of the options that smoltcp does not have.
+const OPTIONS: usize = if ROUTES > NAMES { ROUTES } else { NAMES };
 
 /// A whole frame.
-pub type Advertisement = ArrayVec<u8, { ETHERNET_HEADER + IPV6_HEADER + MESSAGE + NAMES }>;
+pub type Advertisement = ArrayVec<u8, { ETHERNET_HEADER + IPV6_HEADER + MESSAGE + OPTIONS }>;
 
 /// Whether there is something to tell this endpoint.
 pub(crate) fn concerns(endpoint: &Endpoint) -> bool {
@@ -51,16 +58,23 @@ pub fn advertisement_frame(tables: &Tables, port: PortId) -> Option<Advertisemen
     if !concerns(endpoint) {
         return None;
     }
-    Some(build(tables, port, MacAddr::for_ipv6_multicast(ALL_NODES), ALL_NODES))
+    Some(build(tables, port, endpoint, MacAddr::for_ipv6_multicast(ALL_NODES), ALL_NODES))
 }
 
-/// An advertisement to `dst`.
-pub(crate) fn build(tables: &Tables, port: &PortEntry, dst_mac: MacAddr, dst: Ipv6Addr) -> Advertisement {
+/// An advertisement to `dst`, where the endpoint is.
+pub(crate) fn build(
+    tables: &Tables,
+    port: &PortEntry,
+    endpoint: &Endpoint,
+    dst_mac: MacAddr,
+    dst: Ipv6Addr,
+) -> Advertisement {
     let src = tables.router().gateway6;
     let message = NdiscRepr::RouterAdvert {
         hop_limit: HOPS,
         flags: NdiscRouterFlags::MANAGED | NdiscRouterFlags::OTHER,
-        router_lifetime: Duration::from_secs(LIFETIME),
+        // 0: this router is not the way to everywhere (section 4.2).
+        router_lifetime: Duration::from_secs(if endpoint.routes.is_empty() { LIFETIME } else { 0 }),
         // Unspecified: a host's own defaults (section 4.2).
         reachable_time: Duration::ZERO,
         retrans_time: Duration::ZERO,
@@ -68,18 +82,18 @@ pub(crate) fn build(tables: &Tables, port: &PortEntry, dst_mac: MacAddr, dst: Ip
         mtu: Some(port.mtu.into()),
         prefix_info: None,
     };
-    let names = names(tables.resolver());
+    let options = options(tables.resolver_of(endpoint), &endpoint.routes);
     let ip = Ipv6Repr {
         src_addr: src,
         dst_addr: dst,
         next_header: IpProtocol::Icmpv6,
-        payload_len: MESSAGE + names.len(),
+        payload_len: MESSAGE + options.len(),
         hop_limit: NDP_HOP_LIMIT,
     };
     let addresses = (EthernetAddress(port.mac.0), EthernetAddress(dst_mac.0));
     let mut frame = Advertisement::new();
     frame.extend(std::iter::repeat_n(0, ETHERNET_HEADER + IPV6_HEADER + MESSAGE));
-    frame.extend(names);
+    frame.extend(options);
     let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
     let (src_addr, dst_addr) = addresses;
     EthernetRepr { src_addr, dst_addr, ethertype: EthernetProtocol::Ipv6 }.emit(&mut ethernet);
@@ -93,12 +107,12 @@ pub(crate) fn build(tables: &Tables, port: &PortEntry, dst_mac: MacAddr, dst: Ip
 }
 
 /// The options that smoltcp does not have.
-fn names(resolver: &Resolver) -> ArrayVec<u8, NAMES> {
+fn options(resolver: &Resolver, routes: &[IpPrefix]) -> ArrayVec<u8, OPTIONS> {
     let lifetime = u32::try_from(LIFETIME).unwrap_or(u32::MAX).to_be_bytes();
     let mut options = ArrayVec::new();
-    let mut option = |kind: u8, data: &mut dyn Iterator<Item = u8>| {
+    let mut option = |kind: u8, third: u8, data: &mut dyn Iterator<Item = u8>| {
         let start = options.len();
-        options.extend([kind, 0, 0, 0]);
+        options.extend([kind, 0, third, 0]);
         options.extend(lifetime);
         options.extend(data);
         if options.len() == start + 8 {
@@ -115,7 +129,14 @@ fn names(resolver: &Resolver) -> ArrayVec<u8, NAMES> {
         IpAddr::V6(server) => Some(server.octets()),
         IpAddr::V4(_) => None,
     };
-    option(SERVERS, &mut resolver.servers().iter().filter_map(of_family).flatten());
-    option(SEARCH, &mut resolver.names().iter().copied());
+    option(SERVERS, 0, &mut resolver.servers().iter().filter_map(of_family).flatten());
+    option(SEARCH, 0, &mut resolver.names().iter().copied());
+    for prefix in routes.iter().take(MAX_ENDPOINT_ROUTES) {
+        if let IpAddr::V6(address) = prefix.addr() {
+            // As much of it as counts, in units of eight bytes: its last ones may be left out.
+            let bytes = usize::from(prefix.len().div_ceil(64).max(1)) * 8;
+            option(ROUTE, prefix.len(), &mut address.octets().into_iter().take(bytes));
+        }
+    }
     options
 }

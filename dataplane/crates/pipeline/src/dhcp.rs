@@ -13,8 +13,8 @@ use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpAddress, IpProtocol, Ipv4Packet,
     Ipv4Repr, UdpPacket, UdpRepr,
 };
-use tables::{Endpoint, EndpointKind, Resolver, Tables};
-use wire::{ETHERNET_HEADER, IPV4_HEADER, UDP_HEADER};
+use tables::{Endpoint, EndpointKind, MAX_ENDPOINT_ROUTES, Resolver, Tables};
+use wire::{ETHERNET_HEADER, IPV4_HEADER, IpPrefix, UDP_HEADER};
 
 use crate::burst::{Side, State, Work};
 use crate::echo::HOPS;
@@ -41,6 +41,8 @@ const REBIND: u8 = 59;
 /// To be given back as it came (RFC 6842).
 const CLIENT_ID: u8 = 61;
 const ROUTES: u8 = 121;
+/// A length, four bytes of a prefix and four of a gateway each.
+const ROUTES_ROOM: usize = 9 * (1 + MAX_ENDPOINT_ROUTES);
 /// RFC 3397.
 const SEARCH: u8 = 119;
 
@@ -107,7 +109,7 @@ fn reply<B: Buffer>(
         // It has found the address in use, or needs it no longer. There is no other.
         _ => return Ok(None),
     };
-    let names = tables.resolver();
+    let names = tables.resolver_of(pod);
     Ok(Some(build(&Answer { kind, gateway, own, asked: &asked, pod, work, names })))
 }
 
@@ -187,9 +189,7 @@ fn build(answer: &Answer<'_>) -> Reply {
     // One that tells what it has needs no lease, and its address is not given to it (section 4.3.5).
     let leased = granted && asked.kind != Kind::Inform;
     let mtu = port.mtu.to_be_bytes();
-    // gateway/32, on the link itself; and all else by it.
-    let [a, b, c, d] = gateway.octets();
-    let routes = [32, a, b, c, d, 0, 0, 0, 0, 0, a, b, c, d];
+    let routes = routes(*gateway, &pod.routes);
     let (renew, rebind) = ((LEASE / 2).to_be_bytes(), (LEASE / 8 * 7).to_be_bytes());
     let mut servers = ArrayVec::<u8, 32>::new();
     for server in names.servers() {
@@ -224,7 +224,8 @@ fn build(answer: &Answer<'_>) -> Reply {
         client_ip: if granted { asked.client_ip } else { Ipv4Addr::UNSPECIFIED },
         your_ip: if leased { *own } else { Ipv4Addr::UNSPECIFIED },
         server_ip: Ipv4Addr::UNSPECIFIED,
-        router: granted.then_some(*gateway),
+        // Who does not know of routes takes this for the way to everywhere.
+        router: (granted && pod.routes.is_empty()).then_some(*gateway),
         subnet_mask: granted.then_some(Ipv4Addr::BROADCAST),
         relay_agent_ip: Ipv4Addr::UNSPECIFIED,
         broadcast: asked.broadcast,
@@ -249,6 +250,28 @@ fn build(answer: &Answer<'_>) -> Reply {
         (*own, EthernetAddress(pod.mac.0))
     };
     emit(&body, EthernetAddress(port.mac.0), *gateway, to, mac)
+}
+
+/// The gateway itself, on the link (gateway/32); and by it all else, or what the pod is told of alone.
+fn routes(gateway: Ipv4Addr, told: &[IpPrefix]) -> ArrayVec<u8, ROUTES_ROOM> {
+    let by = gateway.octets();
+    let mut routes = ArrayVec::new();
+    let mut route = |prefix: &[u8], len: u8, by: [u8; 4]| {
+        routes.push(len);
+        // As much of it as counts.
+        routes.extend(prefix.iter().copied().take(usize::from(len.div_ceil(8))));
+        routes.extend(by);
+    };
+    route(&by, 32, [0; 4]);
+    if told.is_empty() {
+        route(&[], 0, by);
+    }
+    for prefix in told.iter().take(MAX_ENDPOINT_ROUTES) {
+        if let IpAddr::V4(address) = prefix.addr() {
+            route(&address.octets(), prefix.len(), by);
+        }
+    }
+    routes
 }
 
 fn emit(

@@ -97,7 +97,7 @@ pub(crate) fn answer<B: Buffer>(tables: &Tables, packet: &mut Packet<B>, work: &
     }
     let mac = tables.router().mac;
     let told = message(packet, work, src, dst)
-        .and_then(|bytes| tell(bytes, pod, dst.is_multicast(), mac, tables.resolver()));
+        .and_then(|bytes| tell(bytes, pod, dst.is_multicast(), mac, tables.resolver_of(pod)));
     let body = match told {
         Ok(Some(body)) => body,
         Ok(None) => return CONSUMED,

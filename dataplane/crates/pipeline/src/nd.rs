@@ -105,7 +105,7 @@ pub(crate) fn answer<B: Buffer>(
             } else {
                 (pod.mac, src)
             };
-            (say(packet, ingress, &advertise::build(tables, ingress.port, mac, dst)), None)
+            (say(packet, ingress, &advertise::build(tables, ingress.port, pod, mac, dst)), None)
         }
     }
 }

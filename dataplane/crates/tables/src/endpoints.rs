@@ -7,7 +7,7 @@ use wire::IpPrefix;
 
 use crate::entry::{Endpoint, EndpointKind, PortRole, is_link_local6, is_unicast};
 use crate::error::TableError;
-use crate::id::EndpointId;
+use crate::id::{EndpointId, MAX_ENDPOINT_ROUTES};
 use crate::network::Origin;
 use crate::stamp::Place;
 use crate::tables::Tables;
@@ -35,7 +35,7 @@ impl Tables {
     /// Adds an endpoint, or replaces the one of this name, which keeps its number. Returns the number.
     ///
     /// # Errors
-    /// An empty name, a MAC address that no station can have, a port that is not there or has another user, an
+    /// An empty name, a MAC address that no station can have, too many routes, a port that is not there or has another user, an
     /// address that is not one node's or that another endpoint, an interface or the router holds.
     pub fn set_endpoint(&mut self, endpoint: Endpoint) -> Result<EndpointId, TableError> {
         let old = self.endpoint_by_name(&endpoint.name);
@@ -105,13 +105,16 @@ impl Tables {
     }
 
     fn check_endpoint(&self, endpoint: &Endpoint) -> Result<(), TableError> {
-        let Endpoint { id, name, network, port, mac, addresses, kind: _ } = endpoint;
+        let Endpoint { id, name, network, port, mac, addresses, routes, kind: _ } = endpoint;
         let item = || format!("endpoint `{name}`");
         if name.is_empty() {
             return Err(TableError::EmptyName { item: format!("endpoint on port {port}") });
         }
         if !mac.is_unicast() {
             return Err(TableError::Mac { item: item(), mac: *mac });
+        }
+        if routes.len() > MAX_ENDPOINT_ROUTES {
+            return Err(TableError::EndpointRoutes { name: name.clone(), count: routes.len() });
         }
         let entry = self.port(*port).ok_or_else(|| TableError::UnknownPort { item: item(), port: *port })?;
         if entry.role != PortRole::Endpoint(*id)

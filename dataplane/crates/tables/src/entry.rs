@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use wire::MacAddr;
+use wire::{IpPrefix, MacAddr};
 
 use crate::id::{EndpointId, NetworkId, PortId};
 
@@ -48,6 +48,9 @@ pub struct Endpoint {
     pub mac: MacAddr,
     /// Each becomes a host route, /32 or /128.
     pub addresses: Vec<IpAddr>,
+    /// What a guest is told that its gateway leads to, at most [`MAX_ENDPOINT_ROUTES`](crate::MAX_ENDPOINT_ROUTES); empty: everything.
+    /// Nothing is forwarded by it.
+    pub routes: Vec<IpPrefix>,
     /// What it is.
     pub kind: EndpointKind,
 }

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use wire::{IpPrefix, MacAddr};
 
 use crate::frontend::FrontendKey;
-use crate::id::{EndpointId, MAX_ENDPOINTS, MAX_NEXT_HOPS, MAX_PORTS, NetworkId, PortId};
+use crate::id::{
+    EndpointId, MAX_ENDPOINT_ROUTES, MAX_ENDPOINTS, MAX_NEXT_HOPS, MAX_PORTS, NetworkId, PortId,
+};
 
 /// Why a change was refused. The tables are as before.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +51,11 @@ pub enum TableError {
     /// An endpoint cannot go while a configured route leads to it.
     #[error("endpoint `{name}` is in use by {user}: remove that first")]
     EndpointInUse { name: String, user: String },
+    /// More than one message has room for.
+    #[error(
+        "endpoint `{name}`: {count} routes are too many: a guest is told of {MAX_ENDPOINT_ROUTES} at most"
+    )]
+    EndpointRoutes { name: String, count: usize },
     /// Not the address of one node.
     #[error("{item}: address {address} cannot be used: {why}")]
     Address { item: String, address: IpAddr, why: &'static str },

@@ -6,6 +6,8 @@ use std::fmt;
 pub const MAX_PORTS: u16 = 1024;
 /// Endpoints a data plane can have; [`EndpointId`]s are below it.
 pub const MAX_ENDPOINTS: u32 = 262_144;
+/// Routes that a guest can be told of: as many as fit one option of DHCPv4, the longest there are (RFC 3442).
+pub const MAX_ENDPOINT_ROUTES: usize = 16;
 /// Distinct targets that configured routes can have between them.
 pub const MAX_NEXT_HOPS: u32 = 262_144;
 

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::entry::is_unicast;
+use crate::entry::{Endpoint, is_unicast};
 use crate::error::TableError;
 use crate::tables::Tables;
 
@@ -86,6 +86,13 @@ impl Tables {
     #[must_use]
     pub fn resolver(&self) -> &Resolver {
         &self.resolver
+    }
+
+    /// What an endpoint is told of names: nothing, where it reaches routes of its own alone; the servers are elsewhere.
+    #[must_use]
+    pub fn resolver_of(&self, endpoint: &Endpoint) -> &Resolver {
+        static NOBODY: Resolver = Resolver { servers: Vec::new(), search: Vec::new(), names: Vec::new() };
+        if endpoint.routes.is_empty() { &self.resolver } else { &NOBODY }
     }
 
     /// Sets it. No decision rests on it.

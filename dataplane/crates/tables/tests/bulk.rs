@@ -27,6 +27,7 @@ fn start() -> Tables {
                 port: PortId(u16::from(network == 7)),
                 mac: MacAddr([2, 0, 0, 0, 0, 2]),
                 addresses: vec![[10, 0, 0, 1].into(), Ipv6Addr::from_bits(0xfd << 120 | 1).into()],
+                routes: vec![],
                 kind: EndpointKind::Pod,
             })
             .unwrap();

@@ -190,6 +190,7 @@ fn a_policy_waits_for_its_endpoint_and_outlives_it() {
         port: PortId(0),
         mac,
         addresses: vec![ip("10.244.1.2")],
+        routes: vec![],
         kind: EndpointKind::Pod,
     };
     tables.set_policy("shop/front", policy(1)).unwrap();

@@ -81,6 +81,7 @@ fn change(tables: &mut Tables, [kind, a, b, c]: [u8; 4]) {
                 port: PortId(u16::from(a % 4)),
                 mac: MacAddr([2, 0, 0, 0, 1, c % 2]),
                 addresses: if c & 4 == 0 { vec![address(b)] } else { vec![address(b), address(c)] },
+                routes: vec![],
                 kind: if c & 0xf8 == 0 { EndpointKind::Host } else { EndpointKind::Pod },
             })
             .map(drop),
@@ -233,6 +234,7 @@ fn pod(n: u16, addr: &str) -> Endpoint {
         port: PortId(n),
         mac: MacAddr([2, 0, 0, 0, 1, 1]),
         addresses: vec![ip(addr)],
+        routes: vec![],
         kind: EndpointKind::Pod,
     }
 }

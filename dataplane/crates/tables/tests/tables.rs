@@ -33,6 +33,7 @@ fn pod(name: &str, port: u16, addresses: &[&str]) -> Endpoint {
         port: PortId(port),
         mac: MacAddr([2, 0, 0, 2, 0, 1]),
         addresses: addresses.iter().map(|text| ip(text)).collect(),
+        routes: vec![],
         kind: EndpointKind::Pod,
     }
 }
@@ -312,6 +313,10 @@ fn bad_input_is_named() {
             ),
         );
     }
+    is(
+        tables.set_endpoint(Endpoint { routes: vec![net("10.5.0.0/16"); 17], ..pod("c", 3, &[]) }).map(drop),
+        "endpoint `c`: 17 routes are too many: a guest is told of 16 at most",
+    );
     is(
         tables.set_endpoint(pod("c", 3, &["10.1.1.1", "10.1.1.1"])).map(drop),
         "endpoint `c`: address 10.1.1.1 is there twice: name it once",

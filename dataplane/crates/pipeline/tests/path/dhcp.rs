@@ -166,6 +166,31 @@ fn a_checksum_that_the_guest_left_is_finished_and_a_wrong_one_is_found() {
     bench.drops(POD_A, &frame(&other, NOBODY, ALL), DropReason::DhcpInvalid);
 }
 
+#[test]
+fn a_pod_of_some_routes_is_told_of_those_and_of_no_router() {
+    let mut bench = Bench::new();
+    bench.restrict(POD_A, &["10.5.0.0/16", "fd05::/64", "10.6.7.128/25", "10.128.0.0/9"]);
+    let offer = bench.put_now(POD_A, &frame(&asks(Kind::Discover), NOBODY, ALL), Offload::Done).packet.buffer;
+    let body = body(pipeline::Buffer::head(&offer), OWN, mac(POD_A));
+    let message = DhcpPacket::new_checked(&body[..]).unwrap();
+    let option = |kind: u8| message.options().find(|option| option.kind == kind).map(|option| option.data);
+    // RFC 3442: as many bytes of a prefix as count.
+    let by = [169, 254, 1, 1];
+    let routes = [&[32][..], &by, &[0; 4], &[16, 10, 5], &by, &[25, 10, 6, 7, 128], &by, &[9, 10, 128], &by];
+    assert_eq!(option(121).unwrap(), routes.concat());
+    assert_eq!(option(1).unwrap(), [255; 4]);
+    // Neither a way to everywhere, nor what is there.
+    assert_eq!([3, 6, 15, 119].map(option), [None; 4]);
+    // As many as there may be have room.
+    let many: Vec<String> = (0..16).map(|n| format!("10.0.0.{}/32", 16 + n)).collect();
+    bench.restrict(POD_A, &many.iter().map(String::as_str).collect::<Vec<_>>());
+    let offer = bench.put_now(POD_A, &frame(&asks(Kind::Discover), NOBODY, ALL), Offload::Done).packet.buffer;
+    let body = self::body(pipeline::Buffer::head(&offer), OWN, mac(POD_A));
+    let message = DhcpPacket::new_checked(&body[..]).unwrap();
+    let routes = message.options().find(|option| option.kind == 121).unwrap().data;
+    assert_eq!(routes.len(), 9 * 17);
+}
+
 proptest! {
     #[test]
     fn no_message_is_too_strange(

@@ -293,6 +293,32 @@ fn who_asks_is_told_of_names() {
     assert_eq!(frame[14 + 40 + 32..], [servers, search].concat());
 }
 
+#[test]
+fn a_pod_of_some_routes_is_told_of_those_and_of_no_default() {
+    let mut bench = Bench::new();
+    bench.restrict(POD_A, &["10.5.0.0/16", "fd05::/64", "fd06::7:0/112", "::/0", "fd80::/9"]);
+    let frame = advertisement_frame(&bench.tables, POD_A).unwrap();
+    let packet = Ipv6Packet::new_checked(&frame[14..]).unwrap();
+    let icmp = Icmpv6Packet::new_checked(packet.payload()).unwrap();
+    let NdiscRepr::RouterAdvert { router_lifetime, .. } = NdiscRepr::parse(&icmp).unwrap() else { panic!() };
+    assert_eq!(router_lifetime.secs(), 0);
+    // RFC 4191, section 2.3, and nothing of names.
+    let lifetime = 9_000_u32.to_be_bytes();
+    let route = |prefix: &str, len: u8, units: u8| {
+        let bytes = usize::from(units - 1) * 8;
+        [&[24, units, len, 0][..], &lifetime, &v6(prefix).octets()[..bytes]].concat()
+    };
+    let routes = [("fd05::", 64, 2), ("fd06::7:0", 112, 3), ("::", 0, 2), ("fd80::", 9, 2)];
+    let routes = routes.map(|(prefix, len, units)| route(prefix, len, units));
+    assert_eq!(frame[14 + 40 + 32..], routes.concat());
+    let many: Vec<String> = (0..16).map(|n| format!("fd00::{n}/128")).collect();
+    bench.restrict(POD_A, &many.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(advertisement_frame(&bench.tables, POD_A).unwrap().len(), 14 + 40 + 32 + 16 * 24);
+    let asked = frame_to(SERVERS, &message(3, &[client(), server()]));
+    let reply = bench.put_now(POD_A, &asked, Offload::Done).packet.buffer;
+    assert_eq!(read(pipeline::Buffer::head(&reply)).payload[8..], message(7, &[client(), server()]));
+}
+
 fn any_option() -> impl Strategy<Value = Vec<u8>> {
     let data = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..60),

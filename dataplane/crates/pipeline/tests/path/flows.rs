@@ -357,6 +357,7 @@ fn pod(tables: &mut Tables, n: u16, mac_at: u8) {
             port: id,
             mac: wire::MacAddr([2, 9, 9, mac_at, high, low]),
             addresses: vec![IpAddr::from([10, 244, 2 + high, low])],
+            routes: vec![],
             kind: EndpointKind::Pod,
         })
         .unwrap();

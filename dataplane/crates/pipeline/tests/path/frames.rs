@@ -13,7 +13,7 @@ use smoltcp::wire::{
     EthernetFrame, Icmpv4Packet, Icmpv6Packet, IpAddress, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
 };
 use tables::{PortId, Tables};
-use wire::MacAddr;
+use wire::{IpPrefix, MacAddr};
 
 use crate::body;
 
@@ -94,6 +94,17 @@ impl Bench {
         change(&mut self.tables);
         self.tables.seal(tables::Generation(self.tables.generation().0 + 1));
         self.adjacencies.sync(&self.tables);
+    }
+
+    /// Has the endpoint behind a port be told of these routes, and of servers that nobody without a way to them is to be told of.
+    pub(crate) fn restrict(&mut self, port: PortId, routes: &[&str]) {
+        let routes: Vec<IpPrefix> = routes.iter().map(|text| text.parse().unwrap()).collect();
+        self.change(|tables| {
+            let endpoint = tables.endpoint_by_name(&format!("endpoint-{port}")).unwrap().clone();
+            tables.set_endpoint(tables::Endpoint { routes, ..endpoint }).unwrap();
+            let servers = ["10.96.0.10", "fd00::10"].map(ip).to_vec();
+            tables.set_resolver(tables::Resolver::new(servers, vec!["a".to_owned()]).unwrap());
+        });
     }
 
     /// What becomes of a frame, and the bytes it has then. Time passes, so that no rate limit is met by accident.
