@@ -145,6 +145,7 @@ fn add(config: &Config, text: &[u8], attachment: Attachment, netns: PathBuf) -> 
         addresses,
         pod: args.pod,
         secondary,
+        port_mappings: capabilities.port_mappings,
         bandwidth: capabilities.bandwidth,
     });
     let fds: Vec<_> = opened.iter().map(AsFd::as_fd).collect();

@@ -100,6 +100,7 @@ pub(crate) fn attach(
     if let Some(trouble) = store.trouble() {
         return Err(again(trouble));
     }
+    check_ports(store, &request)?;
     choose_port(store, &mut request)?;
     let network_id = request.network_id();
     let addresses = addresses(store, &request)?;
@@ -328,6 +329,28 @@ fn check_network(Secondary { id, subnets }: &Secondary) -> Result<(), Failure> {
         }
         if subnets[..i].contains(subnet) {
             return bad(format!("subnet `{subnet}` of network {id} is there twice"), "take one out");
+        }
+    }
+    Ok(())
+}
+
+/// A port of the node is one pod's.
+fn check_ports(store: &Store, request: &AttachRequest) -> Result<(), Failure> {
+    for other in store.attachments() {
+        for mapping in &request.port_mappings {
+            let Some(theirs) = other.request.port_mappings.iter().find(|own| own.conflicts_with(mapping))
+            else {
+                continue;
+            };
+            let host = theirs.host.map(|host| format!("{host} ")).unwrap_or_default();
+            let reason =
+                format!("hostPort {host}{}/{} is {}'s", theirs.host_port, theirs.protocol, other.endpoint);
+            // It may end, and this one be tried again.
+            return Err(failure(
+                code::TRY_AGAIN_LATER,
+                reason,
+                "delete that pod, or choose another hostPort",
+            ));
         }
     }
     Ok(())
@@ -586,6 +609,7 @@ mod tests {
             pod: None,
             bandwidth: None,
             secondary: None,
+            port_mappings: vec![],
         };
         assert_eq!(check(&good), Ok(()));
         let on = |id, subnets: &[&str]| {

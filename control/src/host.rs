@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use desired::{Desired, HOST_PORT, Prefixes};
+use desired::{Desired, HOST_PORT, HostPort, Prefixes};
 use proto::dataplane::Router;
 use rtnetlink::packet_route::address::AddressScope;
 use rtnetlink::packet_route::route::RouteProtocol;
@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use tap::{Tap, TapConfig, TapError};
 use wire::{IpPrefix, MacAddr};
 
+use crate::nat::Nat;
 use crate::netlink::{self, KernelRoute, Link, Netlink, NetlinkError};
 use crate::store::{Store, Warner};
 
@@ -77,6 +78,7 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
     let mut seen = 0;
     let mut looked = Instant::now();
     let mut settled = None;
+    let mut nat = Nat::default();
     loop {
         let plan = store.next_plan(seen, LOOK.saturating_sub(looked.elapsed()));
         seen = plan.revision;
@@ -86,7 +88,7 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
             continue;
         }
         let kept = keep(store, name).map_err(|error| error.to_string());
-        let warnings = match kept.and_then(|()| {
+        let mut warnings = match kept.and_then(|()| {
             sync(name, &wanted.routes(router)).map_err(|error| format!("host interface `{name}`: {error}"))
         }) {
             Ok(warnings) => {
@@ -98,6 +100,10 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
                 vec![format!("{error}; it is tried again every {LOOK:?}")]
             }
         };
+        if let Err(error) = nat.keep(name, &plan.desired) {
+            settled = None;
+            warnings.push(format!("host interface `{name}`: {error}; it is tried again every {LOOK:?}"));
+        }
         looked = Instant::now();
         store.warn(Warner::Host, warnings);
     }
@@ -171,11 +177,13 @@ async fn add(
     ))
 }
 
-/// What the kernel's routes to the host port follow from: prefixes, none where the host has no port, and sources.
+/// What the kernel's routes to the host port follow from: prefixes, none where the host has no port, and sources; and the ports that
+/// it leads to pods.
 #[derive(Debug, PartialEq)]
 struct Wanted {
     prefixes: Prefixes,
     sources: Vec<IpAddr>,
+    ports: Vec<HostPort>,
 }
 
 impl Wanted {
@@ -184,7 +192,7 @@ impl Wanted {
             true => desired.host_prefixes.clone(),
             false => Prefixes::new(),
         };
-        Self { prefixes, sources: desired.host_addresses.clone() }
+        Self { prefixes, sources: desired.host_addresses.clone(), ports: desired.host_ports.clone() }
     }
 
     fn routes(&self, router: &Router) -> BTreeSet<KernelRoute> {

@@ -380,6 +380,7 @@ mod tests {
                 pod: Some(PodName { namespace: "shop".into(), name: "line\nfeed".into(), uid: None }),
                 bandwidth: None,
                 secondary: None,
+                port_mappings: vec![],
             },
             port: format!("p{n}"),
             endpoint: format!("shop/{n}"),

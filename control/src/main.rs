@@ -11,6 +11,7 @@ mod health;
 mod host;
 mod ipam;
 mod journal;
+mod nat;
 mod netlink;
 mod pod;
 mod report;

@@ -32,16 +32,31 @@ const AGAIN: Duration = Duration::from_millis(300);
 /// # Errors
 /// When nothing arrives, or the answer comes from somebody else.
 pub fn seen(from: &Netns, to: &Netns, address: IpAddr, by: By) -> Result<IpAddr> {
-    let heard = match by {
-        By::Tcp => tcp(from, to, address),
-        By::Udp => udp(from, to, address),
-    };
-    heard.with_context(|| format!("{by:?} from {} to {address} in {}", from.name(), to.name()))
+    through(from, to, SocketAddr::new(address, 0), None, by)
 }
 
-fn tcp(from: &Netns, to: &Netns, address: IpAddr) -> Result<IpAddr> {
-    let listener = inside(to, || TcpListener::bind((address, 0)))??;
-    let at = listener.local_addr()?;
+/// The same by way of another address and port, `dial`, which lead to where somebody inside `to` listens.
+///
+/// # Errors
+/// As [`seen`].
+pub fn through(
+    from: &Netns,
+    to: &Netns,
+    listen: SocketAddr,
+    dial: Option<SocketAddr>,
+    by: By,
+) -> Result<IpAddr> {
+    let heard = match by {
+        By::Tcp => tcp(from, to, listen, dial),
+        By::Udp => udp(from, to, listen, dial),
+    };
+    let at = dial.unwrap_or(listen);
+    heard.with_context(|| format!("{by:?} from {} to {at} in {}", from.name(), to.name()))
+}
+
+fn tcp(from: &Netns, to: &Netns, listen: SocketAddr, dial: Option<SocketAddr>) -> Result<IpAddr> {
+    let listener = inside(to, || TcpListener::bind(listen))??;
+    let at = dial.map_or_else(|| listener.local_addr(), Ok)?;
     let mut speaker = inside(from, || TcpStream::connect_timeout(&at, PATIENCE))??;
     let (mut heard, peer) = listener.accept()?;
     for stream in [&speaker, &heard] {
@@ -56,11 +71,11 @@ fn tcp(from: &Netns, to: &Netns, address: IpAddr) -> Result<IpAddr> {
     Ok(peer.ip())
 }
 
-fn udp(from: &Netns, to: &Netns, address: IpAddr) -> Result<IpAddr> {
+fn udp(from: &Netns, to: &Netns, listen: SocketAddr, dial: Option<SocketAddr>) -> Result<IpAddr> {
     let any: IpAddr =
-        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let listener = inside(to, || UdpSocket::bind((address, 0)))??;
-    let at = listener.local_addr()?;
+        if listen.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let listener = inside(to, || UdpSocket::bind(listen))??;
+    let at = dial.map_or_else(|| listener.local_addr(), Ok)?;
     let speaker = inside(from, || UdpSocket::bind((any, 0)))??;
     for socket in [&listener, &speaker] {
         socket.set_read_timeout(Some(AGAIN))?;

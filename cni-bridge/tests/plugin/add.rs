@@ -54,6 +54,7 @@ fn a_kernel_pod_in_every_version() {
             pod: Some(PodName { namespace: "default".into(), name: "web-1".into(), uid: Some("u".into()) }),
             bandwidth: None,
             secondary: None,
+            port_mappings: vec![],
         };
         assert_eq!(asked, &expected);
         // The descriptor that came is the namespace itself.

@@ -71,8 +71,13 @@ fn codes_of_the_configuration() {
         ),
         (
             2,
+            json!({"runtimeConfig": {"ipRanges": [[{"subnet": "10.1.0.0/16"}]]}}),
+            ["`runtimeConfig.ipRanges`", "10.1.0.0/16"],
+        ),
+        (
+            7,
             json!({"runtimeConfig": {"portMappings": [{"hostPort": 80}]}}),
-            ["`runtimeConfig.portMappings`", "80"],
+            ["`runtimeConfig.portMappings[0].containerPort`", "missing"],
         ),
         (6, json!({"cniVersion": 1}), ["`cniVersion`", "1"]),
         (7, json!({"name": null}), ["`name`", "null"]),

@@ -7,6 +7,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
@@ -129,6 +130,7 @@ pub(crate) fn uninstall(args: &Args, wanted: &Uninstall) -> anyhow::Result<Done>
         return Ok(done);
     }
     remove_interface(&wanted.kept.host_interface, &mut done)?;
+    remove_table(&mut done)?;
     for path in [&wanted.kept.state_dir, &wanted.run_dir] {
         match fs::remove_dir_all(path) {
             Ok(()) => done.removed.push(path.clone()),
@@ -149,7 +151,9 @@ fn configuration(args: &Args, wanted: &Install) -> String {
             "type": PLUGIN,
             "socket": args.control,
             "spool": wanted.spool,
-            "capabilities": {"CNIDeviceInfoFile": true, "bandwidth": true, "ips": true, "mac": true},
+            "capabilities": {
+                "CNIDeviceInfoFile": true, "bandwidth": true, "ips": true, "mac": true, "portMappings": true,
+            },
         }],
     });
     format!("{list:#}\n")
@@ -221,6 +225,22 @@ fn remove_interface(name: &str, done: &mut Done) -> anyhow::Result<()> {
     let gone = Tap::create(&config).and_then(|tap| tap.set_persistent(false));
     gone.with_context(|| format!("removing the interface {name}"))?;
     done.removed.push(PathBuf::from(name));
+    Ok(())
+}
+
+/// What the kernel was told of hostPorts. Without the program that tells it, it was told nothing.
+fn remove_table(done: &mut Done) -> anyhow::Result<()> {
+    let nft = |arguments: &[&str]| Command::new("nft").args(arguments).output();
+    let table = ["table", "inet", "podrouter"];
+    match nft(&[&["list"], &table[..]].concat()) {
+        Ok(there) if there.status.success() => {}
+        _ => return Ok(()),
+    }
+    let output = nft(&[&["delete"], &table[..]].concat()).context("running nft")?;
+    if !output.status.success() {
+        bail!("removing nftables' table inet podrouter: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    done.removed.push(PathBuf::from("table inet podrouter"));
     Ok(())
 }
 

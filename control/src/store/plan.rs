@@ -93,6 +93,7 @@ fn desired_attachment(own: &Attachment) -> desired::Attachment {
         network: own.network_id(),
         addresses: own.attached.addresses.clone(),
         routes: own.request.secondary.iter().flat_map(|network| network.subnets.clone()).collect(),
+        host_ports: own.request.port_mappings.clone(),
         limits: bandwidth::limits(own.request.bandwidth),
     }
 }

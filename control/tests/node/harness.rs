@@ -49,6 +49,11 @@ impl Netns {
         run("ip", &[&["-n", &self.0], args].concat())
     }
 
+    /// `nft` in the namespace.
+    pub(crate) fn nft(&self, args: &[&str]) -> String {
+        run("ip", &[&["netns", "exec", &self.0, "nft"], args].concat())
+    }
+
     /// The interface as `ip -j` shows it, if it is there.
     pub(crate) fn link(&self, name: &str) -> Option<serde_json::Value> {
         let all: serde_json::Value = serde_json::from_str(&self.ip(&["-j", "addr", "show"])).unwrap();
@@ -305,5 +310,6 @@ pub(crate) fn pod(name: &str, netns: &Netns) -> AttachRequest {
         pod: Some(proto::control::PodName { namespace: "shop".into(), name: name.into(), uid: None }),
         bandwidth: None,
         secondary: None,
+        port_mappings: vec![],
     }
 }

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use proto::control::{
-    AttachAddresses, AttachRequest, AttachedRoute, AttachmentName, Bandwidth, Request, Response, Secondary,
+    AttachAddresses, AttachRequest, AttachedRoute, AttachmentName, Bandwidth, PortMapping, Request, Response,
+    Secondary,
 };
-use proto::dataplane::{Limit, Limits};
+use proto::dataplane::{Limit, Limits, Protocol};
 
 use crate::harness::{Netns, Node, detach, pod, until};
 
@@ -145,6 +146,57 @@ fn networks_beside_the_pods_own_keep_account_of_their_addresses_each() {
     }
     assert_eq!(node.attach(wanted(9, 1), &netns[1]).addresses, first);
     assert_eq!(node.status().warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_port_of_the_node_is_one_pods_and_the_kernel_is_told() {
+    let mut node = Node::new();
+    let fake = node.fake();
+    let table = |node: &Node| node.host.nft(&["list", "ruleset"]);
+    // Whatever an earlier process left.
+    node.host.nft(&["add", "table", "inet", "podrouter"]);
+    node.host.nft(&["add", "table", "inet", "others"]);
+    node.start_and_sync(&fake);
+    until("what was left is gone", || !table(&node).contains("podrouter"));
+    let (first, second) = (Netns::new(), Netns::new());
+    let mapping = |host: Option<&str>| PortMapping {
+        host: host.map(|text| text.parse().unwrap()),
+        host_port: 8080,
+        container_port: 80,
+        protocol: Protocol(6),
+    };
+    let with = |mappings: &[PortMapping], pod: AttachRequest| AttachRequest {
+        port_mappings: mappings.to_vec(),
+        ..pod
+    };
+    let web = with(&[mapping(None)], pod("web", &first));
+    node.attach(web.clone(), &first);
+    let frontends = || fake.contents().0.frontends.keys().map(ToString::to_string).collect::<Vec<_>>();
+    let all =
+        ["172.16.0.1:8080/tcp", "192.168.77.11:8080/tcp", "[fd00:16::1]:8080/tcp", "[fd00:77::11]:8080/tcp"];
+    assert_eq!(frontends(), all);
+    until("the kernel is told", || table(&node).contains("tcp dport 8080 dnat ip to 10.244.1.2:80"));
+    let whole = table(&node);
+    for host in [None, Some("192.168.77.11"), Some("::")] {
+        let (code, reason) = node.attach_fails(with(&[mapping(host)], pod("other", &second)), &second);
+        assert!(code == 11 && reason == "hostPort 8080/tcp is shop/web's", "{code}: {reason}");
+    }
+    assert!(second.link("eth0").is_none());
+
+    // It outlives control; what somebody changes is mended; nobody else's is touched.
+    node.kill();
+    node.host.nft(&["flush", "chain", "inet", "podrouter", "host_ports"]);
+    node.start_and_sync(&fake);
+    until("it is mended at the start", || table(&node) == whole);
+    node.host.nft(&["delete", "table", "inet", "podrouter"]);
+    until("it is mended", || table(&node) == whole);
+    assert_eq!(frontends(), all);
+    node.detach(&web);
+    until("it is gone", || !table(&node).contains("podrouter"));
+    assert!(table(&node).contains("others"));
+    assert_eq!(frontends(), [""; 0]);
+    node.attach(with(&[mapping(Some("::"))], pod("other", &second)), &second);
+    assert_eq!(frontends(), &all[2..]);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 mod addresses;
 mod bandwidth;
 mod errors;
+mod host_ports;
 mod lifecycle;
 mod networks;
 mod nodes;

@@ -18,13 +18,13 @@ use lab::wait::{PATIENCE, wait_until};
 use crate::reach;
 
 /// Nodes, with a kernel pod each.
-struct Bed {
-    pods: Vec<Pod>,
-    cluster: Cluster,
+pub(crate) struct Bed {
+    pub(crate) pods: Vec<Pod>,
+    pub(crate) cluster: Cluster,
 }
 
 impl Bed {
-    fn new(count: u8) -> Self {
+    pub(crate) fn new(count: u8) -> Self {
         let artefacts = Artefacts::find().unwrap();
         let cluster = Cluster::start(&Run::start().unwrap(), &artefacts, &Options::default(), count).unwrap();
         let pods = cluster.nodes.iter().map(pod).collect();

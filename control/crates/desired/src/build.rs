@@ -12,6 +12,7 @@ use imbl::{OrdMap, OrdSet};
 use proto::dataplane::{Limits, PortKind, PortSpec, RouteKey, RouteTarget};
 use wire::IpPrefix;
 
+use crate::host_ports::HostPort;
 use crate::nodes::Nodes;
 use crate::rows::Rows;
 use crate::view::{ClusterView, Local};
@@ -28,6 +29,8 @@ pub struct Desired {
     pub host_prefixes: Prefixes,
     /// This node's addresses that its kernel holds, InternalIP first: sources of what it sends to pods.
     pub host_addresses: Vec<IpAddr>,
+    /// Ports of the node that lead to its pods, each by whom it is asked first.
+    pub host_ports: Vec<HostPort>,
     /// What was left out, each naming object, field and value, by what it is about.
     warnings: OrdMap<About, Vec<String>>,
     /// All nodes, this one among them.
@@ -260,6 +263,7 @@ mod tests {
             network: 0,
             addresses: vec![Ipv4Addr::new(10, 244, 1, 2).into()],
             routes: vec![],
+            host_ports: vec![],
             limits: Limits::default(),
         })));
         assert!(go(&mut view, &mut local, &|_, local| local.attachments.clear()));

@@ -9,6 +9,7 @@
 
 mod build;
 mod diff;
+mod host_ports;
 mod local;
 mod nodes;
 mod objects;
@@ -19,6 +20,7 @@ mod view;
 
 pub use build::{Desired, Prefixes};
 pub use diff::diff;
+pub use host_ports::HostPort;
 pub use objects::{
     Address, EndpointSlice, Expression, Hints, Labels, LoadBalancerAddress, NamedPort, Namespace,
     NetworkPolicy, Node, NodeAddress, ObjectName, Operator, Pod, PolicyPeer, PolicyPort, PolicyRule, Pool,

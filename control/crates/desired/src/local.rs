@@ -30,6 +30,7 @@ impl Desired {
         if let Some(host) = &local.host {
             self.host(host, local);
         }
+        self.open_host_ports(local);
         let others = self.nodes.len() - usize::from(self.nodes.get(&local.node).is_some());
         if local.uplink.is_none() && others > 0 {
             let text = "other node(s) cannot be reached: there is no uplink; start with --uplink";

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use imbl::OrdMap;
+use proto::control::PortMapping;
 use proto::dataplane::{Ethdev, InterfaceAddress, Limits, PortKind, Router};
 use wire::{IpPrefix, MacAddr};
 
@@ -142,6 +143,8 @@ pub struct Attachment {
     pub addresses: Vec<IpAddr>,
     /// What it reaches; empty: everything.
     pub routes: Vec<IpPrefix>,
+    /// Ports of the node that lead to it.
+    pub host_ports: Vec<PortMapping>,
     /// How fast it may send and be sent to.
     pub limits: Limits,
 }

@@ -9,7 +9,10 @@ use desired::{
     Rows, UPLINK_PORT, Uplink, apply, diff,
 };
 use proptest::prelude::*;
-use proto::dataplane::{Ethdev, InterfaceAddress, Limit, Limits, PortKind, RouteKey, RouteTarget, Router};
+use proto::control::PortMapping;
+use proto::dataplane::{
+    Ethdev, Frontend, InterfaceAddress, Limit, Limits, PortKind, Protocol, RouteKey, RouteTarget, Router,
+};
 use wire::MacAddr;
 
 fn ip(text: &str) -> IpAddr {
@@ -73,6 +76,7 @@ fn local() -> Local {
             network: 0,
             addresses: vec![ip("10.244.1.2"), ip("fd00:10:244:1::2")],
             routes: vec![],
+            host_ports: vec![],
             limits: Limits { ingress: None, egress: Some(Limit { rate: 125_000, burst: 131_072 }) },
         }],
     }
@@ -111,6 +115,52 @@ fn two_nodes_reach_each_other_in_both_families() {
     assert_eq!(desired.ports["p0"].mac, Some(ROUTER_MAC));
     assert_eq!(desired.host_prefixes.len(), 4);
     assert_eq!(desired.own_cidrs.len(), 2);
+}
+
+fn mapping(host: Option<&str>, host_port: u16, container_port: u16) -> PortMapping {
+    PortMapping { host: host.map(ip), host_port, container_port, protocol: Protocol(6) }
+}
+
+#[test]
+fn a_hosts_port_is_a_frontend_on_every_address_that_is_meant() {
+    let view = view([(1, node(1))], []);
+    let mut local = local();
+    let ports = |local: &Local| {
+        let desired = Desired::build(&view, local);
+        let rows = desired.rows.frontends.values();
+        let row = |row: &Frontend| format!("{} {} {:?}", row.key, row.name, row.backends[0].address);
+        (rows.map(row).collect::<Vec<_>>(), warnings(&desired).concat(), desired.host_ports.len())
+    };
+    local.attachments[0].host_ports = vec![mapping(None, 8080, 80)];
+    let any = [
+        "172.16.0.1:8080/tcp hostPort of shop/front 10.244.1.2",
+        "192.168.77.11:8080/tcp hostPort of shop/front 10.244.1.2",
+        "[fd00:16::1]:8080/tcp hostPort of shop/front fd00:10:244:1::2",
+        "[fd00:77::11]:8080/tcp hostPort of shop/front fd00:10:244:1::2",
+    ];
+    assert_eq!(ports(&local), (any.map(str::to_owned).to_vec(), String::new(), 1));
+    // Of two, who names the address has it there; the other everywhere else.
+    let second = Attachment {
+        port: "p1".into(),
+        endpoint: "shop/second".into(),
+        addresses: vec![ip("10.244.1.3")],
+        host_ports: vec![mapping(Some("192.168.77.11"), 8080, 80), mapping(Some("127.0.0.1"), 8080, 80)],
+        ..local.attachments[0].clone()
+    };
+    local.attachments.push(second);
+    let (rows, warned, all) = ports(&local);
+    assert_eq!(rows[1], "192.168.77.11:8080/tcp hostPort of shop/second 10.244.1.3");
+    assert_eq!((&rows[0], &rows[2..], all), (&any[0].to_owned(), &any.map(str::to_owned)[2..], 3));
+    assert!(
+        warned.contains("shop/front: port 192.168.77.11:8080/tcp of the node is the hostPort of shop/second"),
+        "{warned}"
+    );
+    local.attachments[0].host_ports = vec![mapping(Some("0.0.0.0"), 8080, 80)];
+    local.attachments.truncate(1);
+    assert_eq!(ports(&local).0, any.map(str::to_owned)[..2]);
+    // What is loopback's, only the node's kernel sees.
+    local.attachments[0].host_ports = vec![mapping(Some("127.0.0.1"), 8080, 80)];
+    assert_eq!(ports(&local), (vec![], String::new(), 1));
 }
 
 #[test]
@@ -323,6 +373,8 @@ fn take(step: Step, view: &mut ClusterView, local: &mut Local) {
                     1 => "10.244.2.2".to_owned(),
                     _ => format!("10.244.1.{address}"),
                 })];
+                // Some of them ask for one and the same.
+                new.host_ports = vec![mapping(None, 8080 + u16::from(n / 2), 80)];
                 local.attachments.push(new);
             }
         }

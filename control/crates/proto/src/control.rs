@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use wire::{IpPrefix, MacAddr};
 
+use crate::dataplane::Protocol;
 use crate::text;
 
 /// Client to control.
@@ -87,6 +88,9 @@ pub struct AttachRequest {
     /// From `CNI_ARGS` (`K8S_POD_NAMESPACE`, `K8S_POD_NAME`), if Kubernetes asked.
     #[serde(default)]
     pub pod: Option<PodName>,
+    /// Ports of the node that lead to the pod (`hostPort`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port_mappings: Vec<PortMapping>,
     /// How fast the pod may send and be sent to; `None`: as fast as it goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<Bandwidth>,
@@ -97,6 +101,39 @@ impl AttachRequest {
     #[must_use]
     pub fn network_id(&self) -> u16 {
         self.secondary.as_ref().map_or(0, |network| network.id)
+    }
+}
+
+/// A port of the node that leads to one of the pod's, as CNI has it (CONVENTIONS.md, `portMappings`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// Which address of the node; unspecified: any of its family; `None`: any.
+    #[serde(default)]
+    pub host: Option<IpAddr>,
+    pub host_port: u16,
+    pub container_port: u16,
+    /// TCP, UDP or SCTP.
+    #[serde(with = "text")]
+    pub protocol: Protocol,
+}
+
+impl PortMapping {
+    /// Whether it is for this address of the node.
+    #[must_use]
+    pub fn is_for(&self, address: IpAddr) -> bool {
+        self.host.is_none_or(|host| {
+            host == address || host.is_unspecified() && host.is_ipv4() == address.is_ipv4()
+        })
+    }
+
+    /// Whether a packet could be meant by either.
+    #[must_use]
+    pub fn conflicts_with(&self, other: &Self) -> bool {
+        let hosts = match (self.host, other.host) {
+            (Some(own), Some(theirs)) => self.is_for(theirs) || other.is_for(own),
+            _ => true,
+        };
+        (self.host_port, self.protocol) == (other.host_port, other.protocol) && hosts
     }
 }
 

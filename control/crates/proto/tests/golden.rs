@@ -11,7 +11,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use proto::control::{
-    self, AttachAddresses, AttachPort, AttachRequest, Attached, AttachedRoute, Bandwidth, PodName, Secondary,
+    self, AttachAddresses, AttachPort, AttachRequest, Attached, AttachedRoute, Bandwidth, PodName,
+    PortMapping, Secondary,
 };
 use proto::dataplane::{
     self, Backend, BackendState, DeviceCounter, DeviceStatus, DropStatus, Endpoint, EndpointKind, Ethdev,
@@ -470,8 +471,19 @@ fn control_requests() -> Vec<(&'static str, control::Request)> {
         mac: None,
         addresses: AttachAddresses::Any,
         secondary: None,
+        port_mappings: vec![],
         pod: None,
         bandwidth: None,
+    };
+    let mapping = |host: Option<&str>, protocol| PortMapping {
+        host: host.map(ip),
+        host_port: 8080,
+        container_port: 80,
+        protocol: Protocol(protocol),
+    };
+    let mapped = AttachRequest {
+        port_mappings: vec![mapping(None, 6), mapping(Some("127.0.0.1"), 17)],
+        ..attach.clone()
     };
     let secondary = AttachRequest {
         interface: "net1".into(),
@@ -509,6 +521,7 @@ fn control_requests() -> Vec<(&'static str, control::Request)> {
     };
     vec![
         ("attach-limited", Request::Attach(limited)),
+        ("attach-mapped", Request::Attach(mapped)),
         ("attach-secondary", Request::Attach(secondary)),
         ("hello", Request::Hello { version: 1, program: "podrouter-cni".into() }),
         ("attach-tap", Request::Attach(attach)),

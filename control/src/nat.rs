@@ -1,0 +1,208 @@
+//! What the node's kernel translates: its own connections to ports of the node that lead to pods, and those by a NIC of its
+//! (`hostPort`). All others come by the data plane, which has the same ports as frontends.
+//!
+//! One nftables table of ours, written whole in one transaction. What always holds: no other table is touched; without such ports there is
+//! none of ours either; one that somebody changed or removed is written again.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::process::{Command, Stdio};
+
+use desired::{Desired, HostPort};
+
+use crate::netlink;
+
+/// Its family is `inet`: both families' rules are in it.
+const TABLE: &str = "podrouter";
+
+/// The table as it is known to be.
+#[derive(Debug, Default)]
+pub(crate) struct Nat {
+    /// What was written, and how the kernel lists it.
+    written: Option<(String, String)>,
+    /// What an earlier process left is gone.
+    swept: bool,
+}
+
+impl Nat {
+    /// Has the kernel translate as desired, on the host's device `name`.
+    ///
+    /// # Errors
+    /// `nft` is not installed, or the kernel refuses.
+    pub(crate) fn keep(&mut self, name: &str, desired: &Desired) -> Result<(), String> {
+        if desired.host_ports.is_empty() {
+            if !self.swept || self.written.take().is_some() {
+                self.swept = true;
+                match nft(&format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")) {
+                    // Without the program there never was a table.
+                    Err(Failed::Absent) => {}
+                    other => other.map(drop).map_err(|error| error.to_string())?,
+                }
+                netlink::sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), "0");
+            }
+            return Ok(());
+        }
+        self.swept = true;
+        let wanted = rules(name, &desired.host_ports, &desired.host_addresses);
+        if let Some((rules, listed)) = &self.written
+            && *rules == wanted
+            && list().is_ok_and(|now| now == *listed)
+        {
+            return Ok(());
+        }
+        self.written = None;
+        // From 127.0.0.1 to a pod, and the answers back: else such addresses never leave the loopback (ip-sysctl, route_localnet).
+        netlink::sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), "1");
+        nft(&wanted).map_err(|error| error.to_string())?;
+        let listed = list().map_err(|error| error.to_string())?;
+        self.written = Some((wanted, listed));
+        Ok(())
+    }
+}
+
+/// Why there is no such table.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(
+        "hostPort: the program nft is not here, so that the node itself cannot be told: install nftables"
+    )]
+    Absent,
+    #[error("hostPort: nft: {0}")]
+    Io(io::Error),
+    #[error("hostPort: nft refuses: {0}")]
+    Refused(String),
+}
+
+fn list() -> Result<String, Failed> {
+    run(Command::new("nft").args(["--stateless", "list", "table", "inet", TABLE]), "")
+}
+
+/// All of it in one transaction.
+fn nft(script: &str) -> Result<String, Failed> {
+    run(Command::new("nft").args(["-f", "-"]), script)
+}
+
+fn run(command: &mut Command, input: &str) -> Result<String, Failed> {
+    let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = spawned.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Failed::Absent,
+        _ => Failed::Io(error),
+    })?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that ends without reading says why.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(Failed::Io)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Failed::Refused(said.lines().next().unwrap_or("it says nothing").to_owned()))
+}
+
+/// The table, in place of the one before.
+fn rules(name: &str, ports: &[HostPort], sources: &[IpAddr]) -> String {
+    let mut to_pods = String::new();
+    for port in ports {
+        for v4 in [true, false] {
+            if let Some(rule) = rule(port, v4) {
+                let _ = writeln!(to_pods, "    {rule} comment \"{}\"", port.endpoint);
+            }
+        }
+    }
+    let source = |v4: bool| sources.iter().find(|own| own.is_ipv4() == v4);
+    let mut to_tap = String::new();
+    for (source, family) in [(source(true), "ip"), (source(false), "ip6")] {
+        if let Some(source) = source {
+            let nfproto = if family == "ip" { "ipv4" } else { "ipv6" };
+            let _ = writeln!(
+                to_tap,
+                "    oifname \"{name}\" meta nfproto {nfproto} ct status dnat snat {family} to {source}"
+            );
+        }
+    }
+    format!(
+        "add table inet {TABLE}
+delete table inet {TABLE}
+table inet {TABLE} {{
+  chain host_ports {{
+{to_pods}  }}
+  chain prerouting {{
+    type nat hook prerouting priority dstnat; policy accept;
+    iifname != \"{name}\" fib daddr type local jump host_ports
+  }}
+  chain output {{
+    type nat hook output priority -100; policy accept;
+    fib daddr type local jump host_ports
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+{to_tap}  }}
+  chain input {{
+    type filter hook input priority filter; policy accept;
+    iifname \"{name}\" ip daddr 127.0.0.0/8 ct direction original drop
+  }}
+}}
+"
+    )
+}
+
+/// From an address of the node to the pod's of the same family.
+fn rule(port: &HostPort, v4: bool) -> Option<String> {
+    let pod = port.backend(v4)?;
+    let mapping = port.mapping;
+    let (family, nfproto) = if v4 { ("ip", "ipv4") } else { ("ip6", "ipv6") };
+    let which = match mapping.host {
+        Some(host) if host.is_ipv4() != v4 => return None,
+        Some(host) if !host.is_unspecified() => format!("{family} daddr {host}"),
+        // What is sent to ::1 cannot leave the loopback.
+        _ if !v4 => format!("meta nfproto {nfproto} ip6 daddr != ::1"),
+        _ => format!("meta nfproto {nfproto}"),
+    };
+    let at = std::net::SocketAddr::new(pod, mapping.container_port);
+    let protocol = mapping.protocol;
+    Some(format!("{which} {protocol} dport {} dnat {family} to {at}", mapping.host_port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::control::PortMapping;
+    use proto::dataplane::Protocol;
+
+    fn port(host: Option<&str>, protocol: u8, addresses: &[&str]) -> HostPort {
+        let host = host.map(|text| text.parse().unwrap());
+        HostPort {
+            mapping: PortMapping { host, host_port: 8080, container_port: 80, protocol: Protocol(protocol) },
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            endpoint: "shop/front".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_rule_says_which_address_and_where_to() {
+        let both = ["10.244.1.2", "fd00::2"];
+        let says = |host: Option<&str>, protocol| {
+            let port = port(host, protocol, &both);
+            [true, false].map(|v4| rule(&port, v4).unwrap_or_default())
+        };
+        assert_eq!(
+            says(None, 6),
+            [
+                "meta nfproto ipv4 tcp dport 8080 dnat ip to 10.244.1.2:80",
+                "meta nfproto ipv6 ip6 daddr != ::1 tcp dport 8080 dnat ip6 to [fd00::2]:80",
+            ]
+        );
+        assert_eq!(
+            says(Some("127.0.0.1"), 17),
+            ["ip daddr 127.0.0.1 udp dport 8080 dnat ip to 10.244.1.2:80", ""]
+        );
+        assert_eq!(
+            says(Some("0.0.0.0"), 132)[0],
+            "meta nfproto ipv4 sctp dport 8080 dnat ip to 10.244.1.2:80"
+        );
+        assert_eq!(says(Some("::"), 6)[0], "");
+        assert_eq!(rule(&port(None, 6, &both[..1]), false), None);
+    }
+}
