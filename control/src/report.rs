@@ -1,12 +1,15 @@
-//! What this node tells the cluster: the Node's condition NetworkUnavailable, and an Event for each thing that is not honoured.
+//! What this node tells the cluster: the Node's condition NetworkUnavailable, an annotation with its router's addresses, by which other
+//! nodes reach its pods, and an Event for each thing that is not honoured.
 //!
 //! Owns no state of the node and decides nothing: should the API server be away, nobody is told, and nothing else is different.
 //! What always holds: the condition is written when it is first known, when it changes, and every few minutes in case somebody
 //! else wrote it; it never becomes true for a data plane that is gone for a moment.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use desired::Uplink;
 use futures_util::TryFutureExt;
 use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use k8s_openapi::jiff::Timestamp;
@@ -38,6 +41,8 @@ const NOTE: usize = 1024;
 pub(crate) struct Report {
     config: Config,
     node: String,
+    /// The annotation's value; `None`: there is no uplink.
+    router: Option<String>,
 }
 
 /// The condition's value.
@@ -48,8 +53,8 @@ struct Condition {
 }
 
 impl Condition {
-    /// With a reason in CamelCase and a sentence, as `kubectl describe node` shows them.
-    fn json(self) -> serde_json::Value {
+    /// With a reason in CamelCase and a sentence, as `kubectl describe node` shows them; and the annotation.
+    fn json(self, router: Option<&str>) -> serde_json::Value {
         let (status, reason, message) = match self.unavailable {
             false => ("False", "PodrouterIsReady", "podrouter forwards this node's pods"),
             true => {
@@ -57,7 +62,8 @@ impl Condition {
             }
         };
         let now = Timestamp::now();
-        json!({"status": {"conditions": [{
+        // A Node's annotations may be written with its status, as kubelet does. One of an uplink that is no more is taken away.
+        json!({"metadata": {"annotations": {desired::ROUTER_ADDRESSES: router}}, "status": {"conditions": [{
             "type": "NetworkUnavailable", "status": status, "reason": reason, "message": message,
             "lastTransitionTime": self.since.to_string(), "lastHeartbeatTime": now.to_string(),
         }]}})
@@ -65,8 +71,8 @@ impl Condition {
 }
 
 impl Report {
-    pub(crate) const fn new(config: Config, node: String) -> Self {
-        Self { config, node }
+    pub(crate) fn new(config: Config, node: String, uplink: Option<&Uplink>) -> Self {
+        Self { config, node, router: uplink.map(router_addresses) }
     }
 
     /// Follows the node's state for good, on the calling thread.
@@ -95,7 +101,7 @@ impl Report {
             let (is_ready, warnings) = store.standing();
             said.look(is_ready, Instant::now());
             // Who may not write the one may be allowed the other.
-            let condition = said.tell_condition(&nodes, &self.node).await;
+            let condition = said.tell_condition(&nodes, &self.node, self.router.as_deref()).await;
             let events = said.tell_events(&recorder, &self.node, &warnings).await;
             let troubles = condition.err().into_iter().chain(events.err());
             let troubles: Vec<_> = troubles.map(|error| format!("telling the cluster: {error}")).collect();
@@ -137,12 +143,17 @@ impl Said {
         }
     }
 
-    async fn tell_condition(&mut self, nodes: &Api<Node>, node: &str) -> Result<(), String> {
+    async fn tell_condition(
+        &mut self,
+        nodes: &Api<Node>,
+        node: &str,
+        router: Option<&str>,
+    ) -> Result<(), String> {
         let Some(condition) = self.condition else { return Ok(()) };
         if self.written.is_some_and(|at| at.elapsed() < AGAIN) {
             return Ok(());
         }
-        let patch = Patch::Strategic(condition.json());
+        let patch = Patch::Strategic(condition.json(router));
         let parameters = PatchParams::default();
         let patched = within(nodes.patch_status(node, &parameters, &patch).map_ok(drop)).await;
         patched.map_err(|error| format!("the condition of Node {node}: {error}"))?;
@@ -185,6 +196,17 @@ impl Said {
     }
 }
 
+/// An address of each family, of more than the link's scope if there is one: where other nodes send what is for this one's pods.
+fn router_addresses(uplink: &Uplink) -> String {
+    let of = |v4: bool| {
+        let all = || uplink.addresses.iter().map(|own| own.address).filter(|own| own.is_ipv4() == v4);
+        let is_local = |own: &IpAddr| matches!(own, IpAddr::V6(own) if own.is_unicast_link_local());
+        all().find(|own| !is_local(own)).or_else(|| all().next())
+    };
+    let addresses = [of(true), of(false)].into_iter().flatten();
+    addresses.map(|own| own.to_string()).collect::<Vec<_>>().join(",")
+}
+
 async fn within(request: impl Future<Output = kube::Result<()>>) -> Result<(), String> {
     match timeout(ANSWER, request).await {
         Ok(result) => result.map_err(|error| crate::watch::told(&error)),
@@ -201,6 +223,7 @@ fn cut(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::dataplane::{Ethdev, InterfaceAddress};
 
     #[test]
     fn a_data_plane_that_is_gone_for_a_moment_is_no_reason() {
@@ -216,6 +239,22 @@ mod tests {
         assert_eq!([look(true, 101), look(false, 102), look(false, 111)], [Some(false); 3]);
         assert_eq!([look(false, 112), look(false, 500)], [Some(true); 2]);
         assert_eq!([look(true, 501), look(false, 502), look(true, 503), look(false, 511)], [Some(false); 4]);
+    }
+
+    #[test]
+    fn an_address_of_each_family_that_others_can_use() {
+        let uplink = |addresses: &[&str]| {
+            let address = |text: &&str| InterfaceAddress { address: text.parse().unwrap(), prefix_len: 24 };
+            let addresses = addresses.iter().map(address).collect();
+            Uplink { device: Ethdev::new("d"), mtu: 1500, addresses, gateways: vec![] }
+        };
+        for (own, told) in [
+            (["fe80::1", "fd00::1", "10.0.0.1", "10.0.0.2"].as_slice(), "10.0.0.1,fd00::1"),
+            (&["fe80::1"], "fe80::1"),
+            (&["10.0.0.1"], "10.0.0.1"),
+        ] {
+            assert_eq!(router_addresses(&uplink(own)), told);
+        }
     }
 
     #[test]

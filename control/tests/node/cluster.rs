@@ -128,6 +128,39 @@ fn a_cluster_ip_is_refused_by_name() {
 }
 
 #[test]
+fn nodes_learn_each_others_routers_from_the_annotations_that_each_writes() {
+    let mut node = Node::new();
+    let server = node.api_server(0, 0);
+    // As a cluster is before any of us was there.
+    for name in ["knode1", "knode2"] {
+        let mut object = server.get("Node", "", name).unwrap();
+        object["metadata"]["annotations"] = json!({"others": "stays"});
+        server.set(object);
+    }
+    let annotations = |name: &str| server.get("Node", "", name).unwrap()["metadata"]["annotations"].clone();
+    let fake = node.fake();
+    node.start_and_sync(&fake);
+    until("its own is told", || {
+        annotations("knode1")["podrouter.io/router-addresses"] == "172.16.0.1,fd00:16::1"
+    });
+    assert_eq!(fake.route("10.244.2.0/24"), None);
+    assert_eq!(
+        (&annotations("knode1")["others"], &annotations("knode2")),
+        (&json!("stays"), &json!({"others": "stays"}))
+    );
+    let mut other = server.get("Node", "", "knode2").unwrap();
+    other["metadata"]["annotations"]["podrouter.io/router-addresses"] = json!("172.16.0.2");
+    server.set(other);
+    until("the other's is followed", || fake.route("10.244.2.0/24") == via("172.16.0.2"));
+
+    // Started again without an uplink, it is no way to its pods any more.
+    assert_eq!(node.stop(), 0);
+    node.extra.drain(..6);
+    node.start_and_sync(&fake);
+    until("it is taken away", || annotations("knode1") == json!({"others": "stays"}));
+}
+
+#[test]
 fn the_cluster_is_told_whether_pods_can_be_here_and_what_is_left_out() {
     let mut node = Node::new();
     let server = node.api_server(0, 0);
@@ -146,6 +179,11 @@ fn the_cluster_is_told_whether_pods_can_be_here_and_what_is_left_out() {
     node.start_and_sync(&fake);
     until("the condition", || condition().is_some_and(|own| own["status"] == "False"));
     assert_eq!(condition().unwrap()["reason"], "PodrouterIsReady");
+    let router = || {
+        let own = server.get("Node", "", "knode1").unwrap();
+        own["metadata"]["annotations"].get("podrouter.io/router-addresses").cloned()
+    };
+    assert_eq!(router(), Some(json!("172.16.0.1,fd00:16::1")));
     drop(fake);
     until("it is away", || condition().is_some_and(|own| own["status"] == "True"));
     assert_eq!(condition().unwrap()["reason"], "PodrouterDataPlaneIsAway");
