@@ -48,7 +48,7 @@ pub(crate) struct Args {
     /// Where vhost-user sockets are made.
     #[arg(long, value_name = "DIR", default_value = "/run/podrouter/vhost")]
     pub(crate) vhost_dir: PathBuf,
-    /// DPDK's name of the device towards other nodes, as the data plane knows it.
+    /// DPDK's name of the device towards other nodes, as the data plane knows it; without one the node's kernel is the way.
     #[arg(long, value_name = "DEVICE", value_parser = non_empty)]
     pub(crate) uplink: Option<String>,
     /// Queue pairs of the uplink; without this one for each poll worker, or all that the device has where it does not itself

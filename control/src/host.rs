@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use desired::{Desired, HOST_PORT, HostPort, Prefixes};
+use desired::{Desired, HOST_PORT, HostPort, Peers, Prefixes};
 use proto::dataplane::Router;
 use rtnetlink::packet_route::address::AddressScope;
 use rtnetlink::packet_route::route::RouteProtocol;
@@ -89,7 +89,8 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
         }
         let kept = keep(store, name).map_err(|error| error.to_string());
         let mut warnings = match kept.and_then(|()| {
-            sync(name, &wanted.routes(router)).map_err(|error| format!("host interface `{name}`: {error}"))
+            sync(name, &wanted.routes(router), &wanted.peer_routes())
+                .map_err(|error| format!("host interface `{name}`: {error}"))
         }) {
             Ok(warnings) => {
                 settled = Some(wanted);
@@ -126,15 +127,33 @@ fn keep(store: &Store, name: &str) -> Result<(), HostError> {
     Ok(())
 }
 
-fn sync(name: &str, wanted: &BTreeSet<KernelRoute>) -> Result<Vec<String>, NetlinkError> {
+fn sync(
+    name: &str,
+    wanted: &BTreeSet<KernelRoute>,
+    peers: &BTreeSet<KernelRoute>,
+) -> Result<Vec<String>, NetlinkError> {
     netlink::run(None, async |kernel: Netlink| {
         let link = kernel.link(name).await?.ok_or_else(|| NetlinkError::NoLink(name.to_owned()))?;
-        let present: BTreeSet<KernelRoute> = kernel.routes(link, PROTOCOL).await?.into_iter().collect();
+        let (present, elsewhere) = kernel.routes(link, PROTOCOL).await?;
+        let (present, elsewhere): (BTreeSet<_>, BTreeSet<_>) =
+            (present.into_iter().collect(), elsewhere.into_iter().collect());
         let prefixes: BTreeSet<IpPrefix> = wanted.iter().map(|route| route.prefix).collect();
         let mut warnings = Vec::new();
         for route in present.iter().filter(|route| !prefixes.contains(&route.prefix)) {
-            if let Err(error) = kernel.delete_route(link, route, PROTOCOL).await {
+            if let Err(error) = kernel.delete_route(Some(link), route, PROTOCOL).await {
                 warnings.push(format!("host interface `{name}`: {error}"));
+            }
+        }
+        let reached: BTreeSet<IpPrefix> = peers.iter().map(|route| route.prefix).collect();
+        for route in elsewhere.iter().filter(|route| !reached.contains(&route.prefix)) {
+            if let Err(error) = kernel.delete_route(None, route, PROTOCOL).await {
+                warnings.push(error.to_string());
+            }
+        }
+        for route in peers.difference(&elsewhere) {
+            let own = elsewhere.iter().any(|there| there.prefix == route.prefix);
+            if let Err(error) = kernel.add_route_by_gateway(route, PROTOCOL, own).await {
+                warnings.push(reason(route, &error));
             }
         }
         for route in wanted.iter().filter(|route| !present.contains(route)) {
@@ -144,6 +163,23 @@ fn sync(name: &str, wanted: &BTreeSet<KernelRoute>) -> Result<Vec<String>, Netli
         }
         Ok(warnings)
     })
+}
+
+/// Why there is no way to a node's pods, and what to do.
+fn reason(route: &KernelRoute, error: &NetlinkError) -> String {
+    let KernelRoute { prefix, gateway, .. } = route;
+    let gateway = gateway.map(|own| own.to_string()).unwrap_or_default();
+    match error.errno() {
+        Some(Errno::EXIST) => format!(
+            "there is another route to {prefix}, which stays: see `ip route show {prefix}`, and remove it if pods are \
+             podrouter's alone"
+        ),
+        Some(Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::INVAL) => format!(
+            "pods in {prefix} cannot be reached: {gateway}, their node, is on no network that this one is on; \
+             give both a network, or this one an --uplink"
+        ),
+        _ => error.to_string(),
+    }
 }
 
 async fn add(
@@ -184,6 +220,8 @@ struct Wanted {
     prefixes: Prefixes,
     sources: Vec<IpAddr>,
     ports: Vec<HostPort>,
+    peers: Peers,
+    cluster: Prefixes,
 }
 
 impl Wanted {
@@ -192,7 +230,23 @@ impl Wanted {
             true => desired.host_prefixes.clone(),
             false => Prefixes::new(),
         };
-        Self { prefixes, sources: desired.host_addresses.clone(), ports: desired.host_ports.clone() }
+        Self {
+            prefixes,
+            sources: desired.host_addresses.clone(),
+            ports: desired.host_ports.clone(),
+            peers: desired.peers.clone(),
+            cluster: desired.cluster.clone(),
+        }
+    }
+
+    /// To other nodes' pods, where the kernel is the way there.
+    fn peer_routes(&self) -> BTreeSet<KernelRoute> {
+        let route = |(&prefix, &gateway): (&IpPrefix, &IpAddr)| KernelRoute {
+            prefix,
+            gateway: Some(gateway),
+            source: None,
+        };
+        self.peers.iter().map(route).collect()
     }
 
     fn routes(&self, router: &Router) -> BTreeSet<KernelRoute> {

@@ -1,12 +1,11 @@
 //! What the node's kernel translates: its own connections to ports of the node that lead to pods, and those by a NIC of its
-//! (`hostPort`). All others come by the data plane, which has the same ports as frontends.
+//! (`hostPort`); and, where the kernel is the way out, the source of what pods send beyond the cluster.
 //!
-//! One nftables table of ours, written whole in one transaction. What always holds: no other table is touched; without such ports there is
-//! none of ours either; one that somebody changed or removed is written again.
+//! One nftables table of ours, written whole in one transaction. What always holds: no other table is touched; with nothing to translate there
+//! is none of ours either; one that somebody changed or removed is written again.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
 use desired::{Desired, HostPort};
@@ -31,7 +30,7 @@ impl Nat {
     /// # Errors
     /// `nft` is not installed, or the kernel refuses.
     pub(crate) fn keep(&mut self, name: &str, desired: &Desired) -> Result<(), String> {
-        if desired.host_ports.is_empty() {
+        if desired.host_ports.is_empty() && desired.cluster.is_empty() {
             if !self.swept || self.written.take().is_some() {
                 self.swept = true;
                 match nft(&format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")) {
@@ -44,7 +43,7 @@ impl Nat {
             return Ok(());
         }
         self.swept = true;
-        let wanted = rules(name, &desired.host_ports, &desired.host_addresses);
+        let wanted = rules(name, desired);
         if let Some((rules, listed)) = &self.written
             && *rules == wanted
             && list().is_ok_and(|now| now == *listed)
@@ -53,7 +52,8 @@ impl Nat {
         }
         self.written = None;
         // From 127.0.0.1 to a pod, and the answers back: else such addresses never leave the loopback (ip-sysctl, route_localnet).
-        netlink::sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), "1");
+        let localnet = if desired.host_ports.is_empty() { "0" } else { "1" };
+        netlink::sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), localnet);
         nft(&wanted).map_err(|error| error.to_string())?;
         let listed = list().map_err(|error| error.to_string())?;
         self.written = Some((wanted, listed));
@@ -65,12 +65,12 @@ impl Nat {
 #[derive(Debug, thiserror::Error)]
 enum Failed {
     #[error(
-        "hostPort: the program nft is not here, so that the node itself cannot be told: install nftables"
+        "the program nft is not here, so that the node cannot be told of hostPorts, nor pods reach beyond the cluster by it: install nftables"
     )]
     Absent,
-    #[error("hostPort: nft: {0}")]
+    #[error("nft: {0}")]
     Io(io::Error),
-    #[error("hostPort: nft refuses: {0}")]
+    #[error("nft refuses: {0}")]
     Refused(String),
 }
 
@@ -102,23 +102,41 @@ fn run(command: &mut Command, input: &str) -> Result<String, Failed> {
 }
 
 /// The table, in place of the one before.
-fn rules(name: &str, ports: &[HostPort], sources: &[IpAddr]) -> String {
+fn rules(name: &str, desired: &Desired) -> String {
     let mut to_pods = String::new();
-    for port in ports {
+    for port in &desired.host_ports {
         for v4 in [true, false] {
             if let Some(rule) = rule(port, v4) {
                 let _ = writeln!(to_pods, "    {rule} comment \"{}\"", port.endpoint);
             }
         }
     }
-    let source = |v4: bool| sources.iter().find(|own| own.is_ipv4() == v4);
-    let mut to_tap = String::new();
-    for (source, family) in [(source(true), "ip"), (source(false), "ip6")] {
-        if let Some(source) = source {
-            let nfproto = if family == "ip" { "ipv4" } else { "ipv6" };
+    let (mut sets, mut out) = (String::new(), String::new());
+    for (v4, family) in [(true, "ip"), (false, "ip6")] {
+        let nfproto = if v4 { "ipv4" } else { "ipv6" };
+        if let Some(source) = desired.host_addresses.iter().find(|own| own.is_ipv4() == v4) {
+            // With an uplink of the data plane's, answers to others would leave by that.
+            let whose = if desired.cluster.is_empty() { "" } else { "fib saddr type local " };
             let _ = writeln!(
-                to_tap,
-                "    oifname \"{name}\" meta nfproto {nfproto} ct status dnat snat {family} to {source}"
+                out,
+                "    oifname \"{name}\" meta nfproto {nfproto} {whose}ct status dnat snat {family} to {source}"
+            );
+        }
+        let elements: Vec<String> = desired
+            .cluster
+            .iter()
+            .filter(|own| own.addr().is_ipv4() == v4)
+            .map(ToString::to_string)
+            .collect();
+        if !elements.is_empty() {
+            let _ = writeln!(
+                sets,
+                "  set cluster{family} {{\n    type {nfproto}_addr; flags interval; auto-merge\n    elements = {{ {} }}\n  }}",
+                elements.join(", ")
+            );
+            let _ = writeln!(
+                out,
+                "    iifname \"{name}\" oifname != \"{name}\" {family} daddr != @cluster{family} masquerade"
             );
         }
     }
@@ -126,7 +144,7 @@ fn rules(name: &str, ports: &[HostPort], sources: &[IpAddr]) -> String {
         "add table inet {TABLE}
 delete table inet {TABLE}
 table inet {TABLE} {{
-  chain host_ports {{
+{sets}  chain host_ports {{
 {to_pods}  }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
@@ -138,7 +156,7 @@ table inet {TABLE} {{
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
-{to_tap}  }}
+{out}  }}
   chain input {{
     type filter hook input priority filter; policy accept;
     iifname \"{name}\" ip daddr 127.0.0.0/8 ct direction original drop

@@ -177,7 +177,7 @@ impl Netlink {
         protocol: RouteProtocol,
         replace: bool,
     ) -> Result<(), NetlinkError> {
-        let mut request = self.0.route().add(message(link, route, protocol));
+        let mut request = self.0.route().add(message(Some(link), route, protocol));
         if replace {
             request = request.replace();
         }
@@ -185,10 +185,25 @@ impl Netlink {
         result.map_err(|error| NetlinkError::from(format!("adding the route to {}", route.prefix), &error))
     }
 
-    /// Takes a route away.
+    /// Adds a route by whatever device its gateway is on, or replaces one.
+    pub(crate) async fn add_route_by_gateway(
+        &self,
+        route: &KernelRoute,
+        protocol: RouteProtocol,
+        replace: bool,
+    ) -> Result<(), NetlinkError> {
+        let mut request = self.0.route().add(message(None, route, protocol));
+        if replace {
+            request = request.replace();
+        }
+        let result = request.execute().await;
+        result.map_err(|error| NetlinkError::from(format!("adding the route to {}", route.prefix), &error))
+    }
+
+    /// Takes a route away; `None`: by whatever device.
     pub(crate) async fn delete_route(
         &self,
-        link: Link,
+        link: Option<Link>,
         route: &KernelRoute,
         protocol: RouteProtocol,
     ) -> Result<(), NetlinkError> {
@@ -196,30 +211,33 @@ impl Netlink {
         result.map_err(|error| NetlinkError::from(format!("removing the route to {}", route.prefix), &error))
     }
 
-    /// The device's routes of one protocol.
+    /// The device's routes of one protocol, and those of all other devices.
     pub(crate) async fn routes(
         &self,
         link: Link,
         protocol: RouteProtocol,
-    ) -> Result<Vec<KernelRoute>, NetlinkError> {
-        let mut routes = Vec::new();
+    ) -> Result<(Vec<KernelRoute>, Vec<KernelRoute>), NetlinkError> {
+        let (mut own, mut others) = (Vec::new(), Vec::new());
         let all =
             [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()];
         for family in all {
             let mut found = self.0.route().get(family).execute();
             loop {
                 match found.try_next().await {
-                    Ok(Some(message)) => routes.extend(ours(&message, link, protocol)),
+                    Ok(Some(message)) => match ours(&message, protocol) {
+                        Some((index, route)) if index == Some(link.index) => own.push(route),
+                        found => others.extend(found.map(|(_, route)| route)),
+                    },
                     Ok(None) => break,
                     Err(error) => return Err(NetlinkError::from("listing routes", &error)),
                 }
             }
         }
-        Ok(routes)
+        Ok((own, others))
     }
 }
 
-fn message(link: Link, route: &KernelRoute, protocol: RouteProtocol) -> RouteMessage {
+fn message(link: Option<Link>, route: &KernelRoute, protocol: RouteProtocol) -> RouteMessage {
     let mut message = match route.prefix.addr() {
         IpAddr::V4(addr) => {
             RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(addr, route.prefix.len()).build()
@@ -229,10 +247,12 @@ fn message(link: Link, route: &KernelRoute, protocol: RouteProtocol) -> RouteMes
         }
     };
     message.header.protocol = protocol;
-    message.attributes.push(RouteAttribute::Oif(link.index));
+    message.attributes.extend(link.map(|link| RouteAttribute::Oif(link.index)));
     match route.gateway {
         Some(gateway) => {
-            message.header.flags.insert(RouteFlags::Onlink);
+            if link.is_some() {
+                message.header.flags.insert(RouteFlags::Onlink);
+            }
             message.attributes.push(RouteAttribute::Gateway(gateway.into()));
         }
         None if route.prefix.addr().is_ipv4() => message.header.scope = RouteScope::Link,
@@ -244,7 +264,8 @@ fn message(link: Link, route: &KernelRoute, protocol: RouteProtocol) -> RouteMes
     message
 }
 
-fn ours(message: &RouteMessage, link: Link, protocol: RouteProtocol) -> Option<KernelRoute> {
+/// The device's number, and the route.
+fn ours(message: &RouteMessage, protocol: RouteProtocol) -> Option<(Option<u32>, KernelRoute)> {
     let header = &message.header;
     if header.protocol != protocol || header.table != RouteHeader::RT_TABLE_MAIN {
         return None;
@@ -260,7 +281,7 @@ fn ours(message: &RouteMessage, link: Link, protocol: RouteProtocol) -> Option<K
         }
     }
     let prefix = IpPrefix::containing(addr?, header.destination_prefix_length)?;
-    (index == Some(link.index)).then_some(KernelRoute { prefix, gateway, source })
+    Some((index, KernelRoute { prefix, gateway, source }))
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

@@ -41,7 +41,7 @@ const NOTE: usize = 1024;
 pub(crate) struct Report {
     config: Config,
     node: String,
-    /// The annotation's value; `None`: there is no uplink.
+    /// The annotation's value; `None`: there is no uplink, and the kernel is the way.
     router: Option<String>,
 }
 
@@ -72,7 +72,8 @@ impl Condition {
 
 impl Report {
     pub(crate) fn new(config: Config, node: String, uplink: Option<&Uplink>) -> Self {
-        Self { config, node, router: uplink.map(router_addresses) }
+        let addresses = |own: &Uplink| own.addresses.iter().map(|own| own.address).collect::<Vec<_>>();
+        Self { config, node, router: uplink.map(|own| router_addresses(&addresses(own))) }
     }
 
     /// Follows the node's state for good, on the calling thread.
@@ -100,8 +101,10 @@ impl Report {
             tokio::time::sleep(LOOK).await;
             let (is_ready, warnings) = store.standing();
             said.look(is_ready, Instant::now());
+            let by_kernel = || store.plan().map(|plan| router_addresses(&plan.desired.host_addresses));
+            let router = self.router.clone().or_else(by_kernel).filter(|text| !text.is_empty());
             // Who may not write the one may be allowed the other.
-            let condition = said.tell_condition(&nodes, &self.node, self.router.as_deref()).await;
+            let condition = said.tell_condition(&nodes, &self.node, router).await;
             let events = said.tell_events(&recorder, &self.node, &warnings).await;
             let troubles = condition.err().into_iter().chain(events.err());
             let troubles: Vec<_> = troubles.map(|error| format!("telling the cluster: {error}")).collect();
@@ -120,8 +123,9 @@ impl Report {
 #[derive(Debug, Default)]
 struct Said {
     condition: Option<Condition>,
-    /// When the condition was written last.
+    /// When the condition was written last, and with which routers.
     written: Option<Instant>,
+    router: Option<String>,
     away_since: Option<Instant>,
     /// What Events were written for, as long as it lasts.
     events: BTreeSet<String>,
@@ -147,17 +151,18 @@ impl Said {
         &mut self,
         nodes: &Api<Node>,
         node: &str,
-        router: Option<&str>,
+        router: Option<String>,
     ) -> Result<(), String> {
         let Some(condition) = self.condition else { return Ok(()) };
-        if self.written.is_some_and(|at| at.elapsed() < AGAIN) {
+        if self.written.is_some_and(|at| at.elapsed() < AGAIN) && self.router == router {
             return Ok(());
         }
-        let patch = Patch::Strategic(condition.json(router));
+        let patch = Patch::Strategic(condition.json(router.as_deref()));
         let parameters = PatchParams::default();
         let patched = within(nodes.patch_status(node, &parameters, &patch).map_ok(drop)).await;
         patched.map_err(|error| format!("the condition of Node {node}: {error}"))?;
         self.written = Some(Instant::now());
+        self.router = router;
         Ok(())
     }
 
@@ -197,9 +202,9 @@ impl Said {
 }
 
 /// An address of each family, of more than the link's scope if there is one: where other nodes send what is for this one's pods.
-fn router_addresses(uplink: &Uplink) -> String {
+fn router_addresses(addresses: &[IpAddr]) -> String {
     let of = |v4: bool| {
-        let all = || uplink.addresses.iter().map(|own| own.address).filter(|own| own.is_ipv4() == v4);
+        let all = || addresses.iter().copied().filter(|own| own.is_ipv4() == v4);
         let is_local = |own: &IpAddr| matches!(own, IpAddr::V6(own) if own.is_unicast_link_local());
         all().find(|own| !is_local(own)).or_else(|| all().next())
     };
@@ -223,7 +228,6 @@ fn cut(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::dataplane::{Ethdev, InterfaceAddress};
 
     #[test]
     fn a_data_plane_that_is_gone_for_a_moment_is_no_reason() {
@@ -243,17 +247,13 @@ mod tests {
 
     #[test]
     fn an_address_of_each_family_that_others_can_use() {
-        let uplink = |addresses: &[&str]| {
-            let address = |text: &&str| InterfaceAddress { address: text.parse().unwrap(), prefix_len: 24 };
-            let addresses = addresses.iter().map(address).collect();
-            Uplink { device: Ethdev::new("d"), mtu: 1500, addresses, gateways: vec![] }
-        };
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
         for (own, told) in [
             (["fe80::1", "fd00::1", "10.0.0.1", "10.0.0.2"].as_slice(), "10.0.0.1,fd00::1"),
             (&["fe80::1"], "fe80::1"),
             (&["10.0.0.1"], "10.0.0.1"),
         ] {
-            assert_eq!(router_addresses(&uplink(own)), told);
+            assert_eq!(router_addresses(&parse(own)), told);
         }
     }
 

@@ -330,7 +330,10 @@ impl Core {
             Target::Connected(port) => rows::RouteTarget::Connected { port: self.port_name(port) },
             Target::Blackhole => rows::RouteTarget::Blackhole,
             Target::Unreachable => rows::RouteTarget::Unreachable,
-            Target::Endpoint(_) | Target::Local => return None,
+            Target::Endpoint(id) => {
+                rows::RouteTarget::Endpoint { name: self.tables.endpoint(id)?.name.clone() }
+            }
+            Target::Local => return None,
         })
     }
 

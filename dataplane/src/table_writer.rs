@@ -163,6 +163,8 @@ impl Core {
     /// All of one network.
     fn set_routes(&self, tables: &mut Tables, routes: &[rows::Route]) -> anyhow::Result<()> {
         let Some(first) = routes.first() else { return Ok(()) };
+        // Shares everything with the one that is written.
+        let before = tables.clone();
         // Of many routes, most lead where the one before leads.
         let mut last: Option<(&rows::RouteTarget, RouteTarget)> = None;
         let rows = routes.iter().map(|route| {
@@ -170,7 +172,7 @@ impl Core {
             let target = match last {
                 Some((row, target)) if *row == route.target => target,
                 _ => self
-                    .target(&route.target)
+                    .target(&before, &route.target)
                     .with_context(|| format!("route {prefix} in network {network}"))?,
             };
             last = Some((&route.target, target));
@@ -203,12 +205,18 @@ impl Core {
         })
     }
 
-    fn target(&self, target: &rows::RouteTarget) -> anyhow::Result<RouteTarget> {
+    fn target(&self, tables: &Tables, target: &rows::RouteTarget) -> anyhow::Result<RouteTarget> {
         Ok(match target {
             rows::RouteTarget::NextHop { port, address } => {
                 RouteTarget::NextHop { port: self.ports.id(port)?, addr: *address }
             }
             rows::RouteTarget::Connected { port } => RouteTarget::Connected(self.ports.id(port)?),
+            rows::RouteTarget::Endpoint { name } => {
+                let endpoint = tables.endpoint_by_name(name);
+                RouteTarget::Endpoint(
+                    endpoint.with_context(|| format!("endpoint `{name}` does not exist"))?.id,
+                )
+            }
             rows::RouteTarget::Blackhole => RouteTarget::Blackhole,
             rows::RouteTarget::Unreachable => RouteTarget::Unreachable,
         })

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::artefacts::Artefacts;
 use crate::lan::Lan;
 use crate::manifests::{Manifests, NodeObject};
-use crate::node::{Node, Options};
+use crate::node::{Node, Options, Uplink};
 use crate::run::Run;
 use crate::site::Site;
 
@@ -18,6 +18,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     pub lan: Lan,
     manifests: Manifests,
+    uplink: Uplink,
 }
 
 impl Cluster {
@@ -29,9 +30,9 @@ impl Cluster {
         if !(1..=Site::MOST).contains(&count) {
             bail!("a cluster here has 1 to {} nodes, not {count}", Site::MOST);
         }
-        let lan = Lan::create(run, options.uplink_mtu)?;
+        let lan = Lan::create(run, options.uplink, options.uplink_mtu)?;
         let manifests = Manifests::create(&run.dir().join("manifests"))?;
-        let mut cluster = Self { nodes: Vec::new(), lan, manifests };
+        let mut cluster = Self { nodes: Vec::new(), lan, manifests, uplink: options.uplink };
         let sites: Vec<Site> = Site::first(count).collect();
         cluster.tell(&sites)?;
         for &site in &sites {
@@ -62,7 +63,10 @@ impl Cluster {
     pub fn tell(&self, sites: &[Site]) -> Result<()> {
         let all: Vec<_> = sites
             .iter()
-            .map(|site| (site.name(), site.pod_cidrs(), site.host(), site.router().join(",")))
+            .map(|site| {
+                let routers = if self.uplink == Uplink::Kernel { site.host() } else { site.router() };
+                (site.name(), site.pod_cidrs(), site.host(), routers.join(","))
+            })
             .collect();
         let objects: Vec<NodeObject<'_>> = all
             .iter()

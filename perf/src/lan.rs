@@ -4,18 +4,22 @@ use anyhow::Result;
 use std::sync::Arc;
 
 use crate::netns::{Netns, veth};
-use crate::node::{OTHER_HOST, OTHER_POD, OUTSIDE, WORLD};
+use crate::node::{OTHER_HOST, OTHER_POD, OUTSIDE, Uplink, WORLD};
 use crate::run::Run;
 use crate::site::Site;
 
-/// A node's end of its cable, for its data plane.
+/// A node's end of its cable.
 pub const UPLINK: &str = "uplink";
+
+/// The outside host among the nodes' own addresses.
+pub const GATEWAY: [&str; 2] = ["192.168.77.1", "fd00:77::1"];
 
 /// The bridge, and whose it is.
 #[derive(Debug, Clone)]
 pub struct Lan {
     /// The outside host's namespace; its `eth0` is the bridge.
     pub outside: Netns,
+    uplink: Uplink,
     mtu: u16,
 }
 
@@ -24,7 +28,7 @@ impl Lan {
     ///
     /// # Errors
     /// As `ip`.
-    pub fn create(run: &Arc<Run>, mtu: u16) -> Result<Self> {
+    pub fn create(run: &Arc<Run>, uplink: Uplink, mtu: u16) -> Result<Self> {
         let outside = Netns::create(run, "outside")?;
         // It hands every frame on at once, multicast too: nobody here speaks the protocols that it would learn by.
         outside.ip(&[
@@ -43,10 +47,14 @@ impl Lan {
         for (address, length) in OUTSIDE.iter().zip([24, 64]) {
             outside.add_address("eth0", &format!("{address}/{length}"))?;
         }
+        // Nodes that have their own addresses on the network have their way out among these.
+        for (address, length) in GATEWAY.iter().zip([24, 64]).filter(|_| uplink == Uplink::Kernel) {
+            outside.add_address("eth0", &format!("{address}/{length}"))?;
+        }
         for address in WORLD {
             outside.add_address("lo", address)?;
         }
-        Ok(Self { outside, mtu })
+        Ok(Self { outside, uplink, mtu })
     }
 
     /// Has the outside host play another node's part: it has that node's address and a pod's.
@@ -60,30 +68,61 @@ impl Lan {
             .try_for_each(|address| self.outside.add_address("lo", address))
     }
 
-    /// Plugs a node in. Its end belongs to the data plane's packet socket alone; the node's kernel, which sees the same frames,
-    /// drops them, as it would not see those of a NIC that is DPDK's.
+    /// Plugs a node in, and gives it its own addresses.
     ///
     /// # Errors
     /// As `ip`.
     pub fn connect(&self, host: &Netns, site: Site) -> Result<()> {
         let port = port(site);
         veth(host, UPLINK, &self.outside, &port)?;
-        host.sysctl("net.ipv6.conf.uplink.disable_ipv6", "1")?;
-        let deaf = "add table netdev lab; add chain netdev lab deaf \
-                    { type filter hook ingress device \"uplink\" priority 0; policy drop; }";
-        host.succeed("nft", &[deaf])?;
+        match self.uplink {
+            Uplink::Dedicated => Self::dedicate(host, site)?,
+            Uplink::Kernel => Self::leave_to_kernel(host, site)?,
+        }
         let mtu = self.mtu.to_string();
         host.ip(&["link", "set", UPLINK, "mtu", &mtu])?;
         self.outside.ip(&["link", "set", &port, "mtu", &mtu, "master", "eth0"])?;
         self.outside.disable_offloads(&port)?;
-        for (prefixes, lengths) in [(site.pod_cidrs(), None), (site.host(), Some([32, 128]))] {
-            for (i, router) in site.router().iter().enumerate() {
-                let to =
-                    lengths.map_or_else(|| prefixes[i].clone(), |of| format!("{}/{}", prefixes[i], of[i]));
-                self.outside.ip(&["route", "add", &to, "via", router, "dev", "eth0"])?;
+        let routers = if self.uplink == Uplink::Kernel { site.host() } else { site.router() };
+        for (to, router) in site.pod_cidrs().iter().zip(&routers) {
+            self.outside.ip(&["route", "add", to, "via", router, "dev", "eth0"])?;
+        }
+        if self.uplink == Uplink::Dedicated {
+            for ((to, length), router) in site.host().iter().zip([32, 128]).zip(&routers) {
+                self.outside.ip(&[
+                    "route",
+                    "add",
+                    &format!("{to}/{length}"),
+                    "via",
+                    router,
+                    "dev",
+                    "eth0",
+                ])?;
             }
         }
         Ok(())
+    }
+
+    /// Its end belongs to the data plane's packet socket alone; the node's kernel, which sees the same frames, drops them, as it would
+    /// not see those of a NIC that is DPDK's.
+    fn dedicate(host: &Netns, site: Site) -> Result<()> {
+        for (address, length) in site.host().iter().zip([32, 128]) {
+            host.add_address("lo", &format!("{address}/{length}"))?;
+        }
+        host.sysctl("net.ipv6.conf.uplink.disable_ipv6", "1")?;
+        let deaf = "add table netdev lab; add chain netdev lab deaf \
+                    { type filter hook ingress device \"uplink\" priority 0; policy drop; }";
+        host.succeed("nft", &[deaf]).map(drop)
+    }
+
+    /// Its end is the node's NIC, as in a cluster of any kind: the node's addresses, a way out, and a kernel that forwards.
+    fn leave_to_kernel(host: &Netns, site: Site) -> Result<()> {
+        for ((address, length), gateway) in site.host().iter().zip([24, 64]).zip(GATEWAY) {
+            host.add_address(UPLINK, &format!("{address}/{length}"))?;
+            host.ip(&["route", "add", "default", "via", gateway, "dev", UPLINK])?;
+        }
+        host.sysctl("net.ipv4.ip_forward", "1")?;
+        host.sysctl("net.ipv6.conf.all.forwarding", "1")
     }
 
     /// Takes a node off the bridge, or back: what it sends is lost meanwhile. (With its end down, its packet socket would keep it.)

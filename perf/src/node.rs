@@ -47,6 +47,15 @@ pub const OTHER_HOST: [&str; 2] = ["192.168.77.12", "fd00:77::12"];
 /// The host's end of its own port.
 pub const HOST_DEVICE: &str = "podrouter0";
 
+/// How a node reaches others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Uplink {
+    /// By a device of the data plane's own.
+    Dedicated,
+    /// By the node's kernel and its NIC.
+    Kernel,
+}
+
 /// What may differ from one node to another.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -54,6 +63,8 @@ pub struct Options {
     pub workers: Option<String>,
     /// `--idle` of the data plane; `None`: its default.
     pub idle: Option<String>,
+    /// Whose the network between nodes is.
+    pub uplink: Uplink,
     /// MTU of the uplink.
     pub uplink_mtu: u16,
     /// MTU that the CNI configuration asks for pods; `None`: what the uplink allows.
@@ -69,6 +80,7 @@ impl Default for Options {
         Self {
             workers: None,
             idle: None,
+            uplink: Uplink::Dedicated,
             uplink_mtu: 1500,
             pod_mtu: None,
             kubeconfig: None,
@@ -98,7 +110,7 @@ impl Node {
     /// # Errors
     /// When anything cannot be made or does not come up; the logs' ends are in the error.
     pub fn start(run: &Arc<Run>, artefacts: &Artefacts, options: Options) -> Result<Self> {
-        let lan = Lan::create(run, options.uplink_mtu)?;
+        let lan = Lan::create(run, options.uplink, options.uplink_mtu)?;
         lan.play_other_node()?;
         let manifests = Manifests::create(&run.dir().join("manifests"))?;
         let at = OUTSIDE.join(",");
@@ -127,9 +139,6 @@ impl Node {
         site: Site,
     ) -> Result<Self> {
         let host = Netns::create(run, &site.name())?;
-        for (address, length) in site.host().iter().zip([32, 128]) {
-            host.add_address("lo", &format!("{address}/{length}"))?;
-        }
         lan.connect(&host, site)?;
         std::fs::create_dir_all(dir(run, site))?;
         let dataplane = spawn_dataplane(run, artefacts, &host, site, &options)?;
@@ -146,7 +155,9 @@ impl Node {
             run: Arc::clone(run),
         };
         node.settle()?;
-        node.route_host()?;
+        if node.options.uplink == Uplink::Dedicated {
+            node.route_host()?;
+        }
         Ok(node)
     }
 
@@ -309,7 +320,9 @@ fn spawn_dataplane(
 ) -> Result<Process> {
     let mut command: Command = host.command(artefacts.path("podrouter-dataplane"));
     command.arg("--socket").arg(dataplane_socket(run, site));
-    command.args(["--vdev", "net_af_packet0,iface=uplink"]);
+    if options.uplink == Uplink::Dedicated {
+        command.args(["--vdev", "net_af_packet0,iface=uplink"]);
+    }
     command.args(["--file-prefix", &run.name(&format!("dp{}", site.number()))]);
     for (flag, value) in [("--workers", &options.workers), ("--idle", &options.idle)] {
         if let Some(value) = value {
@@ -338,8 +351,14 @@ fn spawn_control(
     command.arg("--dataplane").arg(dataplane_socket(run, site));
     let dir = dir(run, site);
     command.arg("--state-dir").arg(dir.join("state")).arg("--vhost-dir").arg(dir.join("vhost"));
-    command.args(["--uplink", "net_af_packet0", "--uplink-mtu", &options.uplink_mtu.to_string()]);
+    command.args(["--uplink-mtu", &options.uplink_mtu.to_string()]);
+    if options.uplink == Uplink::Dedicated {
+        command.args(["--uplink", "net_af_packet0"]);
+    }
     for ((address, gateway), length) in site.router().iter().zip(OUTSIDE).zip([24, 64]) {
+        if options.uplink == Uplink::Kernel {
+            break;
+        }
         command.args(["--uplink-address", &format!("{address}/{length}"), "--uplink-gateway", gateway]);
     }
     command.args(["--host-interface", HOST_DEVICE]);

@@ -153,10 +153,16 @@ fn nodes_learn_each_others_routers_from_the_annotations_that_each_writes() {
     server.set(other);
     until("the other's is followed", || fake.route("10.244.2.0/24") == via("172.16.0.2"));
 
-    // Started again without an uplink, it is no way to its pods any more.
+    // Started again without an uplink, its kernel is the way to its pods; and without a host interface there is none.
     assert_eq!(node.stop(), 0);
     node.extra.drain(..6);
     node.start_and_sync(&fake);
+    until("its kernel is told of", || {
+        annotations("knode1")["podrouter.io/router-addresses"] == "192.168.77.11,fd00:77::11"
+    });
+    assert_eq!(node.stop(), 0);
+    node.extra.extend(["--host-interface", "none"].map(str::to_owned));
+    node.start();
     until("it is taken away", || annotations("knode1") == json!({"others": "stays"}));
 }
 

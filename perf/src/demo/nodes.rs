@@ -7,8 +7,9 @@ use anyhow::Result;
 use lab::artefacts::Artefacts;
 use lab::cluster::Cluster;
 use lab::exchange::{By, seen};
+use lab::lan::GATEWAY;
 use lab::netns::Netns;
-use lab::node::{OUTSIDE, Options};
+use lab::node::{OUTSIDE, Options, Uplink};
 use lab::ping::Ping;
 use lab::pktgen::reflector;
 use lab::pod::{Family, Kind, Pod};
@@ -32,11 +33,14 @@ struct Party<'a> {
     /// A DPDK pod has none with a kernel in it: it only answers pings.
     netns: Option<&'a Netns>,
     addresses: [String; 2],
+    /// What it has beyond the cluster.
+    leaves_as: [String; 2],
 }
 
 pub(super) fn run(arguments: &Arguments, artefacts: &Artefacts, report: &mut Report) -> Result<()> {
     report.progress(&format!("starting {} nodes", arguments.nodes));
-    let cluster = Cluster::start(&Run::start()?, artefacts, &Options::default(), arguments.nodes)?;
+    let options = Options { uplink: arguments.uplink, ..Options::default() };
+    let cluster = Cluster::start(&Run::start()?, artefacts, &options, arguments.nodes)?;
     let played = play(&cluster, arguments, report);
     cluster.explain(played)
 }
@@ -74,17 +78,25 @@ fn parties<'a>(cluster: &'a Cluster, casts: &'a [Cast]) -> Vec<Party<'a>> {
     let mut parties = Vec::new();
     for (node, cast) in cluster.nodes.iter().zip(casts) {
         let name = node.site.name();
-        let mut party = |what: &str, netns, addresses| {
-            parties.push(Party { name: format!("{what} {name}"), netns, addresses })
+        let mut party = |what: &str, netns, addresses: [String; 2]| {
+            let by_kernel = node.options.uplink == Uplink::Kernel;
+            let leaves_as = if by_kernel { node.site.host() } else { addresses.clone() };
+            parties.push(Party { name: format!("{what} {name}"), netns, addresses, leaves_as });
         };
         party("pod", Some(&cast.kernel.netns), pod(&cast.kernel));
         party("dpdk", None, pod(&cast.dpdk));
         party("host", Some(&node.host), node.site.host());
     }
-    let outside = OUTSIDE.map(str::to_owned);
-    parties.push(Party { name: "outside".to_owned(), netns: Some(&cluster.lan.outside), addresses: outside });
+    // Whose network is the nodes' own has an address among them.
+    let by_kernel = cluster.nodes.iter().any(|node| node.options.uplink == Uplink::Kernel);
+    let addresses = if by_kernel { GATEWAY } else { OUTSIDE }.map(str::to_owned);
+    let (name, leaves_as) = (BEYOND.to_owned(), addresses.clone());
+    parties.push(Party { name, netns: Some(&cluster.lan.outside), addresses, leaves_as });
     parties
 }
+
+/// Who is not of the cluster.
+const BEYOND: &str = "outside";
 
 /// Rows speak, columns listen; a cell tells whom the speaker was taken for.
 fn matrix(parties: &[Party<'_>], at: usize, family: &str, report: &mut Report) -> Result<()> {
@@ -99,7 +111,7 @@ fn matrix(parties: &[Party<'_>], at: usize, family: &str, report: &mut Report) -
                 row.push("-".to_owned());
                 continue;
             }
-            let (cell, reached) = reach(netns, &from.addresses[at], to, at);
+            let (cell, reached) = reach(netns, from, to, at);
             if let Err(fault) = &reached {
                 report.faults.push(format!("{} to {} by {family}: {fault}", from.name, to.name));
             }
@@ -109,13 +121,15 @@ fn matrix(parties: &[Party<'_>], at: usize, family: &str, report: &mut Report) -
         }
         table.row(row);
     }
-    let title =
-        format!("Whom each was taken for, by {family} (own: its own address, nothing on the way translated)");
+    let title = format!(
+        "Whom each was taken for, by {family} (own: its own address, nothing on the way translated; node: its node)"
+    );
     report.section(&format!("reach-{family}"), &title, &table, Value::Array(results))
 }
 
 /// What to show, and what is wrong with it.
-fn reach(from: &Netns, own: &str, to: &Party<'_>, at: usize) -> (String, Result<(), String>) {
+fn reach(from: &Netns, who: &Party<'_>, to: &Party<'_>, at: usize) -> (String, Result<(), String>) {
+    let own = if to.name == BEYOND { &who.leaves_as[at] } else { &who.addresses[at] };
     let address = &to.addresses[at];
     let Some(netns) = to.netns else {
         return match Ping::default().run(from, address) {
@@ -127,12 +141,12 @@ fn reach(from: &Netns, own: &str, to: &Party<'_>, at: usize) -> (String, Result<
     let Ok(address) = address.parse::<IpAddr>() else { return ("-".to_owned(), Ok(())) };
     for by in By::BOTH {
         match seen(from, netns, address, by) {
-            Ok(peer) if peer.to_string() == own => {}
+            Ok(peer) if peer.to_string() == *own => {}
             Ok(peer) => return (peer.to_string(), Err(format!("{by:?} came from {peer}, not {own}"))),
             Err(error) => return ("LOST".to_owned(), Err(format!("{error:#}"))),
         }
     }
-    ("own".to_owned(), Ok(()))
+    (if *own == who.addresses[at] { "own" } else { "node" }.to_owned(), Ok(()))
 }
 
 fn hints(cluster: &Cluster, casts: &[Cast]) -> String {

@@ -3,8 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lab::exchange::{By, through};
+use lab::lan::GATEWAY;
 use lab::netns::{Netns, veth};
-use lab::node::{HOST, HOST_DEVICE};
+use lab::node::{HOST, HOST_DEVICE, OUTSIDE, Uplink};
 use lab::pod::{Family, Kind, Pod};
 use lab::wait::{PATIENCE, wait_until};
 use serde_json::{Value, json};
@@ -36,7 +37,21 @@ fn says(from: &Netns, pod: &Pod, node: &str, port: u16, by: By) -> anyhow::Resul
 
 #[test]
 fn a_hosts_port_leads_to_its_pod_from_everywhere() {
-    let bed = Bed::new(2);
+    from_everywhere(Uplink::Dedicated);
+}
+
+#[test]
+fn by_the_nodes_kernel_it_does_too_and_the_client_stays_itself() {
+    from_everywhere(Uplink::Kernel);
+}
+
+fn from_everywhere(uplink: Uplink) {
+    let bed = Bed::by(uplink, 2);
+    // Answers to whoever comes by a NIC of the node's leave by the uplink, unless they look like the node's own.
+    let (outside_is, client_is) = match uplink {
+        Uplink::Dedicated => (OUTSIDE, HOST[0]),
+        Uplink::Kernel => (GATEWAY, "198.51.100.9"),
+    };
     let web = mapped(&bed, "web", &json!([mapping("tcp", "", 80), mapping("udp", "", 53)])).unwrap();
     let [a, b] = [&bed.cluster.nodes[0], &bed.cluster.nodes[1]];
     let outside = &bed.cluster.lan.outside;
@@ -62,15 +77,15 @@ fn a_hosts_port_leads_to_its_pod_from_everywhere() {
                 (&bed.pods[1].netns, pod(&bed.pods[1])),
                 (&a.host, ip(node)),
                 (&b.host, ip(&b.site.host()[usize::from(family == Family::V6)])),
-                (outside, ip(family.of(lab::node::OUTSIDE))),
+                (outside, ip(family.of(outside_is))),
             ] {
                 assert_eq!(says(from, &web, node, port, by).unwrap(), own, "{by:?} to {node}");
             }
             // From the pod to its own port: it cannot be answered by itself.
             says(&web.netns, &web, node, port, by).unwrap();
         }
-        for (from, node) in [(&a.host, "127.0.0.1"), (&client, "198.51.100.1")] {
-            assert_eq!(says(from, &web, node, port, by).unwrap(), ip(HOST[0]), "{by:?} to {node}");
+        for (from, node, own) in [(&a.host, "127.0.0.1", HOST[0]), (&client, "198.51.100.1", client_is)] {
+            assert_eq!(says(from, &web, node, port, by).unwrap(), ip(own), "{by:?} to {node}");
         }
     }
     // Somebody flushes it, and it is there again; the pod ends, and it is gone.
@@ -79,7 +94,7 @@ fn a_hosts_port_leads_to_its_pod_from_everywhere() {
     web.detach(a).unwrap();
     wait_until("it is gone", PATIENCE, || {
         match a.host.succeed("nft", &["list", "ruleset", "inet"])?.as_str() {
-            rules if rules.contains("podrouter") => Err(anyhow::anyhow!("{rules}")),
+            rules if rules.contains("dnat ip") => Err(anyhow::anyhow!("{rules}")),
             _ => Ok(()),
         }
     })

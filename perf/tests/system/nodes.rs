@@ -7,7 +7,7 @@ use lab::artefacts::Artefacts;
 use lab::cluster::Cluster;
 use lab::exchange::{By, seen};
 use lab::netns::Netns;
-use lab::node::{Node, OUTSIDE, Options};
+use lab::node::{HOST, Node, OUTSIDE, Options, Uplink, WORLD};
 use lab::ping::{Ping, Pinged};
 use lab::pktgen::reflector;
 use lab::pod::{Family, Kind, Pod};
@@ -25,8 +25,13 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) fn new(count: u8) -> Self {
+        Self::by(Uplink::Dedicated, count)
+    }
+
+    pub(crate) fn by(uplink: Uplink, count: u8) -> Self {
         let artefacts = Artefacts::find().unwrap();
-        let cluster = Cluster::start(&Run::start().unwrap(), &artefacts, &Options::default(), count).unwrap();
+        let options = Options { uplink, ..Options::default() };
+        let cluster = Cluster::start(&Run::start().unwrap(), &artefacts, &options, count).unwrap();
         let pods = cluster.nodes.iter().map(pod).collect();
         Self { pods, cluster }
     }
@@ -58,7 +63,54 @@ fn pinged_while<T>(from: &Netns, to: &str, seconds: u32, happens: impl FnOnce() 
 
 #[test]
 fn pods_and_hosts_of_all_nodes_reach_each_other_as_themselves() {
-    let bed = Bed::new(2);
+    reach_each_other(&Bed::new(2));
+}
+
+/// The data plane has no NIC, and leaves the node's alone.
+#[test]
+fn by_the_nodes_kernel_they_do_too_and_the_outside_sees_the_node() {
+    let bed = Bed::by(Uplink::Kernel, 2);
+    reach_each_other(&bed);
+    let [a, b] = [&bed.cluster.nodes[0], &bed.cluster.nodes[1]];
+    // What leaves the cluster has the node's address; what comes in from outside finds the pod, as itself.
+    for (family, node) in Family::BOTH.into_iter().zip(HOST) {
+        let outside = &bed.cluster.lan.outside;
+        for there in [OUTSIDE, WORLD] {
+            for by in By::BOTH {
+                let at = family.of(there).parse().unwrap();
+                assert_eq!(seen(&bed.pods[0].netns, outside, at, by).unwrap().to_string(), node, "{at}");
+            }
+        }
+    }
+    // The kernel's routes and translation are mended, and go with the last of what needs them.
+    let routes = |node: &Node| node.host.ip(&["route"]).unwrap() + &node.host.ip(&["-6", "route"]).unwrap();
+    let whole = routes(a);
+    a.host.ip(&["route", "del", "10.244.2.0/24"]).unwrap();
+    a.host.succeed("nft", &["flush", "ruleset", "inet"]).unwrap();
+    let to_b = bed.pods[1].address(Family::V4);
+    wait_until("it is mended", PATIENCE, || lab::ping::reaches(&bed.pods[0].netns, &to_b).map(drop)).unwrap();
+    wait_until("all of it", PATIENCE, || {
+        let world = WORLD[0].parse().unwrap();
+        let seen = seen(&bed.pods[0].netns, &bed.cluster.lan.outside, world, By::Udp)?.to_string();
+        if (seen.as_str(), routes(a)) == (HOST[0], whole.clone()) {
+            Ok(())
+        } else {
+            Err(anyhow::anyhow!("{seen}"))
+        }
+    })
+    .unwrap();
+    let sites: Vec<Site> = Site::first(1).collect();
+    bed.cluster.tell(&sites).unwrap();
+    wait_until("the way to the other is gone", PATIENCE, || match routes(a).contains("10.244.2.0/24") {
+        false => Ok(()),
+        true => Err(anyhow::anyhow!("{}", routes(a))),
+    })
+    .unwrap();
+    assert!(b.host.ip(&["link", "show", "dev", "uplink"]).is_ok());
+    bed.cluster.ledgers().unwrap();
+}
+
+fn reach_each_other(bed: &Bed) {
     let dpdk: Vec<Pod> = bed
         .cluster
         .nodes
@@ -67,7 +119,10 @@ fn pods_and_hosts_of_all_nodes_reach_each_other_as_themselves() {
         .collect();
     let pairs = bed.cluster.nodes.iter().zip(&dpdk);
     let _reflectors: Vec<_> = pairs.map(|(node, pod)| reflector(node, pod).unwrap()).collect();
-    let parties = bed.parties();
+    let kernel = bed.cluster.nodes[0].options.uplink == Uplink::Kernel;
+    // By a kernel, what leaves the cluster does not leave as itself.
+    let mut parties = bed.parties();
+    parties.truncate(parties.len() - usize::from(kernel));
     for (from, own) in &parties {
         for (to, theirs) in parties.iter().filter(|(to, _)| !std::ptr::eq(*to, *from)) {
             for (own, theirs) in own.iter().zip(theirs) {

@@ -12,6 +12,7 @@ use imbl::{OrdMap, OrdSet};
 use proto::dataplane::{Limits, PortKind, PortSpec, RouteKey, RouteTarget};
 use wire::IpPrefix;
 
+use crate::HOST_PORT;
 use crate::host_ports::HostPort;
 use crate::nodes::Nodes;
 use crate::rows::Rows;
@@ -29,6 +30,10 @@ pub struct Desired {
     pub host_prefixes: Prefixes,
     /// This node's addresses that its kernel holds, InternalIP first: sources of what it sends to pods.
     pub host_addresses: Vec<IpAddr>,
+    /// Without an uplink: by what address the node's kernel reaches other nodes' podCIDRs.
+    pub peers: Peers,
+    /// Without an uplink: where packets of pods go with their own source; all else leaves the node with the node's.
+    pub cluster: Prefixes,
     /// Ports of the node that lead to its pods, each by whom it is asked first.
     pub host_ports: Vec<HostPort>,
     /// What was left out, each naming object, field and value, by what it is about.
@@ -40,6 +45,9 @@ pub struct Desired {
     /// There are pods that need a look at their own addresses.
     pub(crate) has_strays: bool,
 }
+
+/// Prefixes, and the next hop of each; a copy costs nothing.
+pub type Peers = OrdMap<IpPrefix, IpAddr>;
 
 /// A set of prefixes; a copy costs nothing.
 pub type Prefixes = OrdSet<IpPrefix>;
@@ -60,7 +68,7 @@ impl Desired {
         let mut desired = Self::default();
         desired.take_in(&view.nodes);
         desired.local(local);
-        for (prefix, target) in default_routes(local) {
+        for (prefix, target) in desired.default_routes(local) {
             desired.route(prefix, target);
         }
         for &prefix in &desired.own_cidrs.clone() {
@@ -74,6 +82,11 @@ impl Desired {
                 desired.reach(name, local, uplink, &own);
             }
             desired.stray_pods(view, local, uplink, &own);
+        } else if local.host.is_some() {
+            for name in view.nodes.keys().filter(|name| **name != local.node) {
+                desired.reach_by_kernel(name);
+            }
+            desired.own_cluster();
         }
         desired
     }
@@ -172,6 +185,21 @@ impl Desired {
         self.rows.routes.contains_key(&RouteKey { network: 0, prefix })
     }
 
+    /// Where goes what no other route covers: to the uplink's gateways, or without an uplink to the node's kernel.
+    fn default_routes(&self, local: &Local) -> Vec<(IpPrefix, RouteTarget)> {
+        let Some(uplink) = &local.uplink else {
+            let target = RouteTarget::Endpoint { name: HOST_PORT.to_owned() };
+            let families =
+                if self.rows.endpoints.contains_key(HOST_PORT) { [true, false].as_slice() } else { &[] };
+            return families.iter().filter_map(|v4| Some((everything(*v4)?, target.clone()))).collect();
+        };
+        let by = |&address: &IpAddr| {
+            let target = RouteTarget::NextHop { port: crate::UPLINK_PORT.to_owned(), address };
+            Some((everything(address.is_ipv4())?, target))
+        };
+        uplink.gateways.iter().filter_map(by).collect()
+    }
+
     /// Whether another node has the address.
     fn is_elsewhere(&self, address: IpAddr, local: &Local) -> bool {
         self.nodes.owner_of(address).is_some_and(|owner| owner != local.node)
@@ -179,15 +207,10 @@ impl Desired {
     }
 }
 
-/// Next hops of what no other route covers.
-fn default_routes(local: &Local) -> impl Iterator<Item = (IpPrefix, RouteTarget)> {
-    let gateways = local.uplink.iter().flat_map(|uplink| &uplink.gateways);
-    gateways.filter_map(|&address| {
-        let all: IpAddr =
-            if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let target = RouteTarget::NextHop { port: crate::UPLINK_PORT.to_owned(), address };
-        Some((IpPrefix::containing(all, 0)?, target))
-    })
+/// All addresses of a family.
+fn everything(v4: bool) -> Option<IpPrefix> {
+    let all: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    IpPrefix::containing(all, 0)
 }
 
 /// The key of what differs, and what is there now.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use proto::dataplane::{Endpoint, Identity, Interface, Op, Route};
+use proto::dataplane::{Endpoint, Identity, Interface, Op, Route, RouteTarget};
 
 use crate::rows::{Owner, Rows, held_by_endpoint, held_by_interface, port_of};
 
@@ -31,10 +31,13 @@ pub fn diff(current: &Rows, desired: &Rows) -> Vec<Op> {
             Owner::Endpoint(name) => gone_names.insert(name),
         };
     }
-    // A route by a port whose interface goes for a moment goes with it.
+    // A route by a port or to an endpoint that goes for a moment goes with it.
     let (mut gone_routes, mut set_routes) = (routes.gone(), routes.set());
-    if !gone_ports.is_empty() {
-        let goes = |target| port_of(target).is_some_and(|port| gone_ports.iter().any(|gone| *gone == port));
+    if !gone_ports.is_empty() || !gone_names.is_empty() {
+        let goes = |target: &RouteTarget| match target {
+            RouteTarget::Endpoint { name } => gone_names.contains(name),
+            other => port_of(other).is_some_and(|port| gone_ports.iter().any(|gone| *gone == port)),
+        };
         for (key, _) in current.routes.iter().filter(|(_, target)| goes(target)) {
             gone_routes.insert(key);
             set_routes.extend(desired.routes.get(key).map(|target| (key, target)));
@@ -57,7 +60,7 @@ pub fn diff(current: &Rows, desired: &Rows) -> Vec<Op> {
     });
     push(&mut ops, policies.rows(), |policies| Op::SetPolicies { policies });
     push(&mut ops, endpoints.rows(), |endpoints| Op::SetEndpoints { endpoints });
-    let route = |(&key, target): (&_, &proto::dataplane::RouteTarget)| Route { key, target: target.clone() };
+    let route = |(&key, target): (&_, &RouteTarget)| Route { key, target: target.clone() };
     push(&mut ops, set_routes.into_iter().map(route).collect(), |routes| Op::SetRoutes { routes });
     push(&mut ops, frontends.rows(), |frontends| Op::SetFrontends { frontends });
     push(&mut ops, masquerades.rows(), |masquerades| Op::SetMasquerades { masquerades });
@@ -223,7 +226,7 @@ mod tests {
         let owners = btree_map((0u16..2, 0u8..12), 0u8..6, 0..12);
         let ports = Just((0..6).map(|n| format!("port{n}")).collect::<Vec<_>>()).prop_shuffle();
         let looks = vec(0u8..3, 6);
-        let routes = btree_map((0u16..2, 0u8..12), 0u8..6, 0..8);
+        let routes = btree_map((0u16..2, 0u8..12), 0u8..8, 0..8);
         (owners, ports, looks, routes, 1u8..4).prop_map(|(owners, ports, looks, routes, gateway)| {
             let mut rows = Rows {
                 router: Some(Router {
@@ -257,7 +260,10 @@ mod tests {
             for ((network, to), via) in routes {
                 let key = RouteKey { network, prefix: IpPrefix::host(address(to)) };
                 let port = format!("port{}", via % 2);
+                let name = format!("endpoint{}", 2 + via % 2);
                 let target = match via {
+                    // To one that is there.
+                    6 | 7 if rows.endpoints.contains_key(&name) => RouteTarget::Endpoint { name },
                     0 => RouteTarget::Blackhole,
                     1 => RouteTarget::Unreachable,
                     2 | 3 => RouteTarget::Connected { port },

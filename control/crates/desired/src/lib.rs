@@ -18,7 +18,7 @@ mod remote;
 mod rows;
 mod view;
 
-pub use build::{Desired, Prefixes};
+pub use build::{Desired, Peers, Prefixes};
 pub use diff::diff;
 pub use host_ports::HostPort;
 pub use objects::{

@@ -32,8 +32,8 @@ impl Desired {
         }
         self.open_host_ports(local);
         let others = self.nodes.len() - usize::from(self.nodes.get(&local.node).is_some());
-        if local.uplink.is_none() && others > 0 {
-            let text = "other node(s) cannot be reached: there is no uplink; start with --uplink";
+        if local.uplink.is_none() && local.host.is_none() && others > 0 {
+            let text = "other node(s) cannot be reached: there is neither an uplink nor a host interface; start with one";
             self.warn(About::Local, format!("{others} {text}"));
         }
     }

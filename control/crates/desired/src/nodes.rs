@@ -49,6 +49,12 @@ impl Nodes {
         Some(node)
     }
 
+    /// podCIDRs and addresses of all of them.
+    pub(crate) fn all_prefixes(&self) -> impl Iterator<Item = IpPrefix> {
+        let addresses = self.addresses.keys().map(|address| IpPrefix::host(*address));
+        self.cidrs.values().map(|(prefix, _)| *prefix).chain(addresses)
+    }
+
     /// A podCIDR that overlaps `prefix`, and its node.
     fn overlapped(&self, prefix: IpPrefix) -> Option<(IpPrefix, &str)> {
         let before = self.cidrs.range(..=prefix.addr()).next_back();

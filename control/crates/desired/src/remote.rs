@@ -55,13 +55,30 @@ impl Desired {
         // A value that was there and left out has its own warning already; two would only say it twice.
         if problems.is_empty() {
             for family in unreached {
-                let text = format!(
-                    "Node {name}: annotation {ROUTER_ADDRESSES} names no {family} address; its {family} pods and \
-                     addresses cannot be reached: add that of its uplink (--uplink-address there)"
-                );
-                self.warn(about(), text);
+                self.warn(about(), unnamed(name, family));
             }
         }
+    }
+
+    /// The same by this node's kernel, to podCIDRs alone: it has its own ways to other nodes' addresses.
+    pub(crate) fn reach_by_kernel(&mut self, name: &str) {
+        let Some(node) = self.nodes.get(name).cloned() else { return };
+        let hops = Hops(node.routers.clone());
+        let mut unreached = BTreeSet::new();
+        for &prefix in &node.pod_cidrs {
+            match hops.towards(prefix.addr()) {
+                Some(hop) => drop(self.peers.insert(prefix, hop)),
+                None => drop(unreached.insert(if prefix.addr().is_ipv4() { "IPv4" } else { "IPv6" })),
+            }
+        }
+        for family in unreached {
+            self.warn(About::Node(name.to_owned()), unnamed(name, family));
+        }
+    }
+
+    /// Where nothing is translated on the way: all nodes and their pods.
+    pub(crate) fn own_cluster(&mut self) {
+        self.cluster = self.nodes.all_prefixes().collect();
     }
 
     /// Undoes what [`Self::judge`] and [`Self::reach`] did for a node, where nothing is contested; gives its podCIDRs.
@@ -140,6 +157,13 @@ impl Desired {
             |own: &Address| node.is_some_and(|node| station(own).is_ok_and(|address| node.covers(address)));
         is_there && is_remote && !pod.pod_ips.iter().all(covered)
     }
+}
+
+fn unnamed(name: &str, family: &str) -> String {
+    format!(
+        "Node {name}: annotation {ROUTER_ADDRESSES} names no {family} address; its {family} pods and addresses cannot be \
+         reached: add that of its uplink (--uplink-address there)"
+    )
 }
 
 fn next_hop(address: IpAddr) -> RouteTarget {

@@ -34,6 +34,8 @@ pub struct Rows {
 pub enum ApplyError {
     #[error("there is no {kind} `{key}` to remove")]
     Absent { kind: &'static str, key: String },
+    #[error("endpoint `{endpoint}` is in use by a route")]
+    InUse { endpoint: String },
     #[error("{held} would belong to both {first} and {second}")]
     Conflict { held: String, first: String, second: String },
 }
@@ -53,7 +55,12 @@ impl Rows {
         Self {
             interfaces: kept(&self.interfaces, |port, _| available(port)),
             endpoints: kept(&self.endpoints, |_, endpoint| available(&endpoint.port)),
-            routes: kept(&self.routes, |_, target| port_of(target).is_none_or(&available)),
+            routes: kept(&self.routes, |_, target| match target {
+                RouteTarget::Endpoint { name } => {
+                    self.endpoints.get(name).is_some_and(|endpoint| available(&endpoint.port))
+                }
+                other => port_of(other).is_none_or(&available),
+            }),
             ..self.clone()
         }
     }
@@ -149,7 +156,7 @@ impl std::fmt::Display for Owner<'_> {
 pub(crate) fn port_of(target: &RouteTarget) -> Option<&str> {
     match target {
         RouteTarget::NextHop { port, .. } | RouteTarget::Connected { port } => Some(port),
-        RouteTarget::Blackhole | RouteTarget::Unreachable => None,
+        RouteTarget::Endpoint { .. } | RouteTarget::Blackhole | RouteTarget::Unreachable => None,
     }
 }
 
@@ -188,7 +195,16 @@ pub fn apply(rows: &mut Rows, ops: &[Op]) -> Result<(), ApplyError> {
             Op::RemoveInterfaces { ports } => {
                 remove(&mut rows.interfaces, "interface", ports, String::clone)?
             }
-            Op::RemoveEndpoints { names } => remove(&mut rows.endpoints, "endpoint", names, String::clone)?,
+            Op::RemoveEndpoints { names } => {
+                for target in rows.routes.values() {
+                    if let RouteTarget::Endpoint { name } = target
+                        && names.contains(name)
+                    {
+                        return Err(ApplyError::InUse { endpoint: name.clone() });
+                    }
+                }
+                remove(&mut rows.endpoints, "endpoint", names, String::clone)?;
+            }
             Op::RemoveRoutes { routes } => {
                 remove(&mut rows.routes, "route", routes, |key| prefix_name(key.network, key.prefix))?
             }

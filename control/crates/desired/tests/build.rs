@@ -260,8 +260,45 @@ fn without_the_own_node_or_an_uplink_attachments_stay() {
     let desired = Desired::build(&view([(2, node(2))], []), &alone);
     assert!(desired.rows.endpoints.contains_key("shop/front"));
     assert!(desired.rows.routes.is_empty() && desired.own_cidrs.is_empty());
-    assert_eq!(warnings(&desired).len(), 2, "{:?}", warnings(&desired));
+    assert_eq!(warnings(&desired).len(), 1, "{:?}", warnings(&desired));
     assert!(warnings(&desired)[0].starts_with("Node knode1: is not among the nodes"));
+    alone.host = None;
+    let desired = Desired::build(&view([(2, node(2))], []), &alone);
+    assert!(
+        warnings(&desired)[1].contains("neither an uplink nor a host interface"),
+        "{:?}",
+        warnings(&desired)
+    );
+}
+
+#[test]
+fn without_an_uplink_the_nodes_kernel_is_the_way() {
+    let mut local = local();
+    local.uplink = None;
+    let mut third = node(3);
+    third.router_addresses = Some("192.168.77.13".into());
+    let view = view([(1, node(1)), (2, node(2)), (3, third)], []);
+    let desired = Desired::build(&view, &local);
+    let host = RouteTarget::Endpoint { name: HOST_PORT.into() };
+    for (prefix, expected) in [
+        ("0.0.0.0/0", &host),
+        ("::/0", &host),
+        ("10.244.1.0/24", &RouteTarget::Unreachable),
+        ("fd00:10:244:1::/64", &RouteTarget::Unreachable),
+    ] {
+        assert_eq!(target(&desired, prefix), Some(expected), "{prefix}");
+    }
+    assert_eq!(desired.rows.routes.len(), 4, "the kernel knows the rest");
+    let peers: Vec<String> = desired.peers.iter().map(|(prefix, hop)| format!("{prefix} by {hop}")).collect();
+    assert_eq!(
+        peers,
+        ["10.244.2.0/24 by 172.16.0.2", "10.244.3.0/24 by 192.168.77.13", "fd00:10:244:2::/64 by fd00:16::2"]
+    );
+    let [warning] = warnings(&desired)[..] else { panic!("{:?}", warnings(&desired)) };
+    assert!(warning.contains("Node knode3") && warning.contains("no IPv6 address"), "{warning}");
+    // All podCIDRs and addresses of all nodes.
+    assert_eq!(desired.cluster.len(), 12);
+    assert_eq!(desired.host_prefixes.len(), 2);
 }
 
 #[test]

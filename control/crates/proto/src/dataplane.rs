@@ -392,6 +392,8 @@ pub enum RouteTarget {
     NextHop { port: String, address: IpAddr },
     /// The destination itself is the neighbour.
     Connected { port: String },
+    /// To an endpoint, which forwards it: the host.
+    Endpoint { name: String },
     /// Dropped without a word.
     Blackhole,
     /// Answered with "host unreachable" (RFC 792) or "address unreachable" (RFC 4443).

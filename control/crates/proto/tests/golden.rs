@@ -89,6 +89,7 @@ fn routes() -> Vec<Route> {
         route("10.244.2.0/24", RouteTarget::NextHop { port: uplink(), address: ip("192.168.77.12") }),
         route("fd00:10:244:2::/64", RouteTarget::Connected { port: uplink() }),
         route("10.244.1.0/24", RouteTarget::Unreachable),
+        route("0.0.0.0/0", RouteTarget::Endpoint { name: "host".into() }),
         route("0.0.0.0/0", RouteTarget::Blackhole),
     ]
 }

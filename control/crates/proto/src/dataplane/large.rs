@@ -88,6 +88,7 @@ impl Tagged for RouteTarget {
                 Self::NextHop { port, address }
             }
             "connected" => Self::Connected { port: fields.only("port")? },
+            "endpoint" => Self::Endpoint { name: fields.only("name")? },
             "blackhole" => fields.none().map(|()| Self::Blackhole)?,
             "unreachable" => fields.none().map(|()| Self::Unreachable)?,
             _ => fields.kept()?,
