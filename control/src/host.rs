@@ -105,9 +105,25 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
             settled = None;
             warnings.push(format!("host interface `{name}`: {error}; it is tried again every {LOOK:?}"));
         }
+        warnings.extend(unforwarded(&plan.desired));
         looked = Instant::now();
         store.warn(Warner::Host, warnings);
     }
+}
+
+/// What of pods the kernel would not forward, though it is the way.
+fn unforwarded(desired: &Desired) -> Vec<String> {
+    let switches = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
+    let off = |switch: &&str| {
+        let path = format!("/proc/sys/{}", switch.replace('.', "/"));
+        !desired.cluster.is_empty() && std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "0")
+    };
+    let text = |switch: &str| {
+        format!(
+            "{switch} is 0: pods reach no other node, nor beyond the cluster; set it to 1, or start with --uplink"
+        )
+    };
+    switches.into_iter().filter(off).map(text).collect()
 }
 
 /// Time after which the device and its routes are looked at without a change of the desired state: somebody may have

@@ -107,7 +107,7 @@ fn rules(name: &str, desired: &Desired) -> String {
     for port in &desired.host_ports {
         for v4 in [true, false] {
             if let Some(rule) = rule(port, v4) {
-                let _ = writeln!(to_pods, "    {rule} comment \"{}\"", port.endpoint);
+                let _ = writeln!(to_pods, "    {rule} comment \"{}\"", comment(&port.endpoint));
             }
         }
     }
@@ -166,6 +166,12 @@ table inet {TABLE} {{
     )
 }
 
+/// Whose a rule is: within what `nft` takes, 128 bytes (nft(8)), and nothing that would end the word.
+fn comment(endpoint: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "./@_-".contains(c) { c } else { '_' };
+    endpoint.chars().take(127).map(plain).collect()
+}
+
 /// From an address of the node to the pod's of the same family.
 fn rule(port: &HostPort, v4: bool) -> Option<String> {
     let pod = port.backend(v4)?;
@@ -222,5 +228,12 @@ mod tests {
         );
         assert_eq!(says(Some("::"), 6)[0], "");
         assert_eq!(rule(&port(None, 6, &both[..1]), false), None);
+    }
+
+    #[test]
+    fn a_comment_is_one_that_nft_takes() {
+        assert_eq!(comment("shop/front-1.a_b@net1"), "shop/front-1.a_b@net1");
+        assert_eq!(comment("a\"; flush ruleset\n\\é"), "a___flush_ruleset___");
+        assert_eq!(comment(&"x".repeat(400)).len(), 127);
     }
 }

@@ -811,6 +811,8 @@ fn uninstall_leaves_nothing_once_nobody_runs() {
             &path("run"),
             "--host-interface",
             "prnone",
+            "--flow-file",
+            &path("flows"),
         ]
         .map(str::to_owned);
         own.into_iter().chain(force.iter().map(|text| (*text).to_owned())).collect::<Vec<_>>()
@@ -827,6 +829,7 @@ fn uninstall_leaves_nothing_once_nobody_runs() {
     std::fs::write(path("bin/podrouter-cni"), "x").unwrap();
     std::fs::write(path("net.d/10-podrouter.conflist"), "x").unwrap();
     std::fs::write(path("net.d/99-loopback.conf"), "x").unwrap();
+    std::fs::write(path("flows"), "x").unwrap();
     node.serve_control(control);
     let said = uninstall("control.sock", &[]);
     assert!(
@@ -837,9 +840,10 @@ fn uninstall_leaves_nothing_once_nobody_runs() {
     let said = uninstall("control.sock", &["--force"]);
     assert!(said.code == Some(exit::OK) && said.stdout.contains("end both, and run this again"), "{said:?}");
     assert!(!Path::new(&path("net.d/10-podrouter.conflist")).exists() && Path::new(&path("state")).exists());
+    assert!(Path::new(&path("flows")).exists(), "the data plane runs");
     for _ in 0..2 {
         assert_eq!(uninstall("nobody.sock", &[]).code, Some(exit::OK));
-        for folder in ["state", "run", "bin/podrouter-cni"] {
+        for folder in ["state", "run", "bin/podrouter-cni", "flows"] {
             assert!(!Path::new(&path(folder)).exists(), "{folder}");
         }
     }

@@ -171,6 +171,9 @@ pub(crate) struct Uninstall {
     /// Where sockets are.
     #[arg(long, value_name = "DIR", default_value = "/run/podrouter")]
     pub(crate) run_dir: PathBuf,
+    /// podrouter-dataplane's --flow-file, if it has one.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) flow_file: Option<PathBuf>,
     /// Also while pods are attached.
     #[arg(long)]
     pub(crate) force: bool,

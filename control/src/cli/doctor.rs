@@ -54,6 +54,9 @@ const CAPABILITIES: [(u32, &str, &str); 3] = [
 /// What x86-64-v3 has beyond older processors (x86-64 psABI), as /proc/cpuinfo spells it.
 const FLAGS: [&str; 8] = ["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"];
 
+/// Whether the kernel forwards: needed where it is the way to other nodes.
+const FORWARDING: [&str; 2] = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
+
 /// All checks, in the order in which one would mend things.
 pub(crate) fn checks(args: &Args, wanted: &Doctor) -> Vec<Check> {
     let host = Host { root: PathBuf::from("/") };
@@ -64,6 +67,8 @@ pub(crate) fn checks(args: &Args, wanted: &Doctor) -> Vec<Check> {
         host.tun(),
         host.hugepages(),
         host.network_manager(&wanted.kept.host_interface),
+        host.forwarding(),
+        host.nft(),
         host.state(&wanted.kept.state_dir),
     ];
     checks.push(dataplane_check(args));
@@ -208,6 +213,37 @@ impl Host {
         }
     }
 
+    fn forwarding(&self) -> Check {
+        let off = |switch: &&str| self.read(&format!("/proc/sys/{}", switch.replace('.', "/"))).trim() == "0";
+        let off: Vec<&str> = FORWARDING.iter().copied().filter(off).collect();
+        match off.is_empty() {
+            true => Check::ok("forwarding", "the kernel forwards"),
+            false => Check::new(
+                Verdict::Warning,
+                "forwarding",
+                format!("{} is 0: this node's kernel forwards nothing of that family", off.join(", ")),
+                &format!(
+                    "`sysctl -w {}`, where podrouter-control has no --uplink, or clients come to hostPorts by the kernel's NICs",
+                    off.iter().map(|switch| format!("{switch}=1")).collect::<Vec<_>>().join(" ")
+                ),
+            ),
+        }
+    }
+
+    fn nft(&self) -> Check {
+        let found = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/bin/nft", "/usr/local/sbin/nft"];
+        match found.iter().find(|path| self.path(path).exists()) {
+            Some(path) => Check::ok("nftables", format!("{path} is there")),
+            None => Check::new(
+                Verdict::Warning,
+                "nftables",
+                "nft is not there",
+                "install nftables beside podrouter-control: without it the node itself cannot use hostPorts, nor pods leave the \
+                 cluster by its kernel",
+            ),
+        }
+    }
+
     fn state(&self, directory: &Path) -> Check {
         // Of a directory that is yet to be made, the nearest one that is there.
         let there = directory.ancestors().find(|path| self.path(path).exists()).unwrap_or(directory);
@@ -332,6 +368,8 @@ mod tests {
                 "HugePages_Total:    1024\nHugePages_Free:     1000\nHugepagesize:       2048 kB\n",
             ),
             ("dev/net/tun", ""),
+            ("proc/sys/net/ipv4/ip_forward", "1\n"),
+            ("usr/sbin/nft", ""),
             ("opt/cni/bin/podrouter-cni", ""),
             ("etc/cni/net.d/10-podrouter.conflist", "{\"plugins\":[{\"type\":\"podrouter-cni\"}]}"),
             ("etc/cni/net.d/99-loopback.conf", "{}"),
@@ -339,6 +377,7 @@ mod tests {
         let mut checks =
             vec![host.processor(), host.cores(), host.capabilities(), host.tun(), host.hugepages()];
         checks.extend([host.network_manager("podrouter0"), host.state(Path::new("/var/lib/podrouter"))]);
+        checks.extend([host.forwarding(), host.nft()]);
         checks.extend(host.plug_in(Path::new("/opt/cni/bin"), Path::new("/etc/cni/net.d")));
         assert!(
             checks.iter().all(|check| check.verdict == Verdict::Ok && check.remedy.is_none()),
@@ -356,6 +395,8 @@ mod tests {
             ("proc/meminfo", "HugePages_Total:    0\n"),
             ("run/NetworkManager/x", ""),
             ("var/lib/podrouter", "no directory"),
+            ("proc/sys/net/ipv4/ip_forward", "1\n"),
+            ("proc/sys/net/ipv6/conf/all/forwarding", "0\n"),
             ("etc/cni/net.d/05-other.conflist", "{\"plugins\":[{\"type\":\"bridge\"}]}"),
         ]);
         let plug_in = host.plug_in(Path::new("/opt/cni/bin"), Path::new("/etc/cni/net.d"));
@@ -364,6 +405,8 @@ mod tests {
             (host.cores(), Verdict::Warning, "\"0\"", "two at least"),
             (host.capabilities(), Verdict::Failure, "CAP_NET_RAW", "securityContext"),
             (host.tun(), Verdict::Failure, "/dev/net/tun", "modprobe tun"),
+            (host.forwarding(), Verdict::Warning, "net.ipv6.conf.all.forwarding is 0", "sysctl -w net.ipv6"),
+            (host.nft(), Verdict::Warning, "nft is not there", "install nftables"),
             (host.hugepages(), Verdict::Warning, "none", "nr_hugepages"),
             (
                 host.network_manager("podrouter0"),

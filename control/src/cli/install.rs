@@ -131,6 +131,9 @@ pub(crate) fn uninstall(args: &Args, wanted: &Uninstall) -> anyhow::Result<Done>
     }
     remove_interface(&wanted.kept.host_interface, &mut done)?;
     remove_table(&mut done)?;
+    if let Some(path) = &wanted.flow_file {
+        remove(path, &mut done)?;
+    }
     for path in [&wanted.kept.state_dir, &wanted.run_dir] {
         match fs::remove_dir_all(path) {
             Ok(()) => done.removed.push(path.clone()),
