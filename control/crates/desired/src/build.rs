@@ -100,12 +100,12 @@ impl Desired {
     /// `None` where what changed may concern anything else.
     fn advanced(&self, before: (&ClusterView, &Local), view: &ClusterView, local: &Local) -> Option<Self> {
         let (old_view, old_local) = before;
-        let uplink = local.uplink.as_ref()?;
         let same_but_attachments = (&old_local.node, &old_local.router, &old_local.uplink, &old_local.host)
             == (&local.node, &local.router, &local.uplink, &local.host);
         if self.contested || !same_but_attachments {
             return None;
         }
+        let Some(uplink) = &local.uplink else { return self.advanced_by_kernel(before, view, local) };
         let mut next = self.clone();
         if old_local.attachments != local.attachments {
             if self.has_strays {
@@ -146,6 +146,38 @@ impl Desired {
             }
         }
         (!next.contested).then_some(next)
+    }
+
+    /// The same where the node's kernel is the way to others, whose pods are then no rows.
+    fn advanced_by_kernel(
+        &self,
+        (old_view, old_local): (&ClusterView, &Local),
+        view: &ClusterView,
+        local: &Local,
+    ) -> Option<Self> {
+        local.host.as_ref()?;
+        let mut next = self.clone();
+        if old_local.attachments != local.attachments {
+            next.local(local);
+        }
+        for (name, node) in old_view.nodes.diff(&view.nodes).map(changed) {
+            if *name == local.node {
+                return None;
+            }
+            for prefix in next.nodes.prefixes_of(name) {
+                next.cluster.remove(&prefix);
+                next.peers.remove(&prefix);
+            }
+            next.forget(name);
+            if let Some(node) = node {
+                next.judge(name, node);
+                next.reach_by_kernel(name);
+                next.cluster.extend(next.nodes.prefixes_of(name));
+            }
+        }
+        // Whether the host is there, default routes rest on.
+        let has_host = |desired: &Self| desired.rows.endpoints.contains_key(HOST_PORT);
+        (!next.contested && has_host(&next) == has_host(self)).then_some(next)
     }
 
     /// What was left out, each naming object, field and value.
@@ -234,7 +266,7 @@ fn both<'a, 'b, K, V>(item: DiffItem<'a, 'b, K, V>) -> (Option<&'a V>, Option<&'
 mod tests {
     use super::*;
     use crate::objects::{Node, NodeAddress};
-    use crate::view::Uplink;
+    use crate::view::{Host, Uplink};
     use proto::dataplane::{Ethdev, InterfaceAddress, Router};
 
     fn node(n: u8) -> (String, Node) {
@@ -259,8 +291,20 @@ mod tests {
         };
         let own = InterfaceAddress { address: Ipv4Addr::new(172, 16, 0, 1).into(), prefix_len: 24 };
         let uplink = Uplink { device: Ethdev::new("d"), mtu: 1500, addresses: vec![own], gateways: vec![] };
-        let mut local =
-            Local { node: "n1".into(), router, uplink: Some(uplink), host: None, attachments: vec![] };
+        let host = Some(Host { mac: crate::ROUTER_MAC, mtu: 1500 });
+        for uplink in [Some(uplink), None] {
+            let local = Local {
+                node: "n1".into(),
+                router: router.clone(),
+                uplink,
+                host: host.clone(),
+                attachments: vec![],
+            };
+            take_the_short_way(local);
+        }
+    }
+
+    fn take_the_short_way(mut local: Local) {
         let mut view = ClusterView { nodes: (1..9).map(node).collect(), ..ClusterView::default() };
         let mut desired = Desired::build(&view, &local);
         let mut go =

@@ -49,6 +49,13 @@ impl Nodes {
         Some(node)
     }
 
+    /// podCIDRs and addresses of one of them.
+    pub(crate) fn prefixes_of(&self, name: &str) -> Vec<IpPrefix> {
+        let Some(node) = self.get(name) else { return Vec::new() };
+        let addresses = node.addresses.iter().map(|address| IpPrefix::host(*address));
+        node.pod_cidrs.iter().copied().chain(addresses).collect()
+    }
+
     /// podCIDRs and addresses of all of them.
     pub(crate) fn all_prefixes(&self) -> impl Iterator<Item = IpPrefix> {
         let addresses = self.addresses.keys().map(|address| IpPrefix::host(*address));

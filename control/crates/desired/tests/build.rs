@@ -423,9 +423,15 @@ proptest! {
 
     /// Step by step leads where all at once does; and so do the operations between.
     #[test]
-    fn going_on_comes_to_the_same_as_building_anew(steps in proptest::collection::vec(step(), 1..24)) {
+    fn going_on_comes_to_the_same_as_building_anew(
+        steps in proptest::collection::vec(step(), 1..24),
+        by_kernel in any::<bool>(),
+    ) {
         let mut view = view([(1, node(1)), (2, node(2)), (3, node(3))], []);
         let mut local = local();
+        if by_kernel {
+            local.uplink = None;
+        }
         let mut desired = Desired::build(&view, &local);
         let mut rows = desired.rows.clone();
         for step in steps {
