@@ -130,6 +130,7 @@ pub(crate) fn uninstall(args: &Args, wanted: &Uninstall) -> anyhow::Result<Done>
         return Ok(done);
     }
     remove_interface(&wanted.kept.host_interface, &mut done)?;
+    remove_routes(&mut done)?;
     remove_table(&mut done)?;
     if let Some(path) = &wanted.flow_file {
         remove(path, &mut done)?;
@@ -228,6 +229,28 @@ fn remove_interface(name: &str, done: &mut Done) -> anyhow::Result<()> {
     let gone = Tap::create(&config).and_then(|tap| tap.set_persistent(false));
     gone.with_context(|| format!("removing the interface {name}"))?;
     done.removed.push(PathBuf::from(name));
+    Ok(())
+}
+
+/// Where the kernel was the way to other nodes, it has routes by devices that stay; podrouter-control marks its own by a protocol of theirs.
+fn remove_routes(done: &mut Done) -> anyhow::Result<()> {
+    const PROTOCOL: &str = "112";
+    for family in ["-4", "-6"] {
+        let ip = |what: &str| Command::new("ip").args([family, "route", what, "proto", PROTOCOL]).output();
+        match ip("show") {
+            Ok(there) if there.status.success() && !there.stdout.is_empty() => {}
+            // Without the program they are looked for by nobody; with none of them there is nothing to do.
+            _ => continue,
+        }
+        let output = ip("flush").context("running ip")?;
+        if !output.status.success() {
+            bail!(
+                "removing routes of protocol {PROTOCOL}: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        done.removed.push(PathBuf::from(format!("ip {family} route proto {PROTOCOL}")));
+    }
     Ok(())
 }
 

@@ -7,10 +7,11 @@ use lab::artefacts::Artefacts;
 use lab::cluster::Cluster;
 use lab::exchange::{By, seen};
 use lab::netns::Netns;
-use lab::node::{HOST, Node, OUTSIDE, Options, Uplink, WORLD};
+use lab::node::{HOST, HOST_DEVICE, Node, OUTSIDE, Options, Uplink, WORLD};
 use lab::ping::{Ping, Pinged};
 use lab::pktgen::reflector;
 use lab::pod::{Family, Kind, Pod};
+use lab::process::succeed;
 use lab::run::Run;
 use lab::site::Site;
 use lab::wait::{PATIENCE, wait_until};
@@ -69,7 +70,7 @@ fn pods_and_hosts_of_all_nodes_reach_each_other_as_themselves() {
 /// The data plane has no NIC, and leaves the node's alone.
 #[test]
 fn by_the_nodes_kernel_they_do_too_and_the_outside_sees_the_node() {
-    let bed = Bed::by(Uplink::Kernel, 2);
+    let mut bed = Bed::by(Uplink::Kernel, 2);
     reach_each_other(&bed);
     let [a, b] = [&bed.cluster.nodes[0], &bed.cluster.nodes[1]];
     // What leaves the cluster has the node's address; what comes in from outside finds the pod, as itself.
@@ -106,8 +107,24 @@ fn by_the_nodes_kernel_they_do_too_and_the_outside_sees_the_node() {
         true => Err(anyhow::anyhow!("{}", routes(a))),
     })
     .unwrap();
-    assert!(b.host.ip(&["link", "show", "dev", "uplink"]).is_ok());
     bed.cluster.ledgers().unwrap();
+
+    // Taken off, the other one keeps nothing of it in its kernel.
+    assert!(routes(b).contains("proto 112"), "{}", routes(b));
+    let query = b.query();
+    let dir = b.run.dir().join(b.site.name());
+    let [bin, conf, state] = ["bin", "net.d", "state"].map(|name| dir.join(name));
+    let mut uninstall = b.host.command(&query.program);
+    uninstall.arg("--dataplane").arg(&query.dataplane).arg("--control").arg(&query.control);
+    uninstall.args(["uninstall", "--force"]).arg("--bin-dir").arg(bin).arg("--conf-dir").arg(conf);
+    uninstall.arg("--state-dir").arg(state).arg("--run-dir").arg(dir.join("run"));
+    bed.cluster.nodes[1].control.stop().unwrap();
+    bed.cluster.nodes[1].dataplane.stop().unwrap();
+    succeed(&mut uninstall, PATIENCE).unwrap();
+    let b = &bed.cluster.nodes[1];
+    assert!(!routes(b).contains("proto 112"), "{}", routes(b));
+    assert!(!b.host.succeed("nft", &["list", "ruleset"]).unwrap().contains("podrouter"));
+    assert!(b.host.ip(&["link", "show", "dev", HOST_DEVICE]).is_err());
 }
 
 fn reach_each_other(bed: &Bed) {
