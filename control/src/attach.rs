@@ -4,6 +4,8 @@
 //! nothing is left, neither device nor address nor record. Detaching takes the rows away first, then the port, then
 //! the device, and the address last, so that it is never used again while a row has it.
 
+mod check;
+
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
@@ -14,7 +16,6 @@ use proto::control::{
 };
 use tap::Tap;
 
-use crate::args::interface_name_fault;
 use crate::ipam::{self, IpamError};
 use crate::journal::{Attachment, Key, Record};
 use crate::pod::{self, PodError};
@@ -32,12 +33,6 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Longest socket path (`sun_path`, unix(7), less its closing zero).
 const SOCKET_PATH: usize = 107;
-
-/// Smallest MTU that carries IPv6 (RFC 8200, section 5).
-const LEAST_MTU: u16 = 1280;
-
-/// Most subnets of a secondary network: as many as a guest is told of.
-const MOST_SUBNETS: usize = 16;
 
 /// Most queue pairs of a guest that the data plane serves.
 const MOST_QUEUE_PAIRS: u16 = 128;
@@ -82,7 +77,7 @@ pub(crate) fn attach(
     mut request: AttachRequest,
     netns: Option<OwnedFd>,
 ) -> Result<Attached, Failure> {
-    check(&request)?;
+    check::request(&request)?;
     let key = Key {
         network: request.network.clone(),
         container: request.container.clone(),
@@ -100,7 +95,7 @@ pub(crate) fn attach(
     if let Some(trouble) = store.trouble() {
         return Err(again(trouble));
     }
-    check_ports(store, &request)?;
+    check::host_ports(store, &request)?;
     choose_port(store, &mut request)?;
     let network_id = request.network_id();
     let addresses = addresses(store, &request)?;
@@ -279,81 +274,6 @@ pub(crate) fn detach(store: &Store, key: &Key) -> Result<(), Failure> {
 
 fn busy(key: &Key) -> Failure {
     failure(code::TRY_AGAIN_LATER, format!("another request for {key} is under way"), "")
-}
-
-fn check(request: &AttachRequest) -> Result<(), Failure> {
-    for (field, value) in [
-        ("the network's name", &request.network),
-        ("CNI_CONTAINERID", &request.container),
-        ("CNI_IFNAME", &request.interface),
-    ] {
-        if value.is_empty() {
-            return Err(failure(code::INVALID_ENVIRONMENT, format!("{field} is empty"), ""));
-        }
-    }
-    let name = &request.interface;
-    if let Some(why) = interface_name_fault(name) {
-        return Err(failure(code::INVALID_ENVIRONMENT, format!("CNI_IFNAME `{name}`: {why}"), ""));
-    }
-    let most = if request.port == AttachPort::VhostUser { MOST_QUEUE_PAIRS } else { 1 };
-    if let Some(pairs) = request.queue_pairs.filter(|pairs| !(1..=most).contains(pairs)) {
-        let details = "a vhost-user pod has 1 to 128, a kernel pod none to choose";
-        return Err(failure(code::INVALID_CONFIG, format!("queue pairs `{pairs}` cannot be"), details));
-    }
-    if let Some(mtu) = request.mtu.filter(|mtu| *mtu < LEAST_MTU) {
-        let details = format!("at least {LEAST_MTU} (RFC 8200, section 5)");
-        return Err(failure(code::INVALID_CONFIG, format!("mtu `{mtu}` is too small"), details));
-    }
-    if let Some(network) = &request.secondary {
-        check_network(network)?;
-    }
-    if let Some(mac) = request.mac.filter(|mac| !mac.is_unicast() || *mac == desired::ROUTER_MAC) {
-        let reason = format!("mac `{mac}` cannot be a pod's");
-        return Err(failure(code::INVALID_CONFIG, reason, "a unicast address, and not the router's"));
-    }
-    Ok(())
-}
-
-fn check_network(Secondary { id, subnets }: &Secondary) -> Result<(), Failure> {
-    let bad = |reason: String, rule: &str| Err(failure(code::INVALID_CONFIG, reason, rule));
-    if *id == 0 {
-        return bad("network id `0` is the pods' own network's".to_owned(), "choose one from 1 to 65535");
-    }
-    if !(1..=MOST_SUBNETS).contains(&subnets.len()) {
-        let reason = format!("network {id} has {} subnets", subnets.len());
-        return bad(reason, &format!("write from 1 to {MOST_SUBNETS}"));
-    }
-    for (i, subnet) in subnets.iter().enumerate() {
-        if let Some(why) = desired::range_fault(*subnet) {
-            return bad(format!("subnet `{subnet}` of network {id} {why}"), "choose another range");
-        }
-        if subnets[..i].contains(subnet) {
-            return bad(format!("subnet `{subnet}` of network {id} is there twice"), "take one out");
-        }
-    }
-    Ok(())
-}
-
-/// A port of the node is one pod's.
-fn check_ports(store: &Store, request: &AttachRequest) -> Result<(), Failure> {
-    for other in store.attachments() {
-        for mapping in &request.port_mappings {
-            let Some(theirs) = other.request.port_mappings.iter().find(|own| own.conflicts_with(mapping))
-            else {
-                continue;
-            };
-            let host = theirs.host.map(|host| format!("{host} ")).unwrap_or_default();
-            let reason =
-                format!("hostPort {host}{}/{} is {}'s", theirs.host_port, theirs.protocol, other.endpoint);
-            // It may end, and this one be tried again.
-            return Err(failure(
-                code::TRY_AGAIN_LATER,
-                reason,
-                "delete that pod, or choose another hostPort",
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// Everything about an attachment, before anything is made.
@@ -589,60 +509,6 @@ mod tests {
             ("eth0=", "eth0", Some("")),
         ] {
             assert_eq!(wish(annotation, interface), expected, "{annotation}");
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_is_refused_with_its_value() {
-        let good = AttachRequest {
-            network: "pods".into(),
-            container: "c".into(),
-            interface: "eth0".into(),
-            netns: "/run/netns/x".into(),
-            port: AttachPort::Tap,
-            port_chosen: false,
-            device: None,
-            queue_pairs: None,
-            mtu: Some(1280),
-            mac: None,
-            addresses: AttachAddresses::Any,
-            pod: None,
-            bandwidth: None,
-            secondary: None,
-            port_mappings: vec![],
-        };
-        assert_eq!(check(&good), Ok(()));
-        let on = |id, subnets: &[&str]| {
-            let subnets = subnets.iter().map(|text| text.parse().unwrap()).collect();
-            AttachRequest { secondary: Some(Secondary { id, subnets }), ..good.clone() }
-        };
-        assert_eq!(check(&on(1, &["10.5.0.0/16", "fd05::/64"])), Ok(()));
-        let many: Vec<String> = (0..17).map(|n| format!("10.{n}.0.0/16")).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        for (bad, code, named) in [
-            (AttachRequest { container: String::new(), ..good.clone() }, 4, "CNI_CONTAINERID"),
-            (AttachRequest { interface: "a/b".into(), ..good.clone() }, 4, "`a/b`"),
-            (AttachRequest { interface: "sixteen-bytes-xx".into(), ..good.clone() }, 4, "`sixteen-bytes-xx`"),
-            (AttachRequest { interface: "lo".into(), ..good.clone() }, 4, "`lo`"),
-            (AttachRequest { queue_pairs: Some(2), ..good.clone() }, 7, "queue pairs `2`"),
-            (AttachRequest { queue_pairs: Some(0), port: AttachPort::VhostUser, ..good.clone() }, 7, "`0`"),
-            (
-                AttachRequest { queue_pairs: Some(129), port: AttachPort::VhostUser, ..good.clone() },
-                7,
-                "`129`",
-            ),
-            (AttachRequest { mtu: Some(68), ..good.clone() }, 7, "`68`"),
-            (on(0, &["10.5.0.0/16"]), 7, "network id `0`"),
-            (on(1, &[]), 7, "0 subnets"),
-            (on(1, &many), 7, "17 subnets"),
-            (on(1, &["10.5.0.0/16", "10.5.0.0/16"]), 7, "`10.5.0.0/16` of network 1 is there twice"),
-            (on(1, &["0.0.0.0/0"]), 7, "`0.0.0.0/0`"),
-            (on(1, &["169.254.0.0/24"]), 7, "link-local"),
-            (on(1, &["fe80::/64"]), 7, "link-local"),
-            (AttachRequest { mac: Some(wire::MacAddr::BROADCAST), ..good.clone() }, 7, "ff:ff"),
-        ] {
-            let failure = check(&bad).unwrap_err();
-            assert!(failure.code == code && failure.reason.contains(named), "{failure:?}");
         }
     }
 }

@@ -168,7 +168,7 @@ fn sync(
         }
         for route in peers.difference(&elsewhere) {
             let own = elsewhere.iter().any(|there| there.prefix == route.prefix);
-            if let Err(error) = kernel.add_route_by_gateway(route, PROTOCOL, own).await {
+            if let Err(error) = kernel.add_route(None, route, PROTOCOL, own).await {
                 warnings.push(reason(route, &error));
             }
         }
@@ -206,7 +206,7 @@ async fn add(
 ) -> Result<(), String> {
     // Replacing would take a route of somebody else's by another device just as well.
     let own = present.iter().any(|there| there.prefix == route.prefix);
-    let Err(error) = kernel.add_route(link, &route, PROTOCOL, own).await else { return Ok(()) };
+    let Err(error) = kernel.add_route(Some(link), &route, PROTOCOL, own).await else { return Ok(()) };
     if error.errno() == Some(Errno::EXIST) {
         return Err(format!(
             "there is another route to {0}, which stays: see `ip route show {0}`, and remove it if this node's pods \
@@ -220,7 +220,7 @@ async fn add(
     // The source is no address of this machine. A route without one still reaches the pods, from some address.
     let plain = KernelRoute { source: None, ..route };
     if !present.contains(&plain) {
-        kernel.add_route(link, &plain, PROTOCOL, own).await.map_err(|error| error.to_string())?;
+        kernel.add_route(Some(link), &plain, PROTOCOL, own).await.map_err(|error| error.to_string())?;
     }
     Err(format!(
         "the route to {} cannot have source {source}: give this machine that address, or correct the Node's \

@@ -169,30 +169,15 @@ impl Netlink {
         }
     }
 
-    /// Adds a route by the device.
+    /// Adds a route by the device, or replaces one; `None`: by whatever device its gateway is on.
     pub(crate) async fn add_route(
         &self,
-        link: Link,
+        link: Option<Link>,
         route: &KernelRoute,
         protocol: RouteProtocol,
         replace: bool,
     ) -> Result<(), NetlinkError> {
-        let mut request = self.0.route().add(message(Some(link), route, protocol));
-        if replace {
-            request = request.replace();
-        }
-        let result = request.execute().await;
-        result.map_err(|error| NetlinkError::from(format!("adding the route to {}", route.prefix), &error))
-    }
-
-    /// Adds a route by whatever device its gateway is on, or replaces one.
-    pub(crate) async fn add_route_by_gateway(
-        &self,
-        route: &KernelRoute,
-        protocol: RouteProtocol,
-        replace: bool,
-    ) -> Result<(), NetlinkError> {
-        let mut request = self.0.route().add(message(None, route, protocol));
+        let mut request = self.0.route().add(message(link, route, protocol));
         if replace {
             request = request.replace();
         }

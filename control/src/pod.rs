@@ -156,7 +156,7 @@ fn configure(netns: BorrowedFd<'_>, interface: &str, pod: &Attached, anew: bool)
         }
         for route in &pod.routes {
             let route = KernelRoute { prefix: route.destination, gateway: route.gateway, source: None };
-            match kernel.add_route(link, &route, RouteProtocol::Static, false).await {
+            match kernel.add_route(Some(link), &route, RouteProtocol::Static, false).await {
                 // A second interface on the pods' own network leaves the first default route in force; on another it would do nothing
                 // without its route.
                 Err(error) if error.errno() == Some(Errno::EXIST) => {

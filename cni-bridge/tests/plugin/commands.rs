@@ -78,6 +78,17 @@ fn status_is_controls_own() {
             Some(named) => {
                 let (code, msg) = said.failure();
                 assert!(code == 50 && msg.contains(named), "{code} {msg}");
+                // A network of its own subnets can be served all the same, unless nothing can.
+                let storage = json!({"name": "storage", "networkId": 7, "subnets": ["10.5.0.0/16"]});
+                run("STATUS", &bytes(&control.config("1.1.0", storage.clone())), &[]).nothing();
+                let away = FakeControl::start(move |request| {
+                    let unready = Some("the data plane is away".into());
+                    let status = Status { connected: false, unready, ..status() };
+                    let is_asked = matches!(request, Request::Status);
+                    Some(if is_asked { Response::Status(status) } else { willing(request) })
+                });
+                let (code, msg) = run("STATUS", &bytes(&away.config("1.1.0", storage)), &[]).failure();
+                assert!(code == 50 && msg.contains("data plane is away"), "{code} {msg}");
             }
         }
     }

@@ -161,7 +161,7 @@ fn reach_each_other(bed: &Bed) {
 fn nodes_come_and_go_and_the_others_see_nothing_of_it() {
     let mut bed = Bed::new(2);
     let sites: Vec<Site> = Site::first(3).collect();
-    let [a, b] = [0, 1].map(|n| bed.pods[n].netns.clone());
+    let a = bed.pods[0].netns.clone();
     let to_b = bed.pods[1].address(Family::V6);
     let prefix = sites[2].pod_cidrs();
     let knows = |node: &Node| {
@@ -192,7 +192,6 @@ fn nodes_come_and_go_and_the_others_see_nothing_of_it() {
         .unwrap();
     });
     assert!(pinged.complete(), "{} of {}", pinged.received, pinged.sent);
-    assert!([&a, &b].into_iter().all(|netns| netns.ip(&["route"]).is_ok()));
     bed.cluster.ledgers().unwrap();
 }
 
