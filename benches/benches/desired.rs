@@ -41,6 +41,7 @@ fn local() -> Local {
                 own(Ipv6Addr::new(0xfd00, 0x17, 0, 0, 0, 0, 0, 1).into(), 64),
             ],
             gateways: vec![],
+            vxlan: None,
         }),
         host: None,
         attachments: vec![],

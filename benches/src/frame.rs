@@ -45,6 +45,24 @@ impl Buffer for Frame {
         }
         fits
     }
+
+    fn strip(&mut self, len: usize) -> bool {
+        let fits = len < self.len;
+        if fits {
+            self.bytes.copy_within(len..self.len, 0);
+            self.len -= len;
+        }
+        fits
+    }
+
+    fn prepend(&mut self, len: usize) -> bool {
+        let fits = self.len + len <= ROOM;
+        if fits {
+            self.bytes.copy_within(..self.len, len);
+            self.len += len;
+        }
+        fits
+    }
 }
 
 /// Who sends to whom, and what.

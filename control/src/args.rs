@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Parser;
-use desired::Uplink;
+use desired::{Uplink, Vxlan};
 use http::Uri;
 use proto::dataplane::{Ethdev, InterfaceAddress, Router};
 use wire::IpPrefix;
@@ -67,9 +67,19 @@ pub(crate) struct Args {
     /// Next hop of what no other route covers; at most one a family.
     #[arg(long, value_name = "ADDR", requires = "uplink")]
     pub(crate) uplink_gateway: Vec<IpAddr>,
-    /// Largest IP packet on the uplink, in bytes, and of pods that ask for nothing else.
+    /// Largest IP packet on the uplink, in bytes, and, less what --vxlan adds, of pods that ask for nothing else.
     #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u16).range(1280..))]
     pub(crate) uplink_mtu: u16,
+    /// Whether packets to other nodes' pods go in VXLAN (RFC 7348): `never`; `across-subnets`: to nodes that are on none of the uplink's
+    /// subnets; `always`. All nodes of a cluster have to agree.
+    #[arg(long, value_name = "WHEN", requires = "uplink", default_value = "never")]
+    pub(crate) vxlan: VxlanUse,
+    /// The VXLAN network identifier, the same on all nodes.
+    #[arg(long, value_name = "VNI", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..1 << 24))]
+    pub(crate) vxlan_vni: u32,
+    /// The UDP port of VXLAN, the same on all nodes.
+    #[arg(long, value_name = "PORT", default_value_t = wire::VXLAN_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) vxlan_port: u16,
     /// The host's TAP; `none`: the host has no port.
     #[arg(long, value_name = "NAME", default_value = "podrouter0", value_parser = non_empty)]
     pub(crate) host_interface: String,
@@ -91,6 +101,14 @@ pub(crate) struct Args {
     /// What is logged, as in `info,podrouter_control=debug`.
     #[arg(long, value_name = "FILTER", default_value = "info,kube=off,rustls=off", env = "PODROUTER_LOG")]
     pub(crate) log: String,
+}
+
+/// Which other nodes are reached by a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum VxlanUse {
+    Never,
+    AcrossSubnets,
+    Always,
 }
 
 /// `None` for `none`. Spelt so that clap takes it for one value, not for a flag that may be missing.
@@ -135,10 +153,10 @@ impl Args {
                 return Err(format!("--cluster-dns {server}: is no address of a server that a pod can ask"));
             }
         }
+        let uplink = self.uplink_config()?;
         Ok(Config {
             node: self.node.clone(),
             vhost_dir: self.vhost_dir.clone(),
-            uplink: self.uplink_config()?,
             host: (self.host_interface != "none").then(|| self.host_interface.clone()),
             router: Router {
                 gateway4: self.gateway4,
@@ -150,7 +168,8 @@ impl Args {
                     .flat_map(|name| [format!("svc.{name}"), name.clone()])
                     .collect(),
             },
-            mtu: self.uplink_mtu,
+            mtu: uplink.as_ref().map_or(self.uplink_mtu, Uplink::pod_mtu),
+            uplink,
         })
     }
 
@@ -173,6 +192,22 @@ impl Args {
             ));
         }
         Ok((Box::new(Manifests::new(directory.clone())), None))
+    }
+
+    fn vxlan_config(&self) -> Result<Option<Vxlan>, String> {
+        let across_subnets = match self.vxlan {
+            VxlanUse::Never => return Ok(None),
+            VxlanUse::AcrossSubnets => true,
+            VxlanUse::Always => false,
+        };
+        // What IPv6 asks of every link, inside the tunnel.
+        if self.uplink_mtu < 1_350 {
+            return Err(format!(
+                "--uplink-mtu {}: leaves a tunnel less than the 1280 bytes that IPv6 needs; 1350 is the least with --vxlan",
+                self.uplink_mtu
+            ));
+        }
+        Ok(Some(Vxlan { across_subnets, vni: self.vxlan_vni, udp_port: self.vxlan_port }))
     }
 
     fn uplink_config(&self) -> Result<Option<Uplink>, String> {
@@ -207,6 +242,7 @@ impl Args {
             mtu: self.uplink_mtu,
             addresses: self.uplink_address.clone(),
             gateways: self.uplink_gateway.clone(),
+            vxlan: self.vxlan_config()?,
         }))
     }
 }

@@ -212,13 +212,21 @@ impl Session {
         desired: &Desired,
     ) -> Result<(Outcome, BTreeSet<String>), SessionError> {
         let mut outcome = Outcome::default();
-        let (available, stale) = self.add_ports(store, &desired.ports, &mut outcome)?;
+        let (available, mut stale) = self.add_ports(store, &desired.ports, &mut outcome)?;
         let rows = match available.len() == desired.ports.len() {
             true => desired.rows.clone(),
             false => desired.rows.restricted(|port| available.contains(port)),
         };
         outcome.refused = self.commit(&rows)?;
         if outcome.refused.is_none() {
+            // A tunnel goes with the port that it leaves by.
+            for (name, spec) in &self.ports {
+                if let PortKind::Vxlan { uplink, .. } = &spec.kind
+                    && stale.contains(uplink)
+                {
+                    stale.insert(name.clone());
+                }
+            }
             let gone = |name: &str| !desired.ports.contains_key(name) || stale.contains(name);
             self.remove_ports(gone, &mut outcome)?;
         }
@@ -334,7 +342,8 @@ impl Session {
         gone: impl Fn(&str) -> bool,
         outcome: &mut Outcome,
     ) -> Result<(), SessionError> {
-        let names: Vec<String> = self.ports.keys().filter(|name| gone(name)).cloned().collect();
+        // Those that need others come behind them, and go before.
+        let names: Vec<String> = self.ports.keys().rev().filter(|name| gone(name)).cloned().collect();
         for name in names {
             match self.call(&Request::RemovePort { name: name.clone() })?.0 {
                 Response::Done => {

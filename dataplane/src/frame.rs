@@ -43,6 +43,14 @@ impl Buffer for Frame {
         self.0.truncate(head);
         self.0.append(len - head).is_some()
     }
+
+    fn strip(&mut self, len: usize) -> bool {
+        len < self.0.data().len() && self.0.adj(len)
+    }
+
+    fn prepend(&mut self, len: usize) -> bool {
+        self.0.prepend(len).is_some()
+    }
 }
 
 /// Where buffers come from.

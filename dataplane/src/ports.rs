@@ -14,7 +14,7 @@ use dpdk::{rx_offload_names, tx_offload_names};
 use podrouter_vhost::{Mode, PeerState, VhostConfig, VhostPort};
 use proto::dataplane::{DeviceCounter, DeviceStatus, Ethdev, Limit, PortInfo, PortKind, PortSpec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tables::{MAX_PORTS, PortEntry, PortId, PortRole};
+use tables::{MAX_PORTS, PortEntry, PortId, PortRole, Tunnel};
 use wire::MacAddr;
 
 pub(crate) use self::devices::device_name;
@@ -33,6 +33,9 @@ const NAME_MAX: usize = 63;
 
 /// Bytes of an Ethernet header with one VLAN tag (IEEE 802.1Q), which no MTU counts.
 const ETHERNET: u16 = 18;
+
+/// Bytes that a tunnel's datagram has in front of the packet in it: IPv4, UDP and VXLAN headers, and the inner frame's.
+const VXLAN_OVER_IPV4: u16 = 50;
 
 /// All ports by name.
 #[derive(Default)]
@@ -58,6 +61,8 @@ pub(crate) enum Handle {
     Vhost(VhostPort),
     Ethdev(dpdk::Port, Arc<LinkUp>),
     Memory,
+    /// Its uplink's.
+    Tunnel(Arc<LinkUp>),
 }
 
 impl Handle {
@@ -71,7 +76,7 @@ impl Handle {
                 poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0) && fds[0].revents().contains(PollFlags::OUT)
             }
             Self::Vhost(port) => port.state() == PeerState::Running,
-            Self::Ethdev(_, link) => link.get(),
+            Self::Ethdev(_, link) | Self::Tunnel(link) => link.get(),
             Self::Memory => true,
         }
     }
@@ -138,6 +143,11 @@ impl Ports {
         })
     }
 
+    /// The port that a tunnel is to leave by.
+    fn uplink(&self, name: &str) -> anyhow::Result<&PortRecord> {
+        self.get(name).with_context(|| format!("uplink `{name}` does not exist: add that port first"))
+    }
+
     fn free_id(&mut self) -> anyhow::Result<PortId> {
         for _ in 0..MAX_PORTS {
             let id = self.next;
@@ -183,6 +193,7 @@ impl Core {
         };
         // Asked of a copy, before anything is opened that would have to be closed again.
         self.tables.clone().set_port(entry.clone())?;
+        let tunnel = self.tunnel(id, &spec)?;
         let opened = self.open(&spec, fds, workers.len());
         let (devices, handle, device_mac) =
             opened.with_context(|| format!("port `{}` could not be made", spec.name))?;
@@ -191,6 +202,9 @@ impl Core {
         }
         let info = PortInfo { id: id.0, mac: entry.mac, spec };
         self.tables.set_port(entry)?;
+        if let Some(tunnel) = tunnel {
+            self.tables.set_tunnel(tunnel)?;
+        }
         // Before the worker counts anything for it.
         let baseline = crate::show::Totals::of(&self.workers, id);
         let workers: Vec<u16> = workers.into_iter().take(devices.len()).collect();
@@ -205,6 +219,21 @@ impl Core {
         let record = PortRecord { info: info.clone(), workers, handle, baseline };
         self.ports.by_name.insert(info.spec.name.clone(), record);
         Ok(info)
+    }
+
+    /// What the tables are told of a tunnel; `None` for a port that is none.
+    fn tunnel(&self, port: PortId, spec: &PortSpec) -> anyhow::Result<Option<Tunnel>> {
+        let PortKind::Vxlan { uplink, vni, udp_port } = &spec.kind else { return Ok(None) };
+        let under = &self.ports.uplink(uplink)?.info;
+        let most = under.spec.mtu.saturating_sub(VXLAN_OVER_IPV4);
+        if spec.mtu > most {
+            bail!(
+                "port `{}`: mtu {} is more than the {most} that are left of uplink `{uplink}` with the header of a datagram",
+                spec.name,
+                spec.mtu
+            );
+        }
+        Ok(Some(Tunnel { port, uplink: PortId(under.id), vni: *vni, udp_port: *udp_port }))
     }
 
     /// Has the workers of a port that is there keep to these limits, if it has others.
@@ -281,12 +310,14 @@ impl Core {
     /// Who may serve a port, by its queues: TAPs go to kernel workers, all else to poll workers; first to those with the fewest
     /// ports.
     fn workers_for(&self, spec: &PortSpec) -> anyhow::Result<Vec<u16>> {
-        let (kind, most) = match spec.kind {
+        let (kind, most) = match &spec.kind {
             PortKind::Tap => (Kind::Kernel, 1),
-            PortKind::Vhost { queue_pairs, .. } => (Kind::Poll, usize::from(queue_pairs)),
+            PortKind::Vhost { queue_pairs, .. } => (Kind::Poll, usize::from(*queue_pairs)),
             // So many as its queues turn out to be.
             PortKind::Ethdev(_) => (Kind::Poll, self.workers.len()),
             PortKind::Memory { .. } => (Kind::Poll, 1),
+            // Whoever has the uplink's queues sends and receives for it.
+            PortKind::Vxlan { uplink, .. } => return Ok(self.ports.uplink(uplink)?.workers.clone()),
         };
         let load = |id: u16| self.ports.iter().filter(|record| record.workers.contains(&id)).count();
         let mut workers: Vec<u16> =
@@ -328,6 +359,13 @@ impl Core {
                 let memory = Memory::open(rx_pcap.as_deref(), tx_pcap.clone(), *repeat)?;
                 (vec![Device::Memory(memory)], Handle::Memory, None)
             }
+            PortKind::Vxlan { uplink, .. } => {
+                let link = match &self.ports.uplink(uplink)?.handle {
+                    Handle::Ethdev(_, link) => Arc::clone(link),
+                    _ => Arc::new(LinkUp::new(true)),
+                };
+                ((0..workers).map(|_| Device::Tunnel).collect(), Handle::Tunnel(link), None)
+            }
         })
     }
 
@@ -365,7 +403,9 @@ fn check(spec: &PortSpec) -> anyhow::Result<()> {
         // The vnet header passes segments of any length.
         PortKind::Tap => u16::MAX,
         // Received as chains, but finished and cut in one buffer.
-        PortKind::Vhost { .. } | PortKind::Ethdev(_) | PortKind::Memory { .. } => LARGE_ROOM - ETHERNET,
+        PortKind::Vhost { .. } | PortKind::Ethdev(_) | PortKind::Memory { .. } | PortKind::Vxlan { .. } => {
+            LARGE_ROOM - ETHERNET
+        }
     };
     if let PortKind::Ethdev(Ethdev { queues, vlan, .. }) = &spec.kind {
         if *queues == Some(0) {

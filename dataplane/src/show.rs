@@ -144,6 +144,14 @@ impl Core {
                 .masquerades()
                 .map(|(network, masquerade)| convert::masquerade_row(network, masquerade))
                 .collect(),
+            tunnel_peers: self
+                .tables
+                .tunnel_peers()
+                .map(|peer| rows::TunnelPeer {
+                    key: rows::TunnelPeerKey { port: self.port_name(peer.port), address: peer.addr },
+                    mac: peer.mac,
+                })
+                .collect(),
         }
     }
 
@@ -184,6 +192,7 @@ impl Core {
                     role: match role {
                         PortRole::Idle => String::new(),
                         PortRole::Uplink => "uplink".to_owned(),
+                        PortRole::Tunnel { .. } => "tunnel".to_owned(),
                         PortRole::Endpoint(id) => {
                             self.tables.endpoint(id).map(|endpoint| endpoint.name.clone()).unwrap_or_default()
                         }
@@ -271,6 +280,14 @@ impl Core {
                 held: row.held,
             }));
         }
+        all.extend(self.tables.tunnel_peers().map(|peer| rows::NeighbourStatus {
+            port: self.port_name(peer.port),
+            address: peer.addr,
+            mac: Some(peer.mac),
+            state: "permanent".to_owned(),
+            age_ms: 0,
+            held: 0,
+        }));
         all.sort_by(|a, b| (&a.port, a.address).cmp(&(&b.port, b.address)));
         Ok(all)
     }

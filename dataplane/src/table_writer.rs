@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use proto::dataplane::{self as rows, Op, Response, RouteKey, Transaction};
 use tables::{
     Endpoint, EndpointId, EndpointKind, Generation, IdentityId, Interface, NetworkId, Resolver, RouteTarget,
-    Router, Tables,
+    Router, Tables, TunnelPeer,
 };
 
 use crate::convert;
@@ -88,6 +88,17 @@ impl Core {
             Op::RemoveInterfaces { ports } => {
                 for port in ports {
                     tables.remove_interface(self.ports.id(port)?)?;
+                }
+            }
+            Op::SetTunnelPeers { peers } => {
+                for rows::TunnelPeer { key: rows::TunnelPeerKey { port, address }, mac } in peers {
+                    let (port, addr, mac) = (self.ports.id(port)?, *address, *mac);
+                    tables.set_tunnel_peer(TunnelPeer { port, addr, mac })?;
+                }
+            }
+            Op::RemoveTunnelPeers { peers } => {
+                for rows::TunnelPeerKey { port, address } in peers {
+                    tables.remove_tunnel_peer(self.ports.id(port)?, *address)?;
                 }
             }
             Op::SetEndpoints { endpoints } => {

@@ -8,6 +8,7 @@ mod exit;
 mod fragments;
 mod guests;
 mod neighbours;
+mod tunnels;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +17,7 @@ use arrayvec::ArrayVec;
 use dpdk::{Burst, Mbuf};
 use pipeline::{
     Adjacencies, BURST, DropReason, Fate, NeighbourConfig, Neighbours, Output, Packet, Router, RouterConfig,
-    Tick, Tracking, Verdict,
+    Tick, Tracking, Verdict, tunnel::Encapsulator,
 };
 use publish::Reader;
 use tables::{MAX_PORTS, PortId, PortRole, Tables};
@@ -24,7 +25,7 @@ use tables::{MAX_PORTS, PortId, PortRole, Tables};
 use crate::clock;
 use crate::frame::Frame;
 use crate::handover::{Batch, PortOwners, WorkerShared};
-use crate::io::{Device, Packets, Received, Staged, Tools};
+use crate::io::{Device, Packets, Received, Staged, Tools, finish};
 use crate::limits::{PortLimits, police_received};
 use crate::wait::Waiter;
 
@@ -86,6 +87,9 @@ pub(crate) struct Worker {
     /// When flows were last looked at for their time.
     expired: Tick,
     guests: guests::Guests,
+    encapsulator: Encapsulator,
+    /// Of a large segment that leaves by a tunnel.
+    pieces: Vec<Frame>,
 }
 
 /// What [`Worker::new`] is given.
@@ -123,12 +127,14 @@ impl Worker {
             waiter: config.waiter,
             expired: clock::now(),
             guests: guests::Guests::new(),
+            encapsulator: Encapsulator::default(),
+            pieces: Vec::with_capacity(finish::MOST_SEGMENTS),
         }
     }
 
     /// The path of a packet, on one screen.
     pub(crate) fn run(mut self) {
-        let mut received = Received::default();
+        let (mut received, mut opened) = (Received::default(), Received::default());
         let mut worked = false;
         while !self.shared.stop.load(Ordering::Relaxed) {
             let now = clock::now();
@@ -140,7 +146,7 @@ impl Worker {
             worked |= self.take_heard(now);
             for at in 0..self.slots.len() {
                 if self.waiter.is_ready(at) {
-                    worked |= self.forward(at, now, &mut received);
+                    worked |= self.forward(at, now, &mut received, &mut opened);
                 }
             }
             self.look_after_neighbours(now);
@@ -160,8 +166,8 @@ impl Worker {
         self.drain();
     }
 
-    /// Receive, decide, settle.
-    fn forward(&mut self, at: usize, now: Tick, received: &mut Received) -> bool {
+    /// Receive, open what came in a tunnel, and take each on its way.
+    fn forward(&mut self, at: usize, now: Tick, received: &mut Received, opened: &mut Received) -> bool {
         let slot = &mut *self.slots[at];
         let (id, counters, mut worked) = (slot.id, &self.shared.counters, false);
         if slot.device.waits_for_role()
@@ -179,16 +185,31 @@ impl Worker {
             counters.refuse_rx(id, DropReason::EgressRateExceeded, excess);
             worked = excess.packets > 0;
         }
-        let n = received.frames.len() + received.packets.len();
+        let n = received.len();
         if n == 0 {
             return worked;
         }
-        let tables = self.tables.get();
+        counters.burst(n);
+        counters.ledger.rx.add(n as u64);
+        if let Some(&tunnel) = self.tables.get().tunnel_over(id) {
+            self.open_datagrams(&tunnel, received, opened);
+            self.decide(tunnel.port, now, opened);
+        }
+        self.decide(id, now, received);
+        self.follow_fragments(now);
+        self.flush();
+        true
+    }
+
+    /// Decide, settle. All came by one port.
+    fn decide(&mut self, id: PortId, now: Tick, received: &mut Received) {
+        let (n, tables, counters) = (received.len(), self.tables.get(), &self.shared.counters);
+        if n == 0 {
+            return;
+        }
         let replayed = self.router.replay(tables, now, id, received.frames.as_mut_slice(), finished);
         // Frames have been measured on the way.
         let packets: usize = received.packets.iter().map(|packet| packet.buffer.0.total_len()).sum();
-        counters.burst(n);
-        counters.ledger.rx.add(n as u64);
         counters.port(id).rx.packets.add(n as u64);
         counters.port(id).rx.bytes.add((replayed.bytes + packets) as u64);
 
@@ -205,9 +226,6 @@ impl Worker {
             self.shared.counters.icmp_suppressed.set(self.router.icmp_errors_suppressed());
             self.learn(now);
         }
-        self.follow_fragments(now);
-        self.flush();
-        true
     }
 
     fn stage_each(&mut self, packets: &mut Packets, verdicts: ArrayVec<Verdict, BURST>, now: Tick) {

@@ -8,6 +8,7 @@ use crate::artefacts::Artefacts;
 use crate::lan::Lan;
 use crate::manifests::{Manifests, NodeObject};
 use crate::node::{Node, Options, Uplink};
+use crate::pod::Family;
 use crate::run::Run;
 use crate::site::Site;
 
@@ -19,6 +20,7 @@ pub struct Cluster {
     pub lan: Lan,
     manifests: Manifests,
     uplink: Uplink,
+    underlay: Option<Family>,
 }
 
 impl Cluster {
@@ -32,7 +34,8 @@ impl Cluster {
         }
         let lan = Lan::create(run, options.uplink, options.uplink_mtu)?;
         let manifests = Manifests::create(&run.dir().join("manifests"))?;
-        let mut cluster = Self { nodes: Vec::new(), lan, manifests, uplink: options.uplink };
+        let Options { uplink, underlay, .. } = *options;
+        let mut cluster = Self { nodes: Vec::new(), lan, manifests, uplink, underlay };
         let sites: Vec<Site> = Site::first(count).collect();
         cluster.tell(&sites)?;
         for &site in &sites {
@@ -65,7 +68,12 @@ impl Cluster {
             .iter()
             .map(|site| {
                 let routers = if self.uplink == Uplink::Kernel { site.host() } else { site.router() };
-                (site.name(), site.pod_cidrs(), site.host(), routers.join(","))
+                let routers = match self.underlay {
+                    None => routers.join(","),
+                    Some(Family::V4) => routers[0].clone(),
+                    Some(Family::V6) => routers[1].clone(),
+                };
+                (site.name(), site.pod_cidrs(), site.host(), routers)
             })
             .collect();
         let objects: Vec<NodeObject<'_>> = all

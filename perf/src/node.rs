@@ -19,6 +19,7 @@ use crate::artefacts::Artefacts;
 use crate::lan::Lan;
 use crate::manifests::{Manifests, NODE, NodeObject, OTHER_NODE};
 use crate::netns::Netns;
+use crate::pod::Family;
 use crate::process::{Process, finish_with_input, is_broken_pipe};
 use crate::query::Query;
 use crate::run::Run;
@@ -56,6 +57,27 @@ pub enum Uplink {
     Kernel,
 }
 
+/// Which other nodes are reached by a tunnel, as control's `--vxlan` says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Vxlan {
+    /// None.
+    Never,
+    /// Those on no subnet of the uplink.
+    AcrossSubnets,
+    /// All.
+    Always,
+}
+
+impl Vxlan {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::AcrossSubnets => "across-subnets",
+            Self::Always => "always",
+        }
+    }
+}
+
 /// What may differ from one node to another.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -65,6 +87,10 @@ pub struct Options {
     pub idle: Option<String>,
     /// Whose the network between nodes is.
     pub uplink: Uplink,
+    /// How packets get from one node to another there.
+    pub vxlan: Vxlan,
+    /// The only family that routers have addresses of on a dedicated uplink; `None`: both.
+    pub underlay: Option<Family>,
     /// MTU of the uplink.
     pub uplink_mtu: u16,
     /// MTU that the CNI configuration asks for pods; `None`: what the uplink allows.
@@ -81,6 +107,8 @@ impl Default for Options {
             workers: None,
             idle: None,
             uplink: Uplink::Dedicated,
+            vxlan: Vxlan::Never,
+            underlay: None,
             uplink_mtu: 1500,
             pod_mtu: None,
             kubeconfig: None,
@@ -353,11 +381,16 @@ fn spawn_control(
     command.arg("--state-dir").arg(dir.join("state")).arg("--vhost-dir").arg(dir.join("vhost"));
     command.args(["--uplink-mtu", &options.uplink_mtu.to_string()]);
     if options.uplink == Uplink::Dedicated {
-        command.args(["--uplink", "net_af_packet0"]);
+        command.args(["--uplink", "net_af_packet0", "--vxlan", options.vxlan.name()]);
     }
-    for ((address, gateway), length) in site.router().iter().zip(OUTSIDE).zip([24, 64]) {
+    let routers = site.router();
+    for (((address, gateway), length), family) in routers.iter().zip(OUTSIDE).zip([24, 64]).zip(Family::BOTH)
+    {
         if options.uplink == Uplink::Kernel {
             break;
+        }
+        if options.underlay.is_some_and(|only| only != family) {
+            continue;
         }
         command.args(["--uplink-address", &format!("{address}/{length}"), "--uplink-gateway", gateway]);
     }

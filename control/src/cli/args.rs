@@ -263,7 +263,7 @@ pub(crate) enum Show {
         /// The rules of the endpoint of this name, in words; it is a failure if it has no policy.
         endpoint: Option<String>,
     },
-    /// Neighbours on the uplinks, found by ARP and neighbour discovery.
+    /// Neighbours on the uplinks, found by ARP and neighbour discovery, and the other ends of tunnels (`permanent`).
     #[command(visible_alias = "neighbors")]
     Neighbours {
         /// Only this address; it is a failure if it is not there.

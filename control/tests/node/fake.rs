@@ -202,6 +202,7 @@ fn answer(state: &mut State, request: Request, mut fds: Vec<OwnedFd>) -> (Respon
                 .collect(),
             policies: state.rows.policies.values().cloned().collect(),
             masquerades: state.rows.masquerades.values().cloned().collect(),
+            tunnel_peers: state.rows.tunnel_peers.values().cloned().collect(),
         }),
         Request::Transaction(transaction) => transact(state, &transaction),
         _ => failed("it has nothing to show"),

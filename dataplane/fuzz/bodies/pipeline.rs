@@ -7,12 +7,12 @@ use std::sync::{LazyLock, Mutex};
 
 use arrayvec::ArrayVec;
 use pipeline::{
-    BURST, Buffer, Fate, GsoKind, Offload, Output, Packet, Router, RouterConfig, Tick, Tracking, VecBuffer,
-    Verdict, segment,
+    Adjacencies, BURST, Buffer, Fate, GsoKind, Offload, Output, Packet, Router, RouterConfig, Tick, Tracking,
+    VecBuffer, Verdict, segment, tunnel,
 };
 use tables::{
     Endpoint, EndpointId, EndpointKind, Interface, NetworkId, PortEntry, PortId, PortRole, RouteTarget,
-    Tables,
+    Tables, Tunnel, TunnelPeer,
 };
 use wire::{Addrs, MacAddr, PacketKind};
 
@@ -27,6 +27,17 @@ pub(crate) const IDLE: PortId = PortId(6);
 pub(crate) const OTHER: PortId = PortId(7);
 /// A second uplink, behind the smallest MTU, with addresses for its link alone.
 pub(crate) const UPLINK2: PortId = PortId(8);
+
+/// A tunnel over the first uplink.
+pub(crate) const TUNNEL: PortId = PortId(9);
+pub(crate) const OVER: Tunnel = Tunnel { port: TUNNEL, uplink: UPLINK, vni: 0x00_1234, udp_port: 4_789 };
+/// Its ends: a node's by which it is reached in both families, another one's, and one across a router.
+pub(crate) const PEERS: [(&str, MacAddr); 4] = [
+    ("192.0.2.20", MacAddr([0x02, 0xcc, 0, 0, 0, 20])),
+    ("2001:db8:2::20", MacAddr([0x02, 0xcc, 0, 0, 0, 20])),
+    ("2001:db8:2::30", MacAddr([0x02, 0xcc, 0, 0, 0, 30])),
+    ("198.51.100.40", MacAddr([0x02, 0xcc, 0, 0, 0, 40])),
+];
 
 pub(crate) fn port_mac(port: PortId) -> MacAddr {
     MacAddr([0x02, 0, 0, 0, 0, u8::try_from(port.0).unwrap()])
@@ -58,8 +69,12 @@ fn endpoint(port: PortId, network: u16, kind: EndpointKind, addresses: &[&str]) 
 /// A node with a port of every kind.
 pub(crate) fn tables() -> Tables {
     let mut tables = Tables::empty();
-    for id in [POD_A, POD_B, HOST, UPLINK, NARROW, IDLE, OTHER, UPLINK2] {
-        let mtu = if id == NARROW || id == UPLINK2 { 1280 } else { 1500 };
+    for id in [POD_A, POD_B, HOST, UPLINK, NARROW, IDLE, OTHER, UPLINK2, TUNNEL] {
+        let mtu = match id {
+            NARROW | UPLINK2 => 1280,
+            TUNNEL => 1430,
+            _ => 1500,
+        };
         let port = PortEntry { id, name: format!("port-{id}"), mac: port_mac(id), mtu, role: PortRole::Idle };
         tables.set_port(port).unwrap();
     }
@@ -80,6 +95,11 @@ pub(crate) fn tables() -> Tables {
     };
     tables.set_interface(interface(UPLINK, &[("192.0.2.1", 24), ("2001:db8:2::1", 64)])).unwrap();
     tables.set_interface(interface(UPLINK2, &[("172.16.0.1", 24), ("fe80::8", 64)])).unwrap();
+    tables.set_tunnel(OVER).unwrap();
+    for (addr, mac) in PEERS {
+        tables.set_tunnel_peer(TunnelPeer { port: TUNNEL, addr: addr.parse().unwrap(), mac }).unwrap();
+    }
+    let through = |a: &str| RouteTarget::NextHop { port: TUNNEL, addr: a.parse().unwrap() };
     let hop = |a: &str| RouteTarget::NextHop { port: UPLINK, addr: a.parse().unwrap() };
     let host = RouteTarget::Endpoint(tables.endpoint_by_name("endpoint-3").unwrap().id);
     for (prefix, target) in [
@@ -90,6 +110,11 @@ pub(crate) fn tables() -> Tables {
         ("203.0.113.0/24", RouteTarget::Blackhole),
         ("2001:db8:dead::/48", RouteTarget::Blackhole),
         ("100.64.0.0/10", host),
+        ("10.244.2.0/24", through("192.0.2.20")),
+        ("fd00:2::/64", through("192.0.2.20")),
+        ("10.244.3.0/24", through("2001:db8:2::30")),
+        ("fd00:3::/64", through("2001:db8:2::30")),
+        ("10.244.4.0/24", through("198.51.100.40")),
     ] {
         tables.set_route(NetworkId(0), prefix.parse().unwrap(), target).unwrap();
     }
@@ -98,13 +123,53 @@ pub(crate) fn tables() -> Tables {
 
 pub(crate) fn body(data: &[u8]) {
     let Some((&[port, offload, size, start], frame)) = data.split_first_chunk() else { return };
-    let port = PortId(u16::from(port % 10));
+    let port = PortId(u16::from(port % 11));
     let offload = offload_of(offload, size, start);
     let tables = tables();
     check(&tables, port, offload, frame);
     let mut fixed = frame.to_vec();
     fix(port, &mut fixed);
     check(&tables, port, offload, &fixed);
+    if port == UPLINK {
+        opened(&tables, offload, frame);
+        opened(&tables, offload, &fixed);
+    }
+}
+
+/// What comes out of a datagram is a packet like any other.
+fn opened(tables: &Tables, offload: Offload, frame: &[u8]) {
+    if !tunnel::looks_tunnelled(&OVER, frame) {
+        return;
+    }
+    let mut buffer = VecBuffer::with_capacity(frame, 2048);
+    match tunnel::decapsulate(tables, &OVER, &mut buffer, offload) {
+        None => assert_eq!(buffer.head(), frame),
+        Some(Ok(offload)) => {
+            check(tables, TUNNEL, offload, buffer.head());
+        }
+        Some(Err(_)) => {}
+    }
+}
+
+/// What goes into a datagram comes out of it, but for the station that it is for.
+fn tunnelled(tables: &Tables, frame: &[u8]) {
+    let mut buffer = VecBuffer::with_capacity(frame, frame.len() + 128);
+    let adjacencies = Adjacencies::default();
+    let made = tunnel::Encapsulator::default().encapsulate(tables, &adjacencies, &OVER, &mut buffer);
+    assert!(matches!(made, Ok(Output::Neighbour { port: UPLINK, .. })), "{made:?}");
+    let outer = buffer.head();
+    let parsed = wire::parse(outer, outer.len()).unwrap();
+    assert_eq!((parsed.protocol, parsed.dst_port, parsed.dont_fragment), (17, OVER.udp_port, true));
+    assert!(parsed.src_port >= 0xc000 && outer.len() <= 1514);
+    assert_eq!(usize::try_from(parsed.frame_len).unwrap(), outer.len());
+    if let Addrs::V6 { src, dst } = parsed.addrs {
+        let message = &outer[usize::from(parsed.l4_offset)..];
+        let pseudo = wire::checksum::pseudo_header_v6(src, dst, 17, u32::try_from(message.len()).unwrap());
+        assert_eq!(wire::checksum::fold(pseudo + wire::checksum::sum(message)), 0xffff);
+    }
+    let inner = &outer[usize::from(parsed.l4_offset) + 16..];
+    assert_eq!(inner[6..], frame[6..]);
+    assert!(PEERS.iter().any(|(_, mac)| inner[..6] == mac.0));
 }
 
 fn offload_of(kind: u8, size: u8, start: u8) -> Offload {
@@ -247,6 +312,9 @@ fn forwarded(tables: &Tables, before: &[u8], packet: &Packet<VecBuffer>, output:
         }
         Offload::Done => {
             assert!(after.len() - 14 <= usize::from(port.mtu));
+            if port.id == TUNNEL {
+                tunnelled(tables, after);
+            }
             if let Ok(fragmenter) = segment::Fragmenter::new(after, 68) {
                 for index in 0..fragmenter.fragments() {
                     let mut out = [0; 96];

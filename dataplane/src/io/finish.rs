@@ -8,7 +8,7 @@ use crate::frame::{Frame, SMALL_ROOM};
 
 /// Frames that one large segment may become: 64 KiB in pieces of 64 bytes. A pod that names a smaller size would have us
 /// make tens of thousands of frames of one.
-const MOST_SEGMENTS: usize = 1_024;
+pub(crate) const MOST_SEGMENTS: usize = 1_024;
 
 /// 65,535 bytes in pieces for the least MTU, 1,280, are 53.
 pub(crate) type Fragments = ArrayVec<Frame, 64>;

@@ -44,6 +44,11 @@ impl Received {
         BURST.saturating_sub(self.frames.len())
     }
 
+    /// How many.
+    pub(crate) const fn len(&self) -> usize {
+        self.frames.len() + self.packets.len()
+    }
+
     /// Bytes of each, in order.
     pub(crate) fn lengths(&self) -> impl Iterator<Item = usize> + Clone {
         // One of the two is empty.
@@ -54,7 +59,7 @@ impl Received {
     /// Frees all but the first `most`, together; gives what they were.
     pub(crate) fn truncate(&mut self, most: usize) -> Excess {
         let (mut excess, mut cut) = (Excess::default(), Burst::new());
-        while self.frames.len() + self.packets.len() > most {
+        while self.len() > most {
             let last = self.frames.pop().or_else(|| self.packets.pop().map(|packet| packet.buffer.0));
             let Some(mbuf) = last else { break };
             excess.packets += 1;
@@ -135,7 +140,7 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
-    fn refuse(&mut self, reason: DropReason, n: u64) {
+    pub(crate) fn refuse(&mut self, reason: DropReason, n: u64) {
         if n == 0 {
             return;
         }
@@ -154,6 +159,8 @@ pub(crate) enum Device {
     Vhost(Vhost),
     Tap(TapPort),
     Memory(Memory),
+    /// A tunnel has none: what is sent by it leaves by its uplink, which also receives for it.
+    Tunnel,
 }
 
 impl Device {
@@ -171,6 +178,7 @@ impl Device {
             Self::Vhost(port) => port.receive(id, tools, into, refused),
             Self::Tap(port) => port.receive(id, tools, &mut into.packets, refused),
             Self::Memory(port) => port.receive(tools, into),
+            Self::Tunnel => {}
         }
     }
 
@@ -185,7 +193,7 @@ impl Device {
     pub(crate) fn can_send(&self) -> bool {
         match self {
             Self::Vhost(port) => port.can_send(),
-            Self::Ethdev(_) | Self::Tap(_) | Self::Memory(_) => true,
+            Self::Ethdev(_) | Self::Tap(_) | Self::Memory(_) | Self::Tunnel => true,
         }
     }
 
@@ -197,6 +205,8 @@ impl Device {
             Self::Vhost(port) => port.send(tools, staged, &mut sent),
             Self::Tap(port) => port.send(tools, staged, &mut sent),
             Self::Memory(port) => port.send(tools, staged, &mut sent),
+            // The worker's own business.
+            Self::Tunnel => sent.refuse(DropReason::PortIdle, staged.drain().count() as u64),
         }
         sent
     }
@@ -205,7 +215,7 @@ impl Device {
     pub(crate) fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tap(port) => Some(port.fd()),
-            Self::Ethdev(_) | Self::Vhost(_) | Self::Memory(_) => None,
+            Self::Ethdev(_) | Self::Vhost(_) | Self::Memory(_) | Self::Tunnel => None,
         }
     }
 }

@@ -10,7 +10,7 @@ use wire::{ETHERNET_HEADER, MacAddr};
 use super::Worker;
 use crate::frame::Frame;
 use crate::handover::Handed;
-use crate::io::finish;
+use crate::io::{Device, finish};
 use crate::limits::police_staged;
 
 /// Bursts of other workers that are taken in one round, so that own ports are served too.
@@ -214,8 +214,12 @@ impl Worker {
     }
 
     fn flush_slots(&mut self) {
-        for at in self.dirty.drain(..) {
+        while let Some(at) = self.dirty.pop() {
             let slot = &mut *self.slots[usize::from(at)];
+            if matches!(slot.device, Device::Tunnel) {
+                self.send_datagrams(at);
+                continue;
+            }
             let counters = &self.shared.counters;
             if let Some(bucket) = &slot.limits.ingress {
                 let excess = police_staged(bucket, &mut slot.staged);

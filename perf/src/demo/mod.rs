@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use lab::artefacts::Artefacts;
 use lab::netns::Netns;
-use lab::node::{Node, OUTSIDE, Options, Uplink};
+use lab::node::{Node, OUTSIDE, Options, Uplink, Vxlan};
 use lab::pktgen::reflector;
 use lab::pod::{Family, Kind, Pod};
 use lab::process::Process;
@@ -38,6 +38,9 @@ pub(crate) struct Arguments {
     /// How several nodes reach each other.
     #[arg(long, value_enum, default_value_t = Uplink::Dedicated)]
     uplink: Uplink,
+    /// Which of them by a tunnel, where the uplink is dedicated.
+    #[arg(long, value_enum, default_value_t = Vxlan::Never)]
+    vxlan: Vxlan,
     /// How long each measurement takes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,

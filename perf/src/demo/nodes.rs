@@ -39,7 +39,7 @@ struct Party<'a> {
 
 pub(super) fn run(arguments: &Arguments, artefacts: &Artefacts, report: &mut Report) -> Result<()> {
     report.progress(&format!("starting {} nodes", arguments.nodes));
-    let options = Options { uplink: arguments.uplink, ..Options::default() };
+    let options = Options { uplink: arguments.uplink, vxlan: arguments.vxlan, ..Options::default() };
     let cluster = Cluster::start(&Run::start()?, artefacts, &options, arguments.nodes)?;
     let played = play(&cluster, arguments, report);
     cluster.explain(played)

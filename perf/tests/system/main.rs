@@ -16,6 +16,7 @@ mod restarts;
 mod spoofing;
 mod topology;
 mod transfers;
+mod tunnels;
 mod vhost;
 mod vm;
 

@@ -30,9 +30,12 @@ impl Bed {
     }
 
     pub(crate) fn by(uplink: Uplink, count: u8) -> Self {
+        Self::with(&Options { uplink, ..Options::default() }, count)
+    }
+
+    pub(crate) fn with(options: &Options, count: u8) -> Self {
         let artefacts = Artefacts::find().unwrap();
-        let options = Options { uplink, ..Options::default() };
-        let cluster = Cluster::start(&Run::start().unwrap(), &artefacts, &options, count).unwrap();
+        let cluster = Cluster::start(&Run::start().unwrap(), &artefacts, options, count).unwrap();
         let pods = cluster.nodes.iter().map(pod).collect();
         Self { pods, cluster }
     }
@@ -127,7 +130,7 @@ fn by_the_nodes_kernel_they_do_too_and_the_outside_sees_the_node() {
     assert!(b.host.ip(&["link", "show", "dev", HOST_DEVICE]).is_err());
 }
 
-fn reach_each_other(bed: &Bed) {
+pub(crate) fn reach_each_other(bed: &Bed) {
     let dpdk: Vec<Pod> = bed
         .cluster
         .nodes

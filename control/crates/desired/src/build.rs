@@ -290,7 +290,13 @@ mod tests {
             dns_search: vec![],
         };
         let own = InterfaceAddress { address: Ipv4Addr::new(172, 16, 0, 1).into(), prefix_len: 24 };
-        let uplink = Uplink { device: Ethdev::new("d"), mtu: 1500, addresses: vec![own], gateways: vec![] };
+        let uplink = Uplink {
+            device: Ethdev::new("d"),
+            mtu: 1500,
+            addresses: vec![own],
+            gateways: vec![],
+            vxlan: None,
+        };
         let host = Some(Host { mac: crate::ROUTER_MAC, mtu: 1500 });
         for uplink in [Some(uplink), None] {
             let local = Local {

@@ -9,7 +9,7 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use proto::dataplane::{Endpoint, Identity, Interface, Op, Route, RouteTarget};
 
-use crate::rows::{Owner, Rows, held_by_endpoint, held_by_interface, port_of};
+use crate::rows::{Owner, Rows, held_by_endpoint, held_by_interface, next_hop_key, port_of};
 
 /// What turns `current` into `desired`; empty if they are equal. A router, once set, is never removed: a `desired`
 /// without one leaves it as it is. It takes the time of what differs, where one was made from the other.
@@ -22,8 +22,10 @@ pub fn diff(current: &Rows, desired: &Rows) -> Vec<Op> {
     let identities = Delta::of(&current.identities, &desired.identities);
     let policies = Delta::of(&current.policies, &desired.policies);
     let masquerades = Delta::of(&current.masquerades, &desired.masquerades);
+    let peers = Delta::of(&current.tunnel_peers, &desired.tunnel_peers);
     let router = desired.router.clone().filter(|router| current.router.as_ref() != Some(router));
 
+    let gone_peers = peers.gone();
     let (mut gone_ports, mut gone_names) = (interfaces.gone(), endpoints.gone());
     for giver in givers(&interfaces, &endpoints) {
         match giver {
@@ -44,8 +46,15 @@ pub fn diff(current: &Rows, desired: &Rows) -> Vec<Op> {
         }
     }
 
+    // And one that led to a peer which goes for good.
+    let led = |target: &RouteTarget| next_hop_key(target).is_some_and(|key| gone_peers.contains(&key));
+    if !gone_peers.is_empty() {
+        gone_routes.extend(routes.0.iter().filter(|(_, old, _)| old.is_some_and(led)).map(|(key, ..)| *key));
+    }
+
     let mut ops = Vec::new();
     push(&mut ops, owned(gone_routes), |routes| Op::RemoveRoutes { routes });
+    push(&mut ops, owned(gone_peers), |peers| Op::RemoveTunnelPeers { peers });
     push(&mut ops, owned(gone_names), |names| Op::RemoveEndpoints { names });
     push(&mut ops, owned(gone_ports), |ports| Op::RemoveInterfaces { ports });
     push(&mut ops, owned(frontends.gone()), |keys| Op::RemoveFrontends { keys });
@@ -54,6 +63,7 @@ pub fn diff(current: &Rows, desired: &Rows) -> Vec<Op> {
     push(&mut ops, owned(masquerades.gone()), |networks| Op::RemoveMasquerades { networks });
     ops.extend(router.map(|router| Op::SetRouter { router }));
     push(&mut ops, interfaces.rows(), |interfaces| Op::SetInterfaces { interfaces });
+    push(&mut ops, peers.rows(), |peers| Op::SetTunnelPeers { peers });
     let identity = |(&key, &identity): (&_, &_)| Identity { key, identity };
     push(&mut ops, identities.set().into_iter().map(identity).collect(), |identities| Op::SetIdentities {
         identities,
@@ -142,6 +152,7 @@ mod tests {
     use proto::dataplane::{
         Backend, BackendState, EndpointKind, Frontend, FrontendKey, IdentityKey, InterfaceAddress,
         Masquerade, Peer, Policy, PortRange, Protocol, RouteKey, RouteTarget, Router, Rule, RuleVerdict,
+        TunnelPeer, TunnelPeerKey,
     };
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
     use wire::{IpPrefix, MacAddr};
@@ -210,14 +221,27 @@ mod tests {
         })
     }
 
+    /// Ends of a tunnel, and routes that lead there.
+    fn tunnelled() -> impl Strategy<Value = BTreeMap<u8, (u8, Option<u8>)>> {
+        btree_map(0u8..3, (1u8..3, prop::option::of(20u8..24)), 0..3)
+    }
+
     fn rows() -> impl Strategy<Value = Rows> {
         let policed = (frontends(), identities(), policies(), masquerades());
-        (owned_rows(), policed).prop_map(|(rows, (frontends, identities, policies, masquerades))| Rows {
-            frontends,
-            identities,
-            policies,
-            masquerades,
-            ..rows
+        (owned_rows(), policed, tunnelled()).prop_map(|(rows, policed, tunnelled)| {
+            let (frontends, identities, policies, masquerades) = policed;
+            let mut rows = Rows { frontends, identities, policies, masquerades, ..rows };
+            for (peer, (look, to)) in tunnelled {
+                let key = TunnelPeerKey { port: "tunnel".to_owned(), address: address(peer) };
+                let row = TunnelPeer { key: key.clone(), mac: MacAddr([2, 0, 0, 0, 0, look]) };
+                let TunnelPeerKey { port, address } = key.clone();
+                rows.tunnel_peers.insert(key, row);
+                if let Some(to) = to {
+                    let key = RouteKey { network: 0, prefix: IpPrefix::host(self::address(to)) };
+                    rows.routes.insert(key, RouteTarget::NextHop { port, address });
+                }
+            }
+            rows
         })
     }
 

@@ -28,7 +28,7 @@ pub use objects::{
 };
 pub use prefixes::range_fault;
 pub use rows::{ApplyError, Rows, apply};
-pub use view::{Attachment, Change, ClusterView, Host, Local, Uplink, ViewChange};
+pub use view::{Attachment, Change, ClusterView, Host, Local, Uplink, ViewChange, Vxlan};
 
 /// The node annotation that names the next hop of a node's podCIDRs and addresses, one address a family.
 pub const ROUTER_ADDRESSES: &str = "podrouter.io/router-addresses";
@@ -42,6 +42,9 @@ pub const QUEUE_PAIRS: &str = "podrouter.io/queue-pairs";
 
 /// The name of the uplink's port.
 pub const UPLINK_PORT: &str = "uplink";
+
+/// The name of the tunnel's port. It comes behind the one that it needs.
+pub const TUNNEL_PORT: &str = "uplink.vxlan";
 
 /// The name of the host's port, and of its endpoint.
 pub const HOST_PORT: &str = "host";

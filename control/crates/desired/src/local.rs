@@ -7,8 +7,9 @@ use imbl::OrdMap;
 use proto::dataplane::{Endpoint, EndpointKind, Interface, PortKind, PortSpec};
 
 use crate::build::{About, Desired};
-use crate::view::{Attachment, Host, Local, Uplink};
-use crate::{HOST_PORT, ROUTER_MAC, UPLINK_PORT};
+use crate::remote::tunnel_mac;
+use crate::view::{Attachment, Host, Local, Uplink, Vxlan};
+use crate::{HOST_PORT, ROUTER_MAC, TUNNEL_PORT, UPLINK_PORT};
 
 impl Desired {
     /// Ports, interfaces and endpoints, anew, by what is known of the nodes.
@@ -24,7 +25,7 @@ impl Desired {
             self.warn(About::Local, format!("Node {}: {text}", local.node));
         }
         if let Some(uplink) = &local.uplink {
-            self.uplink(uplink);
+            self.uplink(uplink, &local.node);
         }
         self.attachments(&local.attachments);
         if let Some(host) = &local.host {
@@ -38,10 +39,14 @@ impl Desired {
         }
     }
 
-    fn uplink(&mut self, uplink: &Uplink) {
+    fn uplink(&mut self, uplink: &Uplink, node: &str) {
         self.port(UPLINK_PORT, PortKind::Ethdev(uplink.device.clone()), None, uplink.mtu);
         let row = Interface { port: UPLINK_PORT.to_owned(), network: 0, addresses: uplink.addresses.clone() };
         self.rows.interfaces.insert(row.port.clone(), row);
+        if let Some(Vxlan { vni, udp_port, .. }) = uplink.vxlan {
+            let kind = PortKind::Vxlan { uplink: UPLINK_PORT.to_owned(), vni, udp_port };
+            self.port(TUNNEL_PORT, kind, Some(tunnel_mac(node)), uplink.pod_mtu());
+        }
     }
 
     fn attachments(&mut self, attachments: &[Attachment]) {

@@ -4,14 +4,14 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use proto::dataplane::{RouteKey, RouteTarget};
-use wire::IpPrefix;
+use proto::dataplane::{RouteKey, RouteTarget, TunnelPeer, TunnelPeerKey};
+use wire::{IpPrefix, MacAddr};
 
 use crate::build::{About, Desired};
 use crate::objects::{Address, ObjectName, Pod};
 use crate::prefixes::{NodeRanges, station};
 use crate::view::{ClusterView, Local, Uplink};
-use crate::{ROUTER_ADDRESSES, UPLINK_PORT};
+use crate::{ROUTER_ADDRESSES, TUNNEL_PORT, UPLINK_PORT};
 
 impl Desired {
     /// Routes to a node's podCIDRs and addresses. `own` has this node's addresses.
@@ -30,7 +30,7 @@ impl Desired {
         let addresses = node.addresses.iter().map(|&address| (IpPrefix::host(address), "status.addresses"));
         let mut unreached = BTreeSet::new();
         for (prefix, field) in prefixes.chain(addresses) {
-            let Some(address) = hops.towards(prefix.addr()) else {
+            let Some(hop) = hops.towards(prefix.addr()) else {
                 unreached.insert(if prefix.addr().is_ipv4() { "IPv4" } else { "IPv6" });
                 continue;
             };
@@ -48,8 +48,8 @@ impl Desired {
                 self.host_prefixes.insert(prefix);
             }
             // A router that is the node itself is found on the link, without a route.
-            if prefix != IpPrefix::host(address) {
-                self.route(prefix, next_hop(address));
+            if prefix != IpPrefix::host(hop.address) {
+                self.route_by(prefix, hop, name);
             }
         }
         // A value that was there and left out has its own warning already; two would only say it twice.
@@ -60,14 +60,28 @@ impl Desired {
         }
     }
 
+    /// A route by a node's next hop, which is made known where it is the end of a tunnel.
+    fn route_by(&mut self, prefix: IpPrefix, hop: Hop, node: &str) {
+        let Hop { address, tunnelled } = hop;
+        let port = if tunnelled { TUNNEL_PORT } else { UPLINK_PORT };
+        self.route(prefix, RouteTarget::NextHop { port: port.to_owned(), address });
+        if tunnelled {
+            let key = peer_key(address);
+            let row = TunnelPeer { key: key.clone(), mac: tunnel_mac(node) };
+            let before = self.rows.tunnel_peers.insert(key, row.clone());
+            // Two nodes that claim one address: who has it depends on both.
+            self.contested |= before.is_some_and(|before| before != row);
+        }
+    }
+
     /// The same by this node's kernel, to podCIDRs alone: it has its own ways to other nodes' addresses.
     pub(crate) fn reach_by_kernel(&mut self, name: &str) {
         let Some(node) = self.nodes.get(name).cloned() else { return };
-        let hops = Hops(node.routers.clone());
+        let hops = Hops(node.routers.iter().map(|&address| Hop { address, tunnelled: false }).collect());
         let mut unreached = BTreeSet::new();
         for &prefix in &node.pod_cidrs {
             match hops.towards(prefix.addr()) {
-                Some(hop) => drop(self.peers.insert(prefix, hop)),
+                Some(hop) => drop(self.peers.insert(prefix, hop.address)),
                 None => drop(unreached.insert(if prefix.addr().is_ipv4() { "IPv4" } else { "IPv6" })),
             }
         }
@@ -91,6 +105,9 @@ impl Desired {
         }
         for prefix in &node.pod_cidrs {
             self.host_prefixes.remove(prefix);
+        }
+        for &address in &node.routers {
+            self.rows.tunnel_peers.remove(&peer_key(address));
         }
         node.pod_cidrs.iter().copied().collect()
     }
@@ -142,7 +159,7 @@ impl Desired {
             return Err("belongs to something else already (of two pods, delete one)".to_owned());
         }
         if let Some(hop) = Hops::of(&node, uplink).0.towards(address) {
-            self.route(prefix, next_hop(hop));
+            self.route_by(prefix, hop, &pod.node);
             self.host_prefixes.insert(prefix);
         }
         Ok(())
@@ -166,12 +183,25 @@ fn unnamed(name: &str, family: &str) -> String {
     )
 }
 
-fn next_hop(address: IpAddr) -> RouteTarget {
-    RouteTarget::NextHop { port: UPLINK_PORT.to_owned(), address }
+/// The station of a node's end of the tunnel, which its name alone says: locally administered (IEEE 802, section 8.2).
+pub(crate) fn tunnel_mac(node: &str) -> MacAddr {
+    let [a, b, c, d, e, ..] = proto::fnv1a(node.bytes()).to_le_bytes();
+    MacAddr([0x02, a, b, c, d, e])
+}
+
+fn peer_key(address: IpAddr) -> TunnelPeerKey {
+    TunnelPeerKey { port: TUNNEL_PORT.to_owned(), address }
 }
 
 /// A node's next hops, at most one a family.
-struct Hops(Vec<IpAddr>);
+struct Hops(Vec<Hop>);
+
+/// One of them.
+#[derive(Clone, Copy)]
+struct Hop {
+    address: IpAddr,
+    tunnelled: bool,
+}
 
 impl Hops {
     /// Those that the uplink can reach; and those that it cannot, and why.
@@ -179,21 +209,29 @@ impl Hops {
         let (mut hops, mut problems) = (Vec::new(), Vec::new());
         for &address in &node.routers {
             let link_local = matches!(address, IpAddr::V6(own) if own.is_unicast_link_local());
-            let on_link = uplink.addresses.iter().any(|own| {
-                IpPrefix::containing(own.address, own.prefix_len).is_some_and(|net| net.contains(address))
-            });
+            let on_link = uplink.is_on_link(address);
+            // Datagrams need no neighbour, only a way.
+            let has_way = || on_link || uplink.gateways.iter().any(|own| own.is_ipv4() == address.is_ipv4());
+            let tunnelled = uplink.vxlan.is_some_and(|vxlan| !(vxlan.across_subnets && on_link));
             if uplink.addresses.iter().any(|own| own.address == address) {
                 problems.push((address, "is this node's own uplink address"));
-            } else if !on_link && !link_local {
+            } else if tunnelled && link_local {
+                problems.push((address, "is link-local, and no end of a tunnel (--vxlan)"));
+            } else if tunnelled && !has_way() {
+                let problem = "is in no subnet of the uplink, and no gateway leads there (--uplink-gateway)";
+                problems.push((address, problem));
+            } else if !tunnelled && !on_link && !link_local {
                 problems.push((address, "is in no subnet of the uplink (--uplink-address)"));
             } else {
-                hops.push(address);
+                hops.push(Hop { address, tunnelled });
             }
         }
         (Self(hops), problems)
     }
 
-    fn towards(&self, destination: IpAddr) -> Option<IpAddr> {
-        self.0.iter().copied().find(|address| address.is_ipv4() == destination.is_ipv4())
+    /// A tunnel's families inside and outside have nothing to do with each other.
+    fn towards(&self, destination: IpAddr) -> Option<Hop> {
+        let same = self.0.iter().find(|hop| hop.address.is_ipv4() == destination.is_ipv4());
+        same.or_else(|| self.0.iter().find(|hop| hop.tunnelled)).copied()
     }
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use imbl::OrdMap;
 use proto::dataplane::{
     Endpoint, Frontend, FrontendKey, Identity, IdentityKey, Interface, Masquerade, Op, Policy, Route,
-    RouteKey, RouteTarget, Router, Snapshot,
+    RouteKey, RouteTarget, Router, Snapshot, TunnelPeer, TunnelPeerKey,
 };
 use wire::IpPrefix;
 
@@ -27,6 +27,7 @@ pub struct Rows {
     pub policies: OrdMap<String, Policy>,
     /// By network.
     pub masquerades: OrdMap<u16, Masquerade>,
+    pub tunnel_peers: OrdMap<TunnelPeerKey, TunnelPeer>,
 }
 
 /// Why an operation was refused; nothing after it was applied.
@@ -36,6 +37,8 @@ pub enum ApplyError {
     Absent { kind: &'static str, key: String },
     #[error("endpoint `{endpoint}` is in use by a route")]
     InUse { endpoint: String },
+    #[error("a tunnel peer is in use by route {route}")]
+    PeerInUse { route: String },
     #[error("{held} would belong to both {first} and {second}")]
     Conflict { held: String, first: String, second: String },
 }
@@ -46,6 +49,7 @@ impl Rows {
     pub fn uses_port(&self, port: &str) -> bool {
         self.interfaces.contains_key(port)
             || self.endpoints.values().any(|endpoint| endpoint.port == port)
+            || self.tunnel_peers.keys().any(|key| key.port == port)
             || self.routes.values().any(|target| port_of(target) == Some(port))
     }
 
@@ -54,6 +58,7 @@ impl Rows {
     pub fn restricted(&self, available: impl Fn(&str) -> bool) -> Self {
         Self {
             interfaces: kept(&self.interfaces, |port, _| available(port)),
+            tunnel_peers: kept(&self.tunnel_peers, |key, _| available(&key.port)),
             endpoints: kept(&self.endpoints, |_, endpoint| available(&endpoint.port)),
             routes: kept(&self.routes, |_, target| match target {
                 RouteTarget::Endpoint { name } => {
@@ -133,6 +138,7 @@ impl From<Snapshot> for Rows {
                 .collect(),
             policies: snapshot.policies.into_iter().map(|row| (row.endpoint.clone(), row)).collect(),
             masquerades: snapshot.masquerades.into_iter().map(|row| (row.network, row)).collect(),
+            tunnel_peers: snapshot.tunnel_peers.into_iter().map(|row| (row.key.clone(), row)).collect(),
         }
     }
 }
@@ -157,6 +163,16 @@ pub(crate) fn port_of(target: &RouteTarget) -> Option<&str> {
     match target {
         RouteTarget::NextHop { port, .. } | RouteTarget::Connected { port } => Some(port),
         RouteTarget::Endpoint { .. } | RouteTarget::Blackhole | RouteTarget::Unreachable => None,
+    }
+}
+
+/// What a tunnel's peer would be called that a route leads to.
+pub(crate) fn next_hop_key(target: &RouteTarget) -> Option<TunnelPeerKey> {
+    match target {
+        RouteTarget::NextHop { port, address } => {
+            Some(TunnelPeerKey { port: port.clone(), address: *address })
+        }
+        _ => None,
     }
 }
 
@@ -191,6 +207,17 @@ pub fn apply(rows: &mut Rows, ops: &[Op]) -> Result<(), ApplyError> {
             }
             Op::SetMasquerades { masquerades } => {
                 rows.masquerades.extend(masquerades.iter().map(|row| (row.network, row.clone())));
+            }
+            Op::SetTunnelPeers { peers } => {
+                rows.tunnel_peers.extend(peers.iter().map(|row| (row.key.clone(), row.clone())));
+            }
+            Op::RemoveTunnelPeers { peers } => {
+                let used =
+                    |target: &RouteTarget| next_hop_key(target).is_some_and(|key| peers.contains(&key));
+                if let Some((route, _)) = rows.routes.iter().find(|(_, target)| used(target)) {
+                    return Err(ApplyError::PeerInUse { route: prefix_name(route.network, route.prefix) });
+                }
+                remove(&mut rows.tunnel_peers, "tunnel peer", peers, |key| key.address.to_string())?;
             }
             Op::RemoveInterfaces { ports } => {
                 remove(&mut rows.interfaces, "interface", ports, String::clone)?

@@ -118,6 +118,35 @@ pub struct Uplink {
     pub addresses: Vec<InterfaceAddress>,
     /// Next hops of everything that no other route covers, at most one a family.
     pub gateways: Vec<IpAddr>,
+    /// How packets to other nodes' pods go through what lies between; `None`: as they are.
+    pub vxlan: Option<Vxlan>,
+}
+
+/// Tunnels to other nodes (RFC 7348).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vxlan {
+    /// Nodes on the uplink's own subnets are reached without.
+    pub across_subnets: bool,
+    /// The network identifier, of 24 bits.
+    pub vni: u32,
+    pub udp_port: u16,
+}
+
+impl Uplink {
+    /// Largest packet of a pod that reaches every other node whole.
+    #[must_use]
+    pub fn pod_mtu(&self) -> u16 {
+        // Inner Ethernet, VXLAN, UDP, and the IP header of the family that may be used outside.
+        let outer = if self.addresses.iter().any(|own| own.address.is_ipv6()) { 70 } else { 50 };
+        self.mtu - if self.vxlan.is_some() { outer } else { 0 }
+    }
+
+    pub(crate) fn is_on_link(&self, address: IpAddr) -> bool {
+        let holds = |own: &InterfaceAddress| {
+            IpPrefix::containing(own.address, own.prefix_len).is_some_and(|net| net.contains(address))
+        };
+        self.addresses.iter().any(holds)
+    }
 }
 
 /// The host's TAP.

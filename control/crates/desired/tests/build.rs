@@ -6,12 +6,13 @@ use std::net::IpAddr;
 
 use desired::{
     Attachment, ClusterView, Desired, HOST_PORT, Host, Local, Node, NodeAddress, ObjectName, Pod, ROUTER_MAC,
-    Rows, UPLINK_PORT, Uplink, apply, diff,
+    Rows, TUNNEL_PORT, UPLINK_PORT, Uplink, Vxlan, apply, diff,
 };
 use proptest::prelude::*;
 use proto::control::PortMapping;
 use proto::dataplane::{
-    Ethdev, Frontend, InterfaceAddress, Limit, Limits, PortKind, Protocol, RouteKey, RouteTarget, Router,
+    Ethdev, Frontend, InterfaceAddress, Limit, Limits, PortKind, PortSpec, Protocol, RouteKey, RouteTarget,
+    Router,
 };
 use wire::MacAddr;
 
@@ -50,8 +51,11 @@ fn pod(node: &str, ips: &[&str]) -> Pod {
     Pod { node: node.into(), pod_ips: ips.iter().map(|text| (*text).into()).collect(), ..Pod::default() }
 }
 
+fn own(text: &str, prefix_len: u8) -> InterfaceAddress {
+    InterfaceAddress { address: ip(text), prefix_len }
+}
+
 fn local() -> Local {
-    let own = |text: &str, prefix_len| InterfaceAddress { address: ip(text), prefix_len };
     Local {
         node: "knode1".into(),
         router: Router {
@@ -65,6 +69,7 @@ fn local() -> Local {
             mtu: 1500,
             addresses: vec![own("172.16.0.1", 24), own("fd00:16::1", 64)],
             gateways: vec![ip("172.16.0.254"), ip("fe80::254")],
+            vxlan: None,
         }),
         host: Some(Host { mac: MacAddr([2, 0, 0, 0, 0, 9]), mtu: 1500 }),
         attachments: vec![Attachment {
@@ -115,6 +120,92 @@ fn two_nodes_reach_each_other_in_both_families() {
     assert_eq!(desired.ports["p0"].mac, Some(ROUTER_MAC));
     assert_eq!(desired.host_prefixes.len(), 4);
     assert_eq!(desired.own_cidrs.len(), 2);
+}
+
+const VXLAN: Vxlan = Vxlan { across_subnets: false, vni: 7, udp_port: 4_789 };
+
+fn tunnelled(across_subnets: bool) -> Local {
+    let mut local = local();
+    local.uplink.as_mut().unwrap().vxlan = Some(Vxlan { across_subnets, ..VXLAN });
+    local
+}
+
+fn through(address: &str) -> RouteTarget {
+    RouteTarget::NextHop { port: TUNNEL_PORT.into(), address: ip(address) }
+}
+
+fn peers(desired: &Desired) -> Vec<IpAddr> {
+    desired.rows.tunnel_peers.keys().map(|key| key.address).collect()
+}
+
+#[test]
+fn in_tunnels_other_nodes_are_reached_by_the_ends_that_they_tell() {
+    let mut four = node(3);
+    four.router_addresses = Some("172.16.0.3".into());
+    let view = view([(1, node(1)), (2, node(2)), (3, four)], []);
+    let desired = Desired::build(&view, &tunnelled(false));
+    assert_eq!(warnings(&desired), Vec::<&str>::new());
+    assert_eq!(target(&desired, "10.244.2.0/24"), Some(&through("172.16.0.2")));
+    assert_eq!(target(&desired, "fd00:10:244:2::/64"), Some(&through("fd00:16::2")));
+    assert_eq!(target(&desired, "192.168.77.12/32"), Some(&through("172.16.0.2")));
+    // One that has no end of a family is reached by that of the other.
+    assert_eq!(target(&desired, "fd00:10:244:3::/64"), Some(&through("172.16.0.3")));
+    assert_eq!(target(&desired, "0.0.0.0/0"), Some(&via("172.16.0.254")));
+    assert_eq!(peers(&desired), ["172.16.0.2", "172.16.0.3", "fd00:16::2"].map(ip));
+    // One node, one station, by whatever name it is reached; another node another; and this one its own.
+    let macs: Vec<MacAddr> = desired.rows.tunnel_peers.values().map(|peer| peer.mac).collect();
+    assert!(macs[0] == macs[2] && macs[0] != macs[1] && macs.iter().all(|mac| mac.is_unicast()));
+    let PortSpec { kind, mac, mtu, .. } = &desired.ports[TUNNEL_PORT];
+    assert_eq!(*kind, PortKind::Vxlan { uplink: UPLINK_PORT.into(), vni: 7, udp_port: 4_789 });
+    assert_eq!((*mtu, macs.contains(&mac.unwrap())), (1_430, false));
+    // Seen from there, this node's station is the one that it has itself.
+    let mut there = tunnelled(false);
+    there.node = "knode2".into();
+    there.uplink.as_mut().unwrap().addresses = vec![own("172.16.0.2", 24)];
+    let seen = Desired::build(&view, &there);
+    let own = seen.rows.tunnel_peers.values().find(|peer| peer.key.address == ip("172.16.0.1")).unwrap();
+    assert_eq!((Some(own.mac), seen.ports[TUNNEL_PORT].mtu), (*mac, 1_450));
+}
+
+#[test]
+fn across_subnets_only_what_is_on_none_of_the_uplinks_is_tunnelled() {
+    let mut far = node(3);
+    far.router_addresses = Some("172.17.0.3,fd00:17::3".into());
+    let view = view([(1, node(1)), (2, node(2)), (3, far)], []);
+    let desired = Desired::build(&view, &tunnelled(true));
+    assert_eq!(warnings(&desired), Vec::<&str>::new());
+    assert_eq!(target(&desired, "10.244.2.0/24"), Some(&via("172.16.0.2")));
+    assert_eq!(target(&desired, "10.244.3.0/24"), Some(&through("172.17.0.3")));
+    assert_eq!(target(&desired, "fd00:10:244:3::/64"), Some(&through("fd00:17::3")));
+    assert_eq!(peers(&desired), ["172.17.0.3", "fd00:17::3"].map(ip));
+}
+
+#[test]
+fn an_end_that_cannot_be_reached_is_named() {
+    let mut local_only = node(2);
+    local_only.router_addresses = Some("fe80::2".into());
+    let mut far = node(3);
+    far.router_addresses = Some("172.17.0.3".into());
+    let view = view([(1, node(1)), (2, local_only), (3, far)], []);
+    let mut local = tunnelled(false);
+    local.uplink.as_mut().unwrap().gateways = vec![ip("fe80::254")];
+    let desired = Desired::build(&view, &local);
+    let told = warnings(&desired);
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[0].contains("fe80::2") && told[0].contains("link-local"), "{told:#?}");
+    assert!(told[1].contains("172.17.0.3") && told[1].contains("--uplink-gateway"), "{told:#?}");
+    assert_eq!((target(&desired, "10.244.3.0/24"), peers(&desired)), (None, vec![]));
+}
+
+/// Where the router has the node's own address, datagrams to it must not go into the tunnel that they are of.
+#[test]
+fn a_nodes_end_is_not_reached_through_itself() {
+    let mut same = node(2);
+    same.router_addresses = Some("172.16.0.2".into());
+    same.addresses[0].address = "172.16.0.2".into();
+    let desired = Desired::build(&view([(1, node(1)), (2, same)], []), &tunnelled(false));
+    assert_eq!(target(&desired, "172.16.0.2/32"), None);
+    assert_eq!(target(&desired, "10.244.2.0/24"), Some(&through("172.16.0.2")));
 }
 
 fn mapping(host: Option<&str>, host_port: u16, container_port: u16) -> PortMapping {
@@ -425,12 +516,14 @@ proptest! {
     #[test]
     fn going_on_comes_to_the_same_as_building_anew(
         steps in proptest::collection::vec(step(), 1..24),
-        by_kernel in any::<bool>(),
+        way in 0u8..4,
     ) {
         let mut view = view([(1, node(1)), (2, node(2)), (3, node(3))], []);
         let mut local = local();
-        if by_kernel {
-            local.uplink = None;
+        match (way, &mut local.uplink) {
+            (0, uplink) => *uplink = None,
+            (1, _) | (_, None) => {}
+            (way, Some(uplink)) => uplink.vxlan = Some(Vxlan { across_subnets: way == 2, ..VXLAN }),
         }
         let mut desired = Desired::build(&view, &local);
         let mut rows = desired.rows.clone();

@@ -172,7 +172,7 @@ pub struct Limit {
     pub burst: u64,
 }
 
-/// The four kinds of port.
+/// The kinds of port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum PortKind {
@@ -196,6 +196,16 @@ pub enum PortKind {
         /// Plays the file over and over: an endless source that costs a copy a frame.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         repeat: bool,
+    },
+    /// A tunnel to other nodes (VXLAN, RFC 7348), whose datagrams leave by another port. Its ends are rows ([`TunnelPeer`]).
+    Vxlan {
+        /// The port that they leave and come by; its interface's addresses are this end's.
+        uplink: String,
+        /// The network identifier, of 24 bits.
+        vni: u32,
+        /// The UDP port that all ends listen at.
+        #[serde(default = "vxlan_port")]
+        udp_port: u16,
     },
 }
 
@@ -224,6 +234,10 @@ impl Ethdev {
     pub fn new(device: impl Into<String>) -> Self {
         Self { device: device.into(), devargs: None, queues: None, vlan: None, offloads: true }
     }
+}
+
+const fn vxlan_port() -> u16 {
+    wire::VXLAN_PORT
 }
 
 const fn yes() -> bool {
@@ -273,6 +287,8 @@ pub struct Snapshot {
     pub policies: Vec<Policy>,
     #[serde(default)]
     pub masquerades: Vec<Masquerade>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tunnel_peers: Vec<TunnelPeer>,
 }
 
 /// A change from generation `base` to `target`, whole or not at all.
@@ -305,6 +321,8 @@ pub enum Op {
     RemovePolicies { endpoints: Vec<String> },
     SetMasquerades { masquerades: Vec<Masquerade> },
     RemoveMasquerades { networks: Vec<u16> },
+    SetTunnelPeers { peers: Vec<TunnelPeer> },
+    RemoveTunnelPeers { peers: Vec<TunnelPeerKey> },
 }
 
 /// The gateway that every pod sees, and what it tells of names.
@@ -366,6 +384,25 @@ pub enum EndpointKind {
     Host,
 }
 
+/// What a tunnel's peer is found by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TunnelPeerKey {
+    /// The tunnel.
+    pub port: String,
+    /// Where the peer is, on the uplink's network. Routes name it as their next hop.
+    pub address: IpAddr,
+}
+
+/// The other end of a tunnel: packets from it are taken if their source is routed to it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TunnelPeer {
+    #[serde(flatten)]
+    pub key: TunnelPeerKey,
+    /// Its station inside the tunnel.
+    #[serde(with = "text")]
+    pub mac: MacAddr,
+}
+
 /// What a route is found by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RouteKey {
@@ -388,7 +425,7 @@ pub struct Route {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(remote = "Self", tag = "via", rename_all = "kebab-case")]
 pub enum RouteTarget {
-    /// To a neighbour on a port, resolved by ARP or ND.
+    /// To a neighbour on a port, resolved by ARP or ND; or to a peer of a tunnel.
     NextHop { port: String, address: IpAddr },
     /// The destination itself is the neighbour.
     Connected { port: String },
@@ -434,7 +471,7 @@ pub struct PortStatus {
     pub worker: u32,
     /// The kernel's or the peer's side is there: carrier, link, or a running vhost-user peer.
     pub up: bool,
-    /// Endpoint behind it, or `uplink`, or empty.
+    /// Endpoint behind it, or `uplink`, `tunnel`, or empty.
     pub role: String,
     pub rx_packets: u64,
     pub rx_bytes: u64,
@@ -492,7 +529,7 @@ pub struct NeighbourStatus {
     pub address: IpAddr,
     #[serde(with = "text::option", default)]
     pub mac: Option<MacAddr>,
-    /// `incomplete`, `reachable`, `stale`, `probe` or `failed` (RFC 4861, section 7.3.2).
+    /// `incomplete`, `reachable`, `stale`, `probe` or `failed` (RFC 4861, section 7.3.2); `permanent`: the other end of a tunnel.
     pub state: String,
     pub age_ms: u64,
     /// Packets that wait for the answer.

@@ -20,7 +20,7 @@ use proto::dataplane::{
     Interface, InterfaceAddress, Ledger, Limit, Limits, Masquerade, NeighbourStatus, Op, Peer, Policy,
     PolicyStatus, PortInfo, PortKind, PortRange, PortSpec, PortStatus, Protocol, Route, RouteKey,
     RouteStatus, RouteTarget, Router, Rule, RuleVerdict, Snapshot, Trace, TraceQuestion, TraceStep,
-    TraceVerdict, Transaction, WorkerFlows, WorkerLoad, WorkerStatus,
+    TraceVerdict, Transaction, TunnelPeer, TunnelPeerKey, WorkerFlows, WorkerLoad, WorkerStatus,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -137,6 +137,11 @@ fn masquerade() -> Masquerade {
     }
 }
 
+fn tunnel_peer() -> TunnelPeer {
+    let key = TunnelPeerKey { port: "uplink.vxlan".into(), address: "192.168.78.12".parse().unwrap() };
+    TunnelPeer { key, mac: MAC }
+}
+
 fn transaction() -> Transaction {
     Transaction {
         base: 41,
@@ -157,6 +162,8 @@ fn transaction() -> Transaction {
             Op::SetIdentities { identities: identities() },
             Op::SetPolicies { policies: vec![policy()] },
             Op::SetMasquerades { masquerades: vec![masquerade()] },
+            Op::RemoveTunnelPeers { peers: vec![tunnel_peer().key] },
+            Op::SetTunnelPeers { peers: vec![tunnel_peer()] },
         ],
     }
 }
@@ -234,6 +241,10 @@ fn dataplane_requests() -> Vec<(&'static str, dataplane::Request)> {
                 mtu: 9000,
                 ..port("p1", PortKind::Vhost { path, server: true, queue_pairs: 1 })
             })
+        }),
+        ("add-port-vxlan", {
+            let kind = PortKind::Vxlan { uplink: "uplink".into(), vni: 1, udp_port: 4789 };
+            Request::AddPort(port("uplink.vxlan", kind))
         }),
         ("add-port-ethdev", Request::AddPort(PortSpec { mac: None, ..port("uplink", ethdev(None)) })),
         ("add-port-ethdev-devargs", Request::AddPort(port("uplink", ethdev(Some("iface=eth1"))))),
@@ -315,6 +326,7 @@ fn dataplane_responses() -> Vec<(&'static str, dataplane::Response)> {
                 identities: identities(),
                 policies: vec![policy()],
                 masquerades: vec![masquerade()],
+                tunnel_peers: vec![tunnel_peer()],
             })
         }),
         ("snapshot-empty", Response::Snapshot(Snapshot::default())),

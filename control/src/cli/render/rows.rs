@@ -37,6 +37,7 @@ pub(crate) fn ports(ports: &[PortStatus], style: Style, out: &mut impl Write) ->
             PortKind::Vhost { path, server: true, .. } => ("vhost-server", path.display().to_string()),
             PortKind::Vhost { path, server: false, .. } => ("vhost-client", path.display().to_string()),
             PortKind::Ethdev(ethdev) => ("ethdev", ethdev.device.clone()),
+            PortKind::Vxlan { uplink, vni, .. } => ("vxlan", format!("{uplink} vni {vni}")),
             PortKind::Memory { rx_pcap, .. } => {
                 ("memory", rx_pcap.as_ref().map_or_else(String::new, |path| path.display().to_string()))
             }

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tables::{MAX_PORTS, PortId, PortRole, Tables};
+use tables::{MAX_PORTS, PortEntry, PortId, PortRole, Tables};
 use wire::MacAddr;
 
 use crate::Output;
@@ -203,6 +203,13 @@ impl Adjacencies {
             }
         }
         None
+    }
+
+    /// Of the other end of a tunnel, which is known by this MAC within the node.
+    pub(crate) fn peer(&self, port: &PortEntry, addr: IpAddr, mac: MacAddr) -> Option<u32> {
+        let index = self.neighbour(port.id, port.mac, port.mtu, addr)?;
+        self.resolve(port.id, addr, Some(mac));
+        Some(index)
     }
 
     /// The MAC by which a neighbour can be reached without asking, or none. To be called by the owner of its port alone.

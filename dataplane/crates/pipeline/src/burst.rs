@@ -96,6 +96,8 @@ pub(crate) enum Station<'t> {
     Endpoint(&'t Endpoint),
     /// A neighbour whose MAC the port's owner knows or finds out.
     NextHop(IpAddr),
+    /// The other end of a tunnel, with the MAC that stands for it.
+    Peer(IpAddr, MacAddr),
     /// The one that sent the packet which is answered.
     Sender(MacAddr),
 }
@@ -108,14 +110,14 @@ impl<'t> Hop<'t> {
             Station::Endpoint(endpoint) => {
                 Some(endpoint).filter(|endpoint| endpoint.addresses.contains(&addr))
             }
-            Station::NextHop(_) | Station::Sender(_) => None,
+            Station::NextHop(_) | Station::Peer(..) | Station::Sender(_) => None,
         }
     }
 
     #[inline]
     pub(crate) const fn output(&self) -> Output {
         match self.to {
-            Station::Endpoint(_) | Station::Sender(_) => Output::Port(self.port.id),
+            Station::Endpoint(_) | Station::Peer(..) | Station::Sender(_) => Output::Port(self.port.id),
             Station::NextHop(next_hop) => Output::Neighbour { port: self.port.id, next_hop },
         }
     }
@@ -126,7 +128,7 @@ impl<'t> Hop<'t> {
         if let Ok(mut frame) = EthernetFrame::new_checked(head) {
             match self.to {
                 Station::Endpoint(endpoint) => frame.set_dst(endpoint.mac),
-                Station::Sender(mac) => frame.set_dst(mac),
+                Station::Sender(mac) | Station::Peer(_, mac) => frame.set_dst(mac),
                 Station::NextHop(_) => {}
             }
             frame.set_src(self.port.mac);
@@ -147,7 +149,7 @@ pub(crate) struct Ingress<'t> {
 pub(crate) enum Side<'t> {
     /// One endpoint, on a point-to-point link.
     Endpoint(&'t Endpoint),
-    /// A link with neighbours.
+    /// A link with neighbours, or a tunnel over one.
     Uplink(&'t Interface),
 }
 
@@ -162,8 +164,10 @@ impl<'t> Ingress<'t> {
                 let endpoint = tables.endpoint(endpoint)?;
                 Some(Self { port, side: Side::Endpoint(endpoint), network: endpoint.network })
             }
-            PortRole::Uplink => {
-                let interface = tables.interface(id)?;
+            // What comes out of a tunnel is as if the other node were on the link.
+            PortRole::Uplink | PortRole::Tunnel { .. } => {
+                let link = if let PortRole::Tunnel { uplink } = port.role { uplink } else { id };
+                let interface = tables.interface(link)?;
                 Some(Self { port, side: Side::Uplink(interface), network: interface.network })
             }
         }

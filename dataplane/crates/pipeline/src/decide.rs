@@ -18,7 +18,7 @@ use crate::policy::{self, Parties, Rules};
 use crate::service::{self, Choice};
 use crate::tracker::{Known, Made, Proposal, Tracker};
 use crate::witness::{Outcome, Witness};
-use crate::{DropReason, FlowCounts, Offload, Tick, route};
+use crate::{DropReason, FlowCounts, Offload, Tick, route, tunnel};
 
 /// What deciding rests on, the same for all packets of a burst.
 pub(crate) struct Desk<'a, 't> {
@@ -116,6 +116,9 @@ impl<'t> Desk<'_, 't> {
         let hop = route::destination(tables, ingress, parsed, head, went.dst);
         witness.note("route", || Outcome::route(tables, ingress, went.dst, hop));
         let hop = hop?;
+        if tunnel::forbids(tables, ingress, &went, &hop) {
+            return Err(DropReason::TunnelPortClosed.into());
+        }
         let parties =
             Parties { sender: policy::party(tables, ingress, went.src), receiver: hop.holder(went.dst) };
         let rules = if has_states(ends.protocol) && *signal != Signal::Open {
@@ -270,6 +273,9 @@ impl<'t> Desk<'_, 't> {
         let hop = route::destination(self.tables, ingress, parsed, head, dst);
         witness.note("route", || Outcome::route(self.tables, ingress, dst, hop));
         let hop = match hop {
+            Ok(hop) if tunnel::forbids(self.tables, ingress, &ends, &hop) => {
+                return Renewal::Ended(DropReason::TunnelPortClosed.into());
+            }
             Ok(hop) => hop,
             // The address has been withdrawn.
             Err(state @ Halt::Refused(DropReason::Unreachable, _)) => return Renewal::Ended(state),
@@ -293,6 +299,7 @@ impl<'t> Desk<'_, 't> {
         let adjacency = match hop.to {
             Station::Endpoint(_) => self.adjacencies.endpoint(port.id),
             Station::NextHop(addr) => self.adjacencies.neighbour(port.id, port.mac, port.mtu, addr),
+            Station::Peer(addr, mac) => self.adjacencies.peer(port, addr, mac),
             Station::Sender(_) => None,
         };
         let new = |adjacency| Action::new(self.tables.stamp(), adjacency, ingress.port.id.0, translated);

@@ -89,6 +89,20 @@ drop_reasons! {
     /// Multicast or broadcast: not forwarded between pods.
     Multicast = "multicast", "Multicast and broadcast stay on their link; there is no other station on it.";
 
+    // Datagrams of a tunnel.
+    /// Neither IPv4 nor IPv6 for forwarding behind a VXLAN header (RFC 7348).
+    TunnelInvalid = "tunnel-invalid", "A VXLAN datagram without network identifier, cut short, or with something other than a routed IP packet in it (RFC 7348).";
+    /// Of a network that is not this one's.
+    TunnelVniOther = "tunnel-vni-other", "A VXLAN datagram with another network identifier.";
+    /// From an address that no node has; or the node has gone.
+    TunnelPeerUnknown = "tunnel-peer-unknown", "The other end of the tunnel is no node that is known.";
+    /// From a node that does not have the inner source.
+    TunnelSourceSpoofed = "tunnel-source-spoofed", "The packet in the tunnel is not from an address of the node that sent it.";
+    /// RFC 6040, section 4.2.
+    TunnelCongestion = "tunnel-congestion", "Congestion was met in the tunnel by a packet whose sender cannot be told (RFC 6040).";
+    /// A pod or the host sends to a tunnel's port of another node.
+    TunnelPortClosed = "tunnel-port-closed", "A pod or the host sends to another node's end of the tunnel, which is for this node alone.";
+
     // Packets to the router itself.
     /// ARP for an address that is not the router's.
     ArpNotForUs = "arp-not-for-us", "ARP asks for, or tells of, an address that is not the router's or a neighbour's.";

@@ -55,6 +55,7 @@ mod specimen;
 mod trace;
 mod tracker;
 mod translate;
+pub mod tunnel;
 mod verdict;
 mod witness;
 

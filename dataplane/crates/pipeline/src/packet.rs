@@ -44,6 +44,10 @@ pub trait Buffer {
     /// Makes the frame one contiguous piece of `len` bytes, keeping what was there of the head; bytes beyond are
     /// anything. `false`, and nothing done, if the buffer has no room for `len`.
     fn resize(&mut self, len: usize) -> bool;
+    /// Takes `len` bytes off the front; `false`, and nothing done, if the head has not more than that.
+    fn strip(&mut self, len: usize) -> bool;
+    /// Lengthens the frame by `len` bytes at its front, whatever they hold; `false`, and nothing done, if the buffer has no room.
+    fn prepend(&mut self, len: usize) -> bool;
 }
 
 /// What the sender left for hardware to finish (virtio 1.2, section 5.1.6.2).
@@ -123,5 +127,21 @@ impl Buffer for VecBuffer {
         }
         self.bytes.resize(len, 0);
         true
+    }
+
+    fn strip(&mut self, len: usize) -> bool {
+        let fits = len < self.bytes.len();
+        if fits {
+            self.bytes.drain(..len);
+        }
+        fits
+    }
+
+    fn prepend(&mut self, len: usize) -> bool {
+        let fits = self.bytes.len() + len <= self.capacity;
+        if fits {
+            self.bytes.splice(..0, std::iter::repeat_n(0, len));
+        }
+        fits
     }
 }

@@ -4,13 +4,13 @@
 
 use std::net::IpAddr;
 
-use tables::{EndpointKind, Tables, Target};
+use tables::{EndpointKind, PortRole, Tables, Target};
 use wire::{Addrs, PacketKind, Parsed, protocol};
 
 use crate::address::{is_host_v4, is_host_v6, is_link_local, is_ours, is_subnet_broadcast, macs};
 use crate::burst::{Halt, Hop, Ingress, Side, State, Station, Works, to_endpoint};
 use crate::icmp_error::{Complaint, icmp_type};
-use crate::{Buffer, DropReason, Offload, Packet, dhcp6};
+use crate::{Buffer, DropReason, Offload, Packet, dhcp6, tunnel};
 
 #[inline]
 pub(crate) fn burst<'t, B: Buffer>(
@@ -80,7 +80,12 @@ pub(crate) fn destination<'t>(
 pub(crate) fn hop_to<'t>(tables: &'t Tables, ingress: &Ingress<'_>, dst: IpAddr) -> Result<Hop<'t>, Halt> {
     let neighbour = |id, next_hop| {
         let port = tables.port(id)?;
-        Some(Hop { port, to: Station::NextHop(next_hop) })
+        let to = if let PortRole::Tunnel { .. } = port.role {
+            Station::Peer(next_hop, tunnel::mac_of(tables.tunnel_peer_at(id, next_hop)?))
+        } else {
+            Station::NextHop(next_hop)
+        };
+        Some(Hop { port, to })
     };
     let hop = match tables.lookup(ingress.network, dst) {
         Some(Target::Endpoint(id)) => to_endpoint(tables, id),
@@ -115,7 +120,8 @@ pub(crate) fn onward<'t>(
     hop: Hop<'t>,
     translated: bool,
 ) -> Result<Hop<'t>, Halt> {
-    if hop.port.id == ingress.port.id && !ingress.is_uplink() && !translated {
+    // Each node of a tunnel reaches all others itself: what came out of it for one of them would go round.
+    if hop.port.id == ingress.port.id && ingress.port.role != PortRole::Uplink && !translated {
         return Err(DropReason::SamePort.into());
     }
     if let Addrs::V6 { src, .. } = parsed.addrs

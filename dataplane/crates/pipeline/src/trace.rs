@@ -280,6 +280,7 @@ fn taker(adjacencies: &Adjacencies, hop: &Hop<'_>) -> Outcome {
     match hop.to {
         Station::Endpoint(endpoint) => Outcome::Endpoint { mac: endpoint.mac },
         Station::Sender(mac) => Outcome::Endpoint { mac },
+        Station::Peer(next_hop, mac) => Outcome::Neighbour { next_hop, mac: Some(mac) },
         Station::NextHop(next_hop) => {
             Outcome::Neighbour { next_hop, mac: adjacencies.mac_of(hop.port.id, next_hop) }
         }

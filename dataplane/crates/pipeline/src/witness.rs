@@ -181,7 +181,7 @@ impl Outcome {
         hop: Result<Hop<'_>, Halt>,
     ) -> Self {
         let way = match &hop {
-            Ok(Hop { port, to: Station::NextHop(next_hop) }) => {
+            Ok(Hop { port, to: Station::NextHop(next_hop) | Station::Peer(next_hop, _) }) => {
                 Way::Neighbour { port: port.name.clone(), next_hop: *next_hop }
             }
             Ok(Hop { port, to }) => {

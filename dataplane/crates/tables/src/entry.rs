@@ -31,6 +31,11 @@ pub enum PortRole {
     Endpoint(EndpointId),
     /// An [`Interface`] is on it.
     Uplink,
+    /// It is a [`Tunnel`](crate::Tunnel), and has no device.
+    Tunnel {
+        /// The port that its datagrams leave and come by.
+        uplink: PortId,
+    },
 }
 
 /// A pod, or the host: what holds addresses behind a port of its own.

@@ -84,6 +84,27 @@ pub enum TableError {
     /// A next hop of the other family.
     #[error("{item}: next hop {address} is of the other address family: use one of the prefix's own")]
     NextHopFamily { item: String, address: IpAddr },
+    /// A tunnel over something that is no link.
+    #[error("{item}: port {uplink} (`{name}`) cannot carry it: name a port that is an uplink")]
+    TunnelUplink { item: String, uplink: PortId, name: String },
+    /// RFC 7348, section 5.
+    #[error("{item}: vni {vni} is out of range: it has 24 bits, so use at most 16777215")]
+    Vni { item: String, vni: u32 },
+    /// Port 0 is on no wire.
+    #[error("{item}: udp port 0 cannot be used: use 4789 (RFC 7348), or another that all nodes agree on")]
+    TunnelPort { item: String },
+    /// A peer of something else.
+    #[error("{item}: port {port} is no tunnel: add one first")]
+    UnknownTunnel { item: String, port: PortId },
+    /// No such peer.
+    #[error("tunnel peer {address} on port {port} does not exist: add it first")]
+    UnknownPeer { port: PortId, address: IpAddr },
+    /// A peer cannot go while a configured route leads to it.
+    #[error("{item} is in use by {user}: remove that first")]
+    PeerInUse { item: String, user: String },
+    /// All peers' numbers are taken.
+    #[error("{item}: no room for another peer")]
+    TunnelPeersFull { item: String },
     /// All endpoint ids are taken.
     #[error("endpoint `{name}`: no id is free: {MAX_ENDPOINTS} endpoints are the most")]
     EndpointsFull { name: String },

@@ -28,7 +28,7 @@ impl Tables {
     /// Adds an interface, or replaces the one on this port.
     ///
     /// # Errors
-    /// A port that is not there or has an endpoint, an address that is not one node's or that something else
+    /// A port that is not there, has an endpoint or is a tunnel, an address that is not one node's or that something else
     /// holds, a prefix length out of range, a subnet that another interface has.
     pub fn set_interface(&mut self, interface: Interface) -> Result<(), TableError> {
         let port = interface.port;
@@ -75,7 +75,7 @@ impl Tables {
         let (port, network) = (*port, *network);
         let item = || format!("interface on port {port}");
         let entry = self.port(port).ok_or_else(|| TableError::UnknownPort { item: item(), port })?;
-        if let PortRole::Endpoint(_) = entry.role {
+        if let PortRole::Endpoint(_) | PortRole::Tunnel { .. } = entry.role {
             let user = self.port_user(entry).unwrap_or_default();
             return Err(TableError::PortInUse { port, name: entry.name.clone(), user });
         }

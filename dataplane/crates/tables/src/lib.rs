@@ -1,4 +1,4 @@
-//! What is true in one generation: ports, endpoints, interfaces, routes, frontends, identities, policies, who knows names, and the lookups that a
+//! What is true in one generation: ports, endpoints, interfaces, tunnels, routes, frontends, identities, policies, who knows names, and the lookups that a
 //! packet needs.
 //!
 //! [`Tables`] is a value. A clone shares everything with the original, and a change copies only the path to what changed:
@@ -33,6 +33,7 @@ mod services;
 mod stamp;
 mod tables;
 mod target;
+mod tunnels;
 
 pub use classifier::{Classifier, Decision, Peer, Rule, RuleVerdict};
 pub use entry::{Endpoint, EndpointKind, Interface, PortEntry, PortRole, Router};
@@ -50,3 +51,4 @@ pub use routes::Route;
 pub use stamp::{Address, Rests};
 pub use tables::Tables;
 pub use target::{RouteTarget, Target};
+pub use tunnels::{PeerNumber, Tunnel, TunnelPeer};

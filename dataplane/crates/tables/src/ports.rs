@@ -60,7 +60,7 @@ impl Tables {
     /// Removes a port.
     ///
     /// # Errors
-    /// No such port; or an endpoint, interface or configured route still names it.
+    /// No such port; or an endpoint, interface, tunnel, tunnel peer or configured route still names it.
     pub fn remove_port(&mut self, id: PortId) -> Result<(), TableError> {
         let Some(port) = self.port(id) else {
             return Err(TableError::UnknownPort { item: "removal".to_owned(), port: id });
@@ -69,8 +69,16 @@ impl Tables {
             let target = self.targets.find(|target| target.port() == Some(id))?;
             Some(self.route_title_to(target))
         };
-        if let Some(user) = self.port_user(port).or_else(route) {
+        let over = self.tunnel_over(id).map(|tunnel| format!("the tunnel on port {}", tunnel.port));
+        let user = match port.role {
+            PortRole::Tunnel { .. } => self.tunnel_user(id),
+            _ => self.port_user(port),
+        };
+        if let Some(user) = user.or(over).or_else(route) {
             return Err(TableError::PortInUse { port: id, name: port.name.clone(), user });
+        }
+        if let PortRole::Tunnel { uplink } = port.role {
+            self.remove_tunnel(uplink);
         }
         self.ports.remove(u32::from(id.0));
         Ok(())
@@ -81,6 +89,7 @@ impl Tables {
         match port.role {
             PortRole::Idle => None,
             PortRole::Uplink => Some(self.interface_title(port.id)),
+            PortRole::Tunnel { .. } => Some("a tunnel".to_owned()),
             PortRole::Endpoint(id) => {
                 self.endpoint(id).map(|endpoint| format!("endpoint `{}`", endpoint.name))
             }

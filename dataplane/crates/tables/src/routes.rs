@@ -31,8 +31,8 @@ impl Tables {
     /// same prefix, and comes into force when that goes.
     ///
     /// # Errors
-    /// A port or endpoint that is not there, a next hop that is not one node or of the other address family, no room
-    /// for another next hop.
+    /// A port, endpoint or tunnel peer that is not there, a next hop that is not one node or, but in a tunnel, of the other address
+    /// family, no room for another next hop.
     pub fn set_route(
         &mut self,
         network: NetworkId,
@@ -119,7 +119,12 @@ impl Tables {
             RouteTarget::Endpoint(id) if self.endpoint(id).is_none() => {
                 return Err(TableError::UnknownEndpointId { item: item(), id });
             }
-            RouteTarget::NextHop { addr: address, .. } => {
+            RouteTarget::NextHop { port, addr: address } => {
+                if self.tunnel(port).is_some() {
+                    // A tunnel's families, inside and outside, have nothing to do with each other.
+                    let there = self.tunnel_peer_at(port, address);
+                    return there.map(drop).ok_or(TableError::UnknownPeer { port, address });
+                }
                 if matches!(address, IpAddr::V4(_)) != matches!(prefix.addr(), IpAddr::V4(_)) {
                     return Err(TableError::NextHopFamily { item: item(), address });
                 }

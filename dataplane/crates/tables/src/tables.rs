@@ -21,6 +21,7 @@ use crate::resolver::Resolver;
 use crate::services::Services;
 use crate::stamp::{Place, Stamps};
 use crate::target::{Target, Targets};
+use crate::tunnels::{Tunnel, TunnelPeer};
 
 /// All that is true in one generation. A clone costs some twenty reference counts.
 ///
@@ -35,6 +36,10 @@ pub struct Tables {
     pub(crate) endpoints: Chunked<Endpoint>,
     pub(crate) endpoint_names: Map<Arc<str>, u32>,
     pub(crate) interfaces: Chunked<Interface>,
+    /// By uplink.
+    pub(crate) tunnels: Chunked<Tunnel>,
+    pub(crate) tunnel_peers: Chunked<TunnelPeer>,
+    pub(crate) tunnel_peer_index: Map<(PortId, IpAddr), u32>,
     pub(crate) networks: ByNetwork<Network>,
     pub(crate) targets: Targets,
     pub(crate) services: Services,

@@ -36,7 +36,7 @@ pub enum Target {
 /// Where a configured route may lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RouteTarget {
-    /// A neighbour on this port, of the prefix's own family.
+    /// A neighbour on this port, of the prefix's own family; or a tunnel's peer, of either.
     NextHop {
         /// Where the neighbour is.
         port: PortId,

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tables::{
     Endpoint, EndpointId, EndpointKind, Generation, Interface, MAX_PORTS, NetworkId, Origin, PortEntry,
-    PortId, PortRole, Route, RouteTarget, Router, TableError, Tables, Target,
+    PortId, PortRole, Route, RouteTarget, Router, TableError, Tables, Target, Tunnel, TunnelPeer,
 };
 use wire::{IpPrefix, MacAddr};
 
@@ -383,4 +383,98 @@ fn many_routes_and_endpoints_come_and_go() {
         tables.remove_port(PortId(id)).unwrap();
     }
     assert_eq!((tables.routes().count(), tables.ports().count(), tables.route_bytes()), (0, 0, 0));
+}
+
+const TUNNEL: Tunnel = Tunnel { port: PortId(3), uplink: PortId(2), vni: 9, udp_port: 4_789 };
+
+fn peer(addr: &str) -> TunnelPeer {
+    TunnelPeer { port: PortId(3), addr: ip(addr), mac: MacAddr([2, 0, 0, 3, 0, 1]) }
+}
+
+#[test]
+fn a_tunnel_and_its_peers_come_and_go_in_order() {
+    let mut tables = node();
+    tables.set_tunnel(TUNNEL).unwrap();
+    assert_eq!((tables.tunnel(PortId(3)), tables.tunnel_over(PortId(2))), (Some(&TUNNEL), Some(&TUNNEL)));
+    assert_eq!(tables.port(PortId(3)).unwrap().role, PortRole::Tunnel { uplink: PortId(2) });
+    for addr in ["192.0.2.20", "2001:db8::20"] {
+        tables.set_tunnel_peer(peer(addr)).unwrap();
+    }
+    let number = tables.tunnel_peer_at(PortId(3), ip("192.0.2.20")).unwrap();
+    assert_eq!(tables.tunnel_peer(number), Some(&peer("192.0.2.20")));
+    // Either family leads to either.
+    tables.set_route(PODS, net("10.244.2.0/24"), hop(3, "2001:db8::20")).unwrap();
+    tables.set_route(PODS, net("fd00:10:244:2::/64"), hop(3, "192.0.2.20")).unwrap();
+    let way = tables.lookup(PODS, ip("10.244.2.9"));
+    assert_eq!(way, Some(Target::NextHop { port: PortId(3), addr: ip("2001:db8::20") }));
+    // A new MAC keeps the number.
+    let moved = TunnelPeer { mac: MacAddr([2, 0, 0, 3, 0, 2]), ..peer("192.0.2.20") };
+    tables.set_tunnel_peer(moved).unwrap();
+    assert_eq!(tables.tunnel_peer(number), Some(&moved));
+
+    for (why, refused) in [
+        (
+            "in use by route fd00:10:244:2::/64",
+            tables.clone().remove_tunnel_peer(PortId(3), ip("192.0.2.20")),
+        ),
+        ("in use by tunnel peer", tables.clone().remove_port(PortId(3))),
+        ("in use by the interface", tables.clone().remove_port(PortId(2))),
+        ("in use by a tunnel", tables.clone().set_interface(interface(3, &[]))),
+        (
+            "192.0.2.99 on port 3 does not exist",
+            tables.clone().set_route(PODS, net("10.9.0.0/16"), hop(3, "192.0.2.99")),
+        ),
+        ("does not exist", tables.clone().remove_tunnel_peer(PortId(3), ip("192.0.2.99"))),
+        (
+            "port 2 is no tunnel",
+            tables.clone().set_tunnel_peer(TunnelPeer { port: PortId(2), ..peer("192.0.2.21") }),
+        ),
+        ("unicast", tables.clone().set_tunnel_peer(peer("239.0.0.1"))),
+        ("mac", tables.clone().set_tunnel_peer(TunnelPeer { mac: MacAddr::BROADCAST, ..peer("192.0.2.21") })),
+    ] {
+        let message = refused.unwrap_err().to_string();
+        assert!(message.contains(why), "{why}: {message}");
+    }
+    for prefix in ["10.244.2.0/24", "fd00:10:244:2::/64"] {
+        tables.remove_route(PODS, net(prefix)).unwrap();
+    }
+    for addr in ["192.0.2.20", "2001:db8::20"] {
+        tables.remove_tunnel_peer(PortId(3), ip(addr)).unwrap();
+    }
+    assert_eq!(tables.tunnel_peers().count(), 0);
+    // Its uplink may not go while it is there, whatever else has gone.
+    for route in tables.clone().routes().filter(|route| route.origin == Origin::Configured) {
+        tables.remove_route(PODS, route.prefix).unwrap();
+    }
+    tables.remove_interface(PortId(2)).unwrap();
+    let message = tables.clone().remove_port(PortId(2)).unwrap_err().to_string();
+    assert!(message.contains("the tunnel on port 3"), "{message}");
+    tables.remove_port(PortId(3)).unwrap();
+    assert_eq!((tables.tunnel_over(PortId(2)), tables.port(PortId(3))), (None, None));
+    tables.remove_port(PortId(2)).unwrap();
+}
+
+#[test]
+fn a_tunnel_that_cannot_be_is_refused_by_what_is_wrong_with_it() {
+    let tables = node();
+    for (tunnel, why) in [
+        (Tunnel { port: PortId(9), ..TUNNEL }, "port 9 does not exist"),
+        (Tunnel { uplink: PortId(9), ..TUNNEL }, "port 9 does not exist"),
+        (Tunnel { port: PortId(0), ..TUNNEL }, "in use by endpoint `a`"),
+        (Tunnel { uplink: PortId(0), ..TUNNEL }, "port 0 (`port0`) cannot carry it"),
+        (Tunnel { uplink: PortId(3), ..TUNNEL }, "cannot carry it"),
+        (Tunnel { vni: 1 << 24, ..TUNNEL }, "16777215"),
+        (Tunnel { udp_port: 0, ..TUNNEL }, "4789"),
+    ] {
+        let message = tables.clone().set_tunnel(tunnel).unwrap_err().to_string();
+        assert!(message.contains(why), "{why}: {message}");
+    }
+    let mut taken = tables;
+    taken.set_tunnel(TUNNEL).unwrap();
+    taken.set_tunnel(TUNNEL).unwrap();
+    let message = taken.set_tunnel(Tunnel { port: PortId(4), ..TUNNEL }).unwrap_err().to_string();
+    assert!(message.contains("the tunnel on port 3"), "{message}");
+    // No tunnel in a tunnel.
+    let nested = Tunnel { port: PortId(4), uplink: PortId(3), ..TUNNEL };
+    assert!(taken.set_tunnel(nested).unwrap_err().to_string().contains("cannot carry it"));
 }

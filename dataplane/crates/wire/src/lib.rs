@@ -23,6 +23,7 @@ pub mod protocol;
 mod sctp;
 mod tcp;
 mod udp;
+mod vxlan;
 
 pub use addr::{AddrError, IpPrefix, MacAddr};
 pub use arp::{
@@ -44,3 +45,4 @@ pub use parsed::{Addrs, Fragment, FragmentFields, PacketKind, Parsed};
 pub use sctp::{SCTP_HEADER, SctpPacket};
 pub use tcp::{TCP_HEADER, TcpFlags, TcpPacket};
 pub use udp::{UDP_HEADER, UdpPacket};
+pub use vxlan::{VXLAN_HEADER, VXLAN_PORT, VxlanPacket, vxlan_header};

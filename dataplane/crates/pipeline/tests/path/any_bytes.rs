@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use crate::body::{HOST, POD_A, UPLINK, UPLINK2, body, port_mac};
+use crate::body::{HOST, OVER, POD_A, TUNNEL, UPLINK, UPLINK2, body, port_mac};
 use crate::frames::*;
+use crate::tunnels::datagram;
 
 /// Frames of all kinds from all kinds of port, with the number of that.
 fn good() -> Vec<(u8, Vec<u8>)> {
@@ -68,6 +69,29 @@ fn good() -> Vec<(u8, Vec<u8>)> {
         ]
         .concat();
         add(ethernet(port_mac(port), NEIGHBOUR, 0x0806, &asks));
+    }
+    for (from, inner) in good_inner() {
+        for vni in [OVER.vni, 0] {
+            all.push((4, datagram(from, vni, &inner)));
+        }
+    }
+    all
+}
+
+/// Frames of other nodes' pods, and where they come from.
+fn good_inner() -> Vec<(&'static str, Vec<u8>)> {
+    let mut all = Vec::new();
+    for (from, src4, src6) in
+        [("192.0.2.20", "10.244.2.5", "fd00:2::5"), ("2001:db8:2::30", "10.244.3.5", "fd00:3::5")]
+    {
+        let mut add = |frame| all.push((from, frame));
+        for (src, dst) in
+            [(src4, "10.244.1.2"), (src6, "fd00:1::2"), (src4, "10.244.4.1"), (src4, "10.0.0.10")]
+        {
+            add(crate::frames::from(TUNNEL, src, dst, UDP, &udp(1, 2, &[1; 64])));
+            add(crate::frames::from(TUNNEL, src, dst, TCP, &tcp(2, &[3; 200])));
+            add(ping(TUNNEL, src, dst, b"data"));
+        }
     }
     all
 }

@@ -19,3 +19,4 @@ mod parts;
 mod segments;
 mod sources;
 mod trace;
+mod tunnels;
