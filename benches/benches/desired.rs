@@ -44,6 +44,7 @@ fn local() -> Local {
             vxlan: None,
         }),
         host: None,
+        masquerade: Some(vec![]),
         attachments: vec![],
     }
 }

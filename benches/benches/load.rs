@@ -33,7 +33,11 @@ fn next_hop(prefix: IpPrefix) -> IpAddr {
 fn message(prefixes: &[IpPrefix]) -> Request {
     let route = |&prefix: &IpPrefix| Route {
         key: RouteKey { network: 0, prefix },
-        target: rows::RouteTarget::NextHop { port: "uplink".to_owned(), address: next_hop(prefix) },
+        target: rows::RouteTarget::NextHop {
+            port: "uplink".to_owned(),
+            address: next_hop(prefix),
+            inside: false,
+        },
     };
     let routes = prefixes.iter().map(route).collect();
     Request::Transaction(Transaction { base: 1, target: 2, ops: vec![Op::SetRoutes { routes }] })
@@ -43,7 +47,9 @@ fn build(prefixes: &[IpPrefix]) -> Result<Tables, TableError> {
     let mut tables = Tables::empty();
     let (name, mac) = ("uplink".to_owned(), MacAddr([2, 0, 0, 0, 0, 1]));
     tables.set_port(PortEntry { id: PortId(1), name, mac, mtu: 1500, role: PortRole::Idle })?;
-    let route = |&prefix| Ok((prefix, RouteTarget::NextHop { port: PortId(1), addr: next_hop(prefix) }));
+    let route = |&prefix| {
+        Ok((prefix, RouteTarget::NextHop { port: PortId(1), addr: next_hop(prefix), inside: false }))
+    };
     tables.set_routes::<TableError>(PODS, prefixes.iter().map(route))?;
     tables.seal(Generation(1));
     Ok(tables)

@@ -28,7 +28,7 @@ fn empty() -> Result<Tables, TableError> {
 fn load(tables: &mut Tables, prefixes: &[IpPrefix]) -> Result<(), TableError> {
     for (&prefix, hop) in prefixes.iter().zip((1..=16).cycle()) {
         let addr = IpAddr::from([192, 0, 2, hop]);
-        tables.set_route(PODS, prefix, RouteTarget::NextHop { port: PortId(1), addr })?;
+        tables.set_route(PODS, prefix, RouteTarget::NextHop { port: PortId(1), addr, inside: false })?;
     }
     Ok(())
 }

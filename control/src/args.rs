@@ -80,6 +80,13 @@ pub(crate) struct Args {
     /// The UDP port of VXLAN, the same on all nodes.
     #[arg(long, value_name = "PORT", default_value_t = wire::VXLAN_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) vxlan_port: u16,
+    /// Pods are seen as themselves beyond the cluster too, where there must be routes to them; without this all they send there leaves with
+    /// the node's address, that of the uplink if there is one.
+    #[arg(long)]
+    pub(crate) no_masquerade: bool,
+    /// Addresses beyond the cluster that see pods as themselves.
+    #[arg(long, value_name = "PREFIX", conflicts_with = "no_masquerade")]
+    pub(crate) no_masquerade_to: Vec<IpPrefix>,
     /// The host's TAP; `none`: the host has no port.
     #[arg(long, value_name = "NAME", default_value = "podrouter0", value_parser = non_empty)]
     pub(crate) host_interface: String,
@@ -123,6 +130,8 @@ pub(crate) struct Config {
     /// The host TAP's name.
     pub(crate) host: Option<String>,
     pub(crate) router: Router,
+    /// Where beyond the cluster pods are seen as themselves; `None`: everywhere.
+    pub(crate) masquerade: Option<Vec<IpPrefix>>,
     /// Of pods that ask for nothing else, and of the host: what the uplink allows.
     pub(crate) mtu: u16,
 }
@@ -168,6 +177,7 @@ impl Args {
                     .flat_map(|name| [format!("svc.{name}"), name.clone()])
                     .collect(),
             },
+            masquerade: (!self.no_masquerade).then(|| self.no_masquerade_to.clone()),
             mtu: uplink.as_ref().map_or(self.uplink_mtu, Uplink::pod_mtu),
             uplink,
         })

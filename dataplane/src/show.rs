@@ -227,7 +227,7 @@ impl Core {
                     Target::Endpoint(id) => self.tables.endpoint(id).map_or_else(String::new, |endpoint| {
                         format!("endpoint {} dev {}", endpoint.name, self.port_name(endpoint.port))
                     }),
-                    Target::NextHop { port, addr } => format!("via {addr} dev {}", self.port_name(port)),
+                    Target::NextHop { port, addr, .. } => format!("via {addr} dev {}", self.port_name(port)),
                     Target::Connected(port) => format!("connected dev {}", self.port_name(port)),
                     Target::Local => "local".to_owned(),
                     Target::Blackhole => "blackhole".to_owned(),
@@ -341,8 +341,8 @@ impl Core {
     /// `None` for targets that no transaction can set.
     fn route_target(&self, target: Target) -> Option<rows::RouteTarget> {
         Some(match target {
-            Target::NextHop { port, addr } => {
-                rows::RouteTarget::NextHop { port: self.port_name(port), address: addr }
+            Target::NextHop { port, addr, inside } => {
+                rows::RouteTarget::NextHop { port: self.port_name(port), address: addr, inside }
             }
             Target::Connected(port) => rows::RouteTarget::Connected { port: self.port_name(port) },
             Target::Blackhole => rows::RouteTarget::Blackhole,

@@ -218,8 +218,8 @@ impl Core {
 
     fn target(&self, tables: &Tables, target: &rows::RouteTarget) -> anyhow::Result<RouteTarget> {
         Ok(match target {
-            rows::RouteTarget::NextHop { port, address } => {
-                RouteTarget::NextHop { port: self.ports.id(port)?, addr: *address }
+            rows::RouteTarget::NextHop { port, address, inside } => {
+                RouteTarget::NextHop { port: self.ports.id(port)?, addr: *address, inside: *inside }
             }
             rows::RouteTarget::Connected { port } => RouteTarget::Connected(self.ports.id(port)?),
             rows::RouteTarget::Endpoint { name } => {

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod artefacts;
 pub mod client;
 pub mod cluster;

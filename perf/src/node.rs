@@ -87,6 +87,8 @@ pub struct Options {
     pub idle: Option<String>,
     /// Whose the network between nodes is.
     pub uplink: Uplink,
+    /// What pods send beyond the cluster by a dedicated uplink has its address; by a kernel it always has the node's.
+    pub masquerade: bool,
     /// How packets get from one node to another there.
     pub vxlan: Vxlan,
     /// The only family that routers have addresses of on a dedicated uplink; `None`: both.
@@ -107,6 +109,7 @@ impl Default for Options {
             workers: None,
             idle: None,
             uplink: Uplink::Dedicated,
+            masquerade: false,
             vxlan: Vxlan::Never,
             underlay: None,
             uplink_mtu: 1500,
@@ -382,6 +385,9 @@ fn spawn_control(
     command.args(["--uplink-mtu", &options.uplink_mtu.to_string()]);
     if options.uplink == Uplink::Dedicated {
         command.args(["--uplink", "net_af_packet0", "--vxlan", options.vxlan.name()]);
+        if !options.masquerade {
+            command.arg("--no-masquerade");
+        }
     }
     let routers = site.router();
     for (((address, gateway), length), family) in routers.iter().zip(OUTSIDE).zip([24, 64]).zip(Family::BOTH)

@@ -47,6 +47,7 @@ impl Store {
             router: self.config.router.clone(),
             uplink: self.config.uplink.clone(),
             host: self.config.host.is_some().then_some(Host { mac: host::MAC, mtu: self.config.mtu }),
+            masquerade: self.config.masquerade.clone(),
             attachments,
         };
         // It may be newer than the revision; then there is another one for it.

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::harness::{Netns, Node, pod, until};
 
 fn via(address: &str) -> Option<RouteTarget> {
-    Some(RouteTarget::NextHop { port: "uplink".into(), address: address.parse().unwrap() })
+    Some(RouteTarget::NextHop { port: "uplink".into(), address: address.parse().unwrap(), inside: true })
 }
 
 fn third() -> serde_json::Value {

@@ -20,7 +20,7 @@ use proto::control::{AttachPort, AttachRequest, Request, Response};
 use proto::dataplane::{EndpointKind, PortKind, RouteTarget};
 
 fn via(address: &str) -> Option<RouteTarget> {
-    Some(RouteTarget::NextHop { port: "uplink".into(), address: address.parse().unwrap() })
+    Some(RouteTarget::NextHop { port: "uplink".into(), address: address.parse().unwrap(), inside: true })
 }
 
 fn texts(addresses: &[IpAddr]) -> Vec<String> {

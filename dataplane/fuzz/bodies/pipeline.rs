@@ -99,8 +99,8 @@ pub(crate) fn tables() -> Tables {
     for (addr, mac) in PEERS {
         tables.set_tunnel_peer(TunnelPeer { port: TUNNEL, addr: addr.parse().unwrap(), mac }).unwrap();
     }
-    let through = |a: &str| RouteTarget::NextHop { port: TUNNEL, addr: a.parse().unwrap() };
-    let hop = |a: &str| RouteTarget::NextHop { port: UPLINK, addr: a.parse().unwrap() };
+    let through = |a: &str| RouteTarget::NextHop { port: TUNNEL, addr: a.parse().unwrap(), inside: true };
+    let hop = |a: &str| RouteTarget::NextHop { port: UPLINK, addr: a.parse().unwrap(), inside: false };
     let host = RouteTarget::Endpoint(tables.endpoint_by_name("endpoint-3").unwrap().id);
     for (prefix, target) in [
         ("198.51.100.0/24", hop("192.0.2.254")),

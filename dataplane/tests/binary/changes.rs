@@ -30,7 +30,11 @@ fn a_bad_transaction_names_what_is_wrong_and_changes_nothing() {
 
     let route = |port: &str| Route {
         key: RouteKey { network: 0, prefix: "198.51.100.0/24".parse().unwrap() },
-        target: RouteTarget::NextHop { port: port.into(), address: "192.0.2.9".parse().unwrap() },
+        target: RouteTarget::NextHop {
+            port: port.into(),
+            address: "192.0.2.9".parse().unwrap(),
+            inside: false,
+        },
     };
     let twin = Endpoint { name: "twin".into(), ..endpoint(1, "a") };
     let first = Op::SetRoutes { routes: vec![route("uplink")] };

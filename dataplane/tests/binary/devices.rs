@@ -28,7 +28,7 @@ fn uplink(routes: &[(&str, [u8; 4])]) -> Vec<Op> {
     let interface = Interface { port: "uplink".into(), network: 0, addresses };
     let route = |&(prefix, via): &(&str, [u8; 4])| Route {
         key: RouteKey { network: 0, prefix: prefix.parse().unwrap() },
-        target: RouteTarget::NextHop { port: "uplink".into(), address: via.into() },
+        target: RouteTarget::NextHop { port: "uplink".into(), address: via.into(), inside: false },
     };
     vec![
         Op::SetInterfaces { interfaces: vec![interface] },
@@ -152,8 +152,11 @@ fn a_device_is_asked_to_finish_what_it_can_and_the_rest_is_finished_before() {
         assert_eq!(device.tx_offloads.contains(&"tso".to_owned()), offloads, "{device:?}");
         let mut ops = uplink(&[("10.0.0.2/32", [192, 0, 2, 9]), ("fd00::2/128", [192, 0, 2, 9])]);
         if let Op::SetRoutes { routes } = &mut ops[1] {
-            routes[1].target =
-                RouteTarget::NextHop { port: "uplink".into(), address: "fe80::9".parse().unwrap() };
+            routes[1].target = RouteTarget::NextHop {
+                port: "uplink".into(),
+                address: "fe80::9".parse().unwrap(),
+                inside: false,
+            };
         }
         let mut one = endpoint(1, "a");
         one.addresses.extend(["10.0.0.99".parse::<std::net::IpAddr>().unwrap(), "fd00::99".parse().unwrap()]);
@@ -429,7 +432,11 @@ fn a_link_that_goes_down_is_told_and_costs_what_is_sent_by_it_alone() {
     ops.push(Op::SetRoutes {
         routes: vec![Route {
             key: RouteKey { network: 0, prefix: "10.0.0.50/32".parse().unwrap() },
-            target: RouteTarget::NextHop { port: "uplink".into(), address: [192, 0, 2, 9].into() },
+            target: RouteTarget::NextHop {
+                port: "uplink".into(),
+                address: [192, 0, 2, 9].into(),
+                inside: false,
+            },
         }],
     });
     dataplane.commit(0, ops);

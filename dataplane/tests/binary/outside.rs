@@ -75,7 +75,11 @@ impl Outside {
         let interface = Interface { port: "uplink".into(), network: 0, addresses: addresses.collect() };
         let routes = ["0.0.0.0/0", "::/0"].iter().zip(ROUTER).map(|(prefix, router)| Route {
             key: RouteKey { network: 0, prefix: prefix.parse().unwrap() },
-            target: RouteTarget::NextHop { port: "uplink".into(), address: router.parse().unwrap() },
+            target: RouteTarget::NextHop {
+                port: "uplink".into(),
+                address: router.parse().unwrap(),
+                inside: false,
+            },
         });
         let masquerade = Masquerade {
             network: 0,

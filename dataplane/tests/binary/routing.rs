@@ -60,7 +60,11 @@ fn neighbours_are_asked_for_and_packets_wait_a_bounded_while() {
     };
     let route = Route {
         key: RouteKey { network: 0, prefix: "10.0.0.0/24".parse().unwrap() },
-        target: RouteTarget::NextHop { port: "uplink".into(), address: "192.0.2.9".parse().unwrap() },
+        target: RouteTarget::NextHop {
+            port: "uplink".into(),
+            address: "192.0.2.9".parse().unwrap(),
+            inside: false,
+        },
     };
     dataplane.commit(
         0,

@@ -13,6 +13,7 @@ mod networks;
 mod nodes;
 mod pings;
 mod restarts;
+mod simulation;
 mod spoofing;
 mod topology;
 mod transfers;

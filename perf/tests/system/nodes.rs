@@ -7,7 +7,7 @@ use lab::artefacts::Artefacts;
 use lab::cluster::Cluster;
 use lab::exchange::{By, seen};
 use lab::netns::Netns;
-use lab::node::{HOST, HOST_DEVICE, Node, OUTSIDE, Options, Uplink, WORLD};
+use lab::node::{HOST, HOST_DEVICE, Node, OUTSIDE, Options, Uplink, Vxlan, WORLD};
 use lab::ping::{Ping, Pinged};
 use lab::pktgen::reflector;
 use lab::pod::{Family, Kind, Pod};
@@ -56,7 +56,12 @@ fn pod(node: &Node) -> Pod {
 }
 
 /// A ping every 5 ms from one node's pod to another's, while something happens.
-fn pinged_while<T>(from: &Netns, to: &str, seconds: u32, happens: impl FnOnce() -> T) -> (Pinged, T) {
+pub(crate) fn pinged_while<T>(
+    from: &Netns,
+    to: &str,
+    seconds: u32,
+    happens: impl FnOnce() -> T,
+) -> (Pinged, T) {
     let ping = Ping { count: seconds * 200, interval: Duration::from_millis(5), ..Ping::default() };
     std::thread::scope(|scope| {
         let pinging = scope.spawn(|| ping.run(from, to));
@@ -128,6 +133,41 @@ fn by_the_nodes_kernel_they_do_too_and_the_outside_sees_the_node() {
     assert!(!routes(b).contains("proto 112"), "{}", routes(b));
     assert!(!b.host.succeed("nft", &["list", "ruleset"]).unwrap().contains("podrouter"));
     assert!(b.host.ip(&["link", "show", "dev", HOST_DEVICE]).is_err());
+}
+
+/// With a NIC of the data plane's own, and in a tunnel, where only what stays in the cluster goes.
+#[test]
+fn beyond_the_cluster_pods_are_seen_as_the_uplink_and_within_as_themselves() {
+    for vxlan in [Vxlan::Never, Vxlan::Always] {
+        let bed = Bed::with(&Options { masquerade: true, vxlan, ..Options::default() }, 2);
+        let [a, b] = [&bed.pods[0], &bed.pods[1]];
+        let node = &bed.cluster.nodes[0];
+        let outside = &bed.cluster.lan.outside;
+        for (family, at) in Family::BOTH.into_iter().zip(0..) {
+            let parse = |text: &str| text.parse::<IpAddr>().unwrap();
+            let (own, router) = (parse(&a.address(family)), parse(&node.site.router()[at]));
+            for by in By::BOTH {
+                for there in [OUTSIDE, WORLD] {
+                    assert_eq!(seen(&a.netns, outside, parse(family.of(there)), by).unwrap(), router);
+                }
+                // Another node's pod, that node itself, and this one.
+                let other = &bed.cluster.nodes[1];
+                for (netns, there) in [
+                    (&b.netns, b.address(family)),
+                    (&other.host, other.site.host()[at].clone()),
+                    (&node.host, node.site.host()[at].clone()),
+                ] {
+                    assert_eq!(seen(&a.netns, netns, parse(&there), by).unwrap(), own, "{there}");
+                }
+                // The node's own are its own, and who comes from outside is seen.
+                let host = parse(&node.site.host()[at]);
+                assert_eq!(seen(&node.host, outside, parse(family.of(WORLD)), by).unwrap(), host);
+                assert_eq!(seen(outside, &a.netns, own, by).unwrap(), parse(family.of(OUTSIDE)));
+            }
+            reach(node, &a.netns, family.of(WORLD));
+        }
+        bed.cluster.ledgers().unwrap();
+    }
 }
 
 pub(crate) fn reach_each_other(bed: &Bed) {

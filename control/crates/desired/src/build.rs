@@ -86,7 +86,7 @@ impl Desired {
             for name in view.nodes.keys().filter(|name| **name != local.node) {
                 desired.reach_by_kernel(name);
             }
-            desired.own_cluster();
+            desired.own_cluster(local);
         }
         desired
     }
@@ -100,8 +100,11 @@ impl Desired {
     /// `None` where what changed may concern anything else.
     fn advanced(&self, before: (&ClusterView, &Local), view: &ClusterView, local: &Local) -> Option<Self> {
         let (old_view, old_local) = before;
-        let same_but_attachments = (&old_local.node, &old_local.router, &old_local.uplink, &old_local.host)
-            == (&local.node, &local.router, &local.uplink, &local.host);
+        let same_but_attachments = {
+            let Local { node, router, uplink, host, masquerade, attachments: _ } = local;
+            (&old_local.node, &old_local.router, &old_local.uplink, &old_local.host, &old_local.masquerade)
+                == (node, router, uplink, host, masquerade)
+        };
         if self.contested || !same_but_attachments {
             return None;
         }
@@ -175,6 +178,7 @@ impl Desired {
                 next.cluster.extend(next.nodes.prefixes_of(name));
             }
         }
+        next.see_pods_as_themselves(local);
         // Whether the host is there, default routes rest on.
         let has_host = |desired: &Self| desired.rows.endpoints.contains_key(HOST_PORT);
         (!next.contested && has_host(&next) == has_host(self)).then_some(next)
@@ -226,7 +230,7 @@ impl Desired {
             return families.iter().filter_map(|v4| Some((everything(*v4)?, target.clone()))).collect();
         };
         let by = |&address: &IpAddr| {
-            let target = RouteTarget::NextHop { port: crate::UPLINK_PORT.to_owned(), address };
+            let target = RouteTarget::NextHop { port: crate::UPLINK_PORT.to_owned(), address, inside: false };
             Some((everything(address.is_ipv4())?, target))
         };
         uplink.gateways.iter().filter_map(by).collect()
@@ -240,7 +244,7 @@ impl Desired {
 }
 
 /// All addresses of a family.
-fn everything(v4: bool) -> Option<IpPrefix> {
+pub(crate) fn everything(v4: bool) -> Option<IpPrefix> {
     let all: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     IpPrefix::containing(all, 0)
 }
@@ -304,6 +308,7 @@ mod tests {
                 router: router.clone(),
                 uplink,
                 host: host.clone(),
+                masquerade: Some(vec![]),
                 attachments: vec![],
             };
             take_the_short_way(local);

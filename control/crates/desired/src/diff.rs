@@ -238,7 +238,7 @@ mod tests {
                 rows.tunnel_peers.insert(key, row);
                 if let Some(to) = to {
                     let key = RouteKey { network: 0, prefix: IpPrefix::host(self::address(to)) };
-                    rows.routes.insert(key, RouteTarget::NextHop { port, address });
+                    rows.routes.insert(key, RouteTarget::NextHop { port, address, inside: true });
                 }
             }
             rows
@@ -291,7 +291,7 @@ mod tests {
                     0 => RouteTarget::Blackhole,
                     1 => RouteTarget::Unreachable,
                     2 | 3 => RouteTarget::Connected { port },
-                    _ => RouteTarget::NextHop { port, address: address(via) },
+                    _ => RouteTarget::NextHop { port, address: address(via), inside: via == 5 },
                 };
                 rows.routes.insert(key, target);
             }

@@ -4,12 +4,16 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use imbl::OrdMap;
-use proto::dataplane::{Endpoint, EndpointKind, Interface, PortKind, PortSpec};
+use proto::dataplane::{Endpoint, EndpointKind, Interface, Masquerade, PortKind, PortRange, PortSpec};
+use wire::IpPrefix;
 
 use crate::build::{About, Desired};
 use crate::remote::tunnel_mac;
 use crate::view::{Attachment, Host, Local, Uplink, Vxlan};
 use crate::{HOST_PORT, ROUTER_MAC, TUNNEL_PORT, UPLINK_PORT};
+
+/// Above the NodePorts (30000 to 32767), which the same address may serve.
+const MASQUERADE_PORTS: PortRange = PortRange { first: 32_768, last: u16::MAX };
 
 impl Desired {
     /// Ports, interfaces and endpoints, anew, by what is known of the nodes.
@@ -26,6 +30,7 @@ impl Desired {
         }
         if let Some(uplink) = &local.uplink {
             self.uplink(uplink, &local.node);
+            self.masquerade(uplink, local.masquerade.as_deref());
         }
         self.attachments(&local.attachments);
         if let Some(host) = &local.host {
@@ -47,6 +52,24 @@ impl Desired {
             let kind = PortKind::Vxlan { uplink: UPLINK_PORT.to_owned(), vni, udp_port };
             self.port(TUNNEL_PORT, kind, Some(tunnel_mac(node)), uplink.pod_mtu());
         }
+    }
+
+    /// What pods send beyond the cluster leaves by the uplink with its address.
+    fn masquerade(&mut self, uplink: &Uplink, exclude: Option<&[IpPrefix]>) {
+        self.rows.masquerades.remove(&0);
+        let Some(exclude) = exclude else { return };
+        let (mut source4, mut source6) = (None, None);
+        for own in &uplink.addresses {
+            match own.address {
+                IpAddr::V4(own) => source4 = source4.or(Some(own)),
+                IpAddr::V6(own) if own.is_unicast_link_local() => {}
+                IpAddr::V6(own) => source6 = source6.or(Some(own)),
+            }
+        }
+        let exclude = exclude.to_vec();
+        let ports = MASQUERADE_PORTS;
+        let row = Masquerade { network: 0, source4, source6, exclude, link_local: false, ports };
+        self.rows.masquerades.insert(0, row);
     }
 
     fn attachments(&mut self, attachments: &[Attachment]) {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use proto::dataplane::{RouteKey, RouteTarget, TunnelPeer, TunnelPeerKey};
 use wire::{IpPrefix, MacAddr};
 
-use crate::build::{About, Desired};
+use crate::build::{About, Desired, everything};
 use crate::objects::{Address, ObjectName, Pod};
 use crate::prefixes::{NodeRanges, station};
 use crate::view::{ClusterView, Local, Uplink};
@@ -47,9 +47,11 @@ impl Desired {
             if field == "spec.podCIDRs" {
                 self.host_prefixes.insert(prefix);
             }
-            // A router that is the node itself is found on the link, without a route.
             if prefix != IpPrefix::host(hop.address) {
                 self.route_by(prefix, hop, name);
+            } else if let Some(way) = uplink.way_to(hop.address) {
+                // A router that is the node itself: it is found on the link, and no datagram to it goes into a tunnel.
+                self.route(prefix, next_hop(UPLINK_PORT, way));
             }
         }
         // A value that was there and left out has its own warning already; two would only say it twice.
@@ -64,7 +66,7 @@ impl Desired {
     fn route_by(&mut self, prefix: IpPrefix, hop: Hop, node: &str) {
         let Hop { address, tunnelled } = hop;
         let port = if tunnelled { TUNNEL_PORT } else { UPLINK_PORT };
-        self.route(prefix, RouteTarget::NextHop { port: port.to_owned(), address });
+        self.route(prefix, next_hop(port, address));
         if tunnelled {
             let key = peer_key(address);
             let row = TunnelPeer { key: key.clone(), mac: tunnel_mac(node) };
@@ -91,8 +93,17 @@ impl Desired {
     }
 
     /// Where nothing is translated on the way: all nodes and their pods.
-    pub(crate) fn own_cluster(&mut self) {
+    pub(crate) fn own_cluster(&mut self, local: &Local) {
         self.cluster = self.nodes.all_prefixes().collect();
+        self.see_pods_as_themselves(local);
+    }
+
+    /// And where beyond the cluster that is so too.
+    pub(crate) fn see_pods_as_themselves(&mut self, local: &Local) {
+        match &local.masquerade {
+            Some(exclude) => self.cluster.extend(exclude.iter().copied()),
+            None => self.cluster.extend([true, false].into_iter().filter_map(everything)),
+        }
     }
 
     /// Undoes what [`Self::judge`] and [`Self::reach`] did for a node, where nothing is contested; gives its podCIDRs.
@@ -176,6 +187,11 @@ impl Desired {
     }
 }
 
+/// To another node.
+fn next_hop(port: &str, address: IpAddr) -> RouteTarget {
+    RouteTarget::NextHop { port: port.to_owned(), address, inside: true }
+}
+
 fn unnamed(name: &str, family: &str) -> String {
     format!(
         "Node {name}: annotation {ROUTER_ADDRESSES} names no {family} address; its {family} pods and addresses cannot be \
@@ -210,14 +226,12 @@ impl Hops {
         for &address in &node.routers {
             let link_local = matches!(address, IpAddr::V6(own) if own.is_unicast_link_local());
             let on_link = uplink.is_on_link(address);
-            // Datagrams need no neighbour, only a way.
-            let has_way = || on_link || uplink.gateways.iter().any(|own| own.is_ipv4() == address.is_ipv4());
             let tunnelled = uplink.vxlan.is_some_and(|vxlan| !(vxlan.across_subnets && on_link));
             if uplink.addresses.iter().any(|own| own.address == address) {
                 problems.push((address, "is this node's own uplink address"));
             } else if tunnelled && link_local {
                 problems.push((address, "is link-local, and no end of a tunnel (--vxlan)"));
-            } else if tunnelled && !has_way() {
+            } else if tunnelled && uplink.way_to(address).is_none() {
                 let problem = "is in no subnet of the uplink, and no gateway leads there (--uplink-gateway)";
                 problems.push((address, problem));
             } else if !tunnelled && !on_link && !link_local {

@@ -169,7 +169,7 @@ pub(crate) fn port_of(target: &RouteTarget) -> Option<&str> {
 /// What a tunnel's peer would be called that a route leads to.
 pub(crate) fn next_hop_key(target: &RouteTarget) -> Option<TunnelPeerKey> {
     match target {
-        RouteTarget::NextHop { port, address } => {
+        RouteTarget::NextHop { port, address, .. } => {
             Some(TunnelPeerKey { port: port.clone(), address: *address })
         }
         _ => None,
@@ -329,7 +329,11 @@ mod tests {
     fn rows_of_ports_that_are_missing_wait() {
         let mut rows = Rows::default();
         let key = RouteKey { network: 0, prefix: "10.1.0.0/24".parse().unwrap() };
-        let via = RouteTarget::NextHop { port: "uplink".into(), address: "10.0.0.9".parse().unwrap() };
+        let via = RouteTarget::NextHop {
+            port: "uplink".into(),
+            address: "10.0.0.9".parse().unwrap(),
+            inside: false,
+        };
         let other = RouteKey { network: 0, prefix: "10.2.0.0/24".parse().unwrap() };
         rows.endpoints.insert("a".into(), endpoint("a", "10.0.0.1"));
         rows.routes.extend([(key, via), (other, RouteTarget::Unreachable)]);

@@ -106,6 +106,8 @@ pub struct Local {
     pub router: Router,
     pub uplink: Option<Uplink>,
     pub host: Option<Host>,
+    /// Where beyond the cluster pods are seen as themselves; `None`: everywhere. All else sees this node.
+    pub masquerade: Option<Vec<IpPrefix>>,
     pub attachments: Vec<Attachment>,
 }
 
@@ -139,6 +141,12 @@ impl Uplink {
         // Inner Ethernet, VXLAN, UDP, and the IP header of the family that may be used outside.
         let outer = if self.addresses.iter().any(|own| own.address.is_ipv6()) { 70 } else { 50 };
         self.mtu - if self.vxlan.is_some() { outer } else { 0 }
+    }
+
+    /// By what neighbour an address is reached: itself, or a gateway.
+    pub(crate) fn way_to(&self, address: IpAddr) -> Option<IpAddr> {
+        let gateway = || self.gateways.iter().copied().find(|own| own.is_ipv4() == address.is_ipv4());
+        if self.is_on_link(address) { Some(address) } else { gateway() }
     }
 
     pub(crate) fn is_on_link(&self, address: IpAddr) -> bool {

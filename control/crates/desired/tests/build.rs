@@ -14,7 +14,7 @@ use proto::dataplane::{
     Ethdev, Frontend, InterfaceAddress, Limit, Limits, PortKind, PortSpec, Protocol, RouteKey, RouteTarget,
     Router,
 };
-use wire::MacAddr;
+use wire::{IpPrefix, MacAddr};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -72,6 +72,7 @@ fn local() -> Local {
             vxlan: None,
         }),
         host: Some(Host { mac: MacAddr([2, 0, 0, 0, 0, 9]), mtu: 1500 }),
+        masquerade: None,
         attachments: vec![Attachment {
             port: "p0".into(),
             endpoint: "shop/front".into(),
@@ -96,7 +97,12 @@ fn target<'a>(desired: &'a Desired, prefix: &str) -> Option<&'a RouteTarget> {
 }
 
 fn via(address: &str) -> RouteTarget {
-    RouteTarget::NextHop { port: UPLINK_PORT.into(), address: ip(address) }
+    RouteTarget::NextHop { port: UPLINK_PORT.into(), address: ip(address), inside: true }
+}
+
+/// Out of the cluster.
+fn out(address: &str) -> RouteTarget {
+    RouteTarget::NextHop { port: UPLINK_PORT.into(), address: ip(address), inside: false }
 }
 
 #[test]
@@ -110,8 +116,8 @@ fn two_nodes_reach_each_other_in_both_families() {
     assert_eq!(target(&desired, "fd00:10:244:2::/64"), Some(&via("fd00:16::2")));
     assert_eq!(target(&desired, "192.168.77.12/32"), Some(&via("172.16.0.2")));
     assert_eq!(target(&desired, "fd00:77::12/128"), Some(&via("fd00:16::2")));
-    assert_eq!(target(&desired, "0.0.0.0/0"), Some(&via("172.16.0.254")));
-    assert_eq!(target(&desired, "::/0"), Some(&via("fe80::254")));
+    assert_eq!(target(&desired, "0.0.0.0/0"), Some(&out("172.16.0.254")));
+    assert_eq!(target(&desired, "::/0"), Some(&out("fe80::254")));
     assert_eq!(desired.rows.routes.len(), 8);
 
     assert_eq!(desired.rows.endpoints[HOST_PORT].addresses, [ip("192.168.77.11"), ip("fd00:77::11")]);
@@ -131,7 +137,7 @@ fn tunnelled(across_subnets: bool) -> Local {
 }
 
 fn through(address: &str) -> RouteTarget {
-    RouteTarget::NextHop { port: TUNNEL_PORT.into(), address: ip(address) }
+    RouteTarget::NextHop { port: TUNNEL_PORT.into(), address: ip(address), inside: true }
 }
 
 fn peers(desired: &Desired) -> Vec<IpAddr> {
@@ -150,7 +156,7 @@ fn in_tunnels_other_nodes_are_reached_by_the_ends_that_they_tell() {
     assert_eq!(target(&desired, "192.168.77.12/32"), Some(&through("172.16.0.2")));
     // One that has no end of a family is reached by that of the other.
     assert_eq!(target(&desired, "fd00:10:244:3::/64"), Some(&through("172.16.0.3")));
-    assert_eq!(target(&desired, "0.0.0.0/0"), Some(&via("172.16.0.254")));
+    assert_eq!(target(&desired, "0.0.0.0/0"), Some(&out("172.16.0.254")));
     assert_eq!(peers(&desired), ["172.16.0.2", "172.16.0.3", "fd00:16::2"].map(ip));
     // One node, one station, by whatever name it is reached; another node another; and this one its own.
     let macs: Vec<MacAddr> = desired.rows.tunnel_peers.values().map(|peer| peer.mac).collect();
@@ -204,8 +210,40 @@ fn a_nodes_end_is_not_reached_through_itself() {
     same.router_addresses = Some("172.16.0.2".into());
     same.addresses[0].address = "172.16.0.2".into();
     let desired = Desired::build(&view([(1, node(1)), (2, same)], []), &tunnelled(false));
-    assert_eq!(target(&desired, "172.16.0.2/32"), None);
+    assert_eq!(target(&desired, "172.16.0.2/32"), Some(&via("172.16.0.2")));
     assert_eq!(target(&desired, "10.244.2.0/24"), Some(&through("172.16.0.2")));
+}
+
+#[test]
+fn what_pods_send_beyond_the_cluster_has_the_uplinks_address() {
+    let view = view([(1, node(1)), (2, node(2))], []);
+    assert!(Desired::build(&view, &local()).rows.masquerades.is_empty());
+    let exclude = vec!["10.0.0.0/8".parse().unwrap()];
+    let mut masked = Local { masquerade: Some(exclude.clone()), ..local() };
+    masked.uplink.as_mut().unwrap().addresses.insert(0, own("fe80::7", 64));
+    let desired = Desired::build(&view, &masked);
+    let row = &desired.rows.masquerades[&0];
+    assert_eq!(
+        (row.source4.unwrap().to_string(), row.source6.unwrap().to_string()),
+        ("172.16.0.1".into(), "fd00:16::1".into())
+    );
+    assert_eq!((&row.exclude, row.ports.first), (&exclude, 32_768));
+    // Other nodes and their pods are within, everything else is not.
+    let inside = |prefix: &str| match target(&desired, prefix) {
+        Some(RouteTarget::NextHop { inside, .. }) => *inside,
+        other => panic!("{other:?}"),
+    };
+    for prefix in ["10.244.2.0/24", "fd00:10:244:2::/64", "192.168.77.12/32", "fd00:77::12/128"] {
+        assert!(inside(prefix), "{prefix}");
+    }
+    assert!(!inside("0.0.0.0/0") && !inside("::/0"));
+    // By the node's kernel the same list is its.
+    masked.uplink = None;
+    let by_kernel = |local: &Local| Desired::build(&view, local).cluster;
+    let (listed, all) = (by_kernel(&masked), "0.0.0.0/0".parse::<IpPrefix>().unwrap());
+    assert!(listed.contains(&exclude[0]) && !listed.contains(&all));
+    masked.masquerade = None;
+    assert!(by_kernel(&masked).contains(&all));
 }
 
 fn mapping(host: Option<&str>, host_port: u16, container_port: u16) -> PortMapping {
@@ -366,6 +404,7 @@ fn without_the_own_node_or_an_uplink_attachments_stay() {
 fn without_an_uplink_the_nodes_kernel_is_the_way() {
     let mut local = local();
     local.uplink = None;
+    local.masquerade = Some(vec![]);
     let mut third = node(3);
     third.router_addresses = Some("192.168.77.13".into());
     let view = view([(1, node(1)), (2, node(2)), (3, third)], []);

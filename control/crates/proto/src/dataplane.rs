@@ -426,7 +426,13 @@ pub struct Route {
 #[serde(remote = "Self", tag = "via", rename_all = "kebab-case")]
 pub enum RouteTarget {
     /// To a neighbour on a port, resolved by ARP or ND; or to a peer of a tunnel.
-    NextHop { port: String, address: IpAddr },
+    NextHop {
+        port: String,
+        address: IpAddr,
+        /// What goes there stays in the cluster: it keeps its source, whatever masquerade there is.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        inside: bool,
+    },
     /// The destination itself is the neighbour.
     Connected { port: String },
     /// To an endpoint, which forwards it: the host.

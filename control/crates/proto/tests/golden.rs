@@ -86,7 +86,10 @@ fn routes() -> Vec<Route> {
     let route = |text: &str, target| Route { key: RouteKey { network: 0, prefix: prefix(text) }, target };
     let uplink = || "uplink".to_owned();
     vec![
-        route("10.244.2.0/24", RouteTarget::NextHop { port: uplink(), address: ip("192.168.77.12") }),
+        route(
+            "10.244.2.0/24",
+            RouteTarget::NextHop { port: uplink(), address: ip("192.168.77.12"), inside: false },
+        ),
         route("fd00:10:244:2::/64", RouteTarget::Connected { port: uplink() }),
         route("10.244.1.0/24", RouteTarget::Unreachable),
         route("0.0.0.0/0", RouteTarget::Endpoint { name: "host".into() }),

@@ -67,7 +67,7 @@ pub(crate) fn way_back<'t>(
     to: IpAddr,
     sender: MacAddr,
 ) -> Result<Hop<'t>, DropReason> {
-    let straight = |to| Ok(Hop { port: ingress.port, to });
+    let straight = |to| Ok(Hop { port: ingress.port, to, inside: true });
     match ingress.side {
         Side::Endpoint(endpoint) if is_link_local(to) || endpoint.addresses.contains(&to) => {
             straight(Station::Endpoint(endpoint))

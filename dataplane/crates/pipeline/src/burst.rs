@@ -87,6 +87,8 @@ impl From<DropReason> for State<'_> {
 pub(crate) struct Hop<'t> {
     pub(crate) port: &'t PortEntry,
     pub(crate) to: Station<'t>,
+    /// Whether it stays in the cluster.
+    pub(crate) inside: bool,
 }
 
 /// Who takes the packet there.
@@ -182,5 +184,5 @@ impl<'t> Ingress<'t> {
 #[inline]
 pub(crate) fn to_endpoint(tables: &Tables, id: EndpointId) -> Option<Hop<'_>> {
     let endpoint = tables.endpoint(id)?;
-    Some(Hop { port: tables.port(endpoint.port)?, to: Station::Endpoint(endpoint) })
+    Some(Hop { port: tables.port(endpoint.port)?, to: Station::Endpoint(endpoint), inside: true })
 }

@@ -322,7 +322,7 @@ impl<'t> Desk<'_, 't> {
             return Some((gateway, (1024, u16::MAX)));
         }
         let from_pod = matches!(ingress.side, Side::Endpoint(own) if own.kind == EndpointKind::Pod);
-        if !from_pod || hop.port.role != PortRole::Uplink {
+        if !from_pod || hop.port.role != PortRole::Uplink || hop.inside {
             return None;
         }
         let masquerade = self.tables.masquerade(ingress.network)?;

@@ -78,18 +78,18 @@ pub(crate) fn destination<'t>(
 /// Where `dst`, the address of one host, is reached.
 #[inline]
 pub(crate) fn hop_to<'t>(tables: &'t Tables, ingress: &Ingress<'_>, dst: IpAddr) -> Result<Hop<'t>, Halt> {
-    let neighbour = |id, next_hop| {
+    let neighbour = |id, next_hop, inside| {
         let port = tables.port(id)?;
         let to = if let PortRole::Tunnel { .. } = port.role {
             Station::Peer(next_hop, tunnel::mac_of(tables.tunnel_peer_at(id, next_hop)?))
         } else {
             Station::NextHop(next_hop)
         };
-        Some(Hop { port, to })
+        Some(Hop { port, to, inside })
     };
     let hop = match tables.lookup(ingress.network, dst) {
         Some(Target::Endpoint(id)) => to_endpoint(tables, id),
-        Some(Target::NextHop { port, addr }) => neighbour(port, addr),
+        Some(Target::NextHop { port, addr, inside }) => neighbour(port, addr, inside),
         Some(Target::Connected(port)) => {
             if let (IpAddr::V4(dst), Some(interface)) = (dst, tables.interface(port))
                 && is_subnet_broadcast(interface, dst)
@@ -97,7 +97,7 @@ pub(crate) fn hop_to<'t>(tables: &'t Tables, ingress: &Ingress<'_>, dst: IpAddr)
                 // Directed broadcasts are not forwarded (RFC 2644).
                 return Err(DropReason::Multicast.into());
             }
-            neighbour(port, dst)
+            neighbour(port, dst, false)
         }
         Some(Target::Local) => return Err(Halt::ForRouter),
         Some(Target::Blackhole) => return Err(DropReason::Blackhole.into()),

@@ -179,7 +179,7 @@ fn is_of(tables: &Tables, tunnel: &Tunnel, peer: &TunnelPeer, src: IpAddr) -> bo
     };
     let network = tables.interface(tunnel.uplink).map(|interface| interface.network).unwrap_or_default();
     match tables.lookup(network, src) {
-        Some(Target::NextHop { port, addr }) if port == tunnel.port => is_same(addr),
+        Some(Target::NextHop { port, addr, .. }) if port == tunnel.port => is_same(addr),
         _ => is_same(src),
     }
 }
@@ -352,7 +352,7 @@ impl Way {
         };
         let &(src, _) = own().find(on_link).or_else(|| own().next()).ok_or(DropReason::NoRoute)?;
         let next_hop = match tables.lookup(interface.network, dst) {
-            Some(Target::NextHop { port, addr }) if port == tunnel.uplink => addr,
+            Some(Target::NextHop { port, addr, .. }) if port == tunnel.uplink => addr,
             Some(Target::Connected(port)) if port == tunnel.uplink => dst,
             _ => return Err(DropReason::NoRoute),
         };

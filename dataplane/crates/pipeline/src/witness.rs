@@ -181,10 +181,10 @@ impl Outcome {
         hop: Result<Hop<'_>, Halt>,
     ) -> Self {
         let way = match &hop {
-            Ok(Hop { port, to: Station::NextHop(next_hop) | Station::Peer(next_hop, _) }) => {
+            Ok(Hop { port, to: Station::NextHop(next_hop) | Station::Peer(next_hop, _), .. }) => {
                 Way::Neighbour { port: port.name.clone(), next_hop: *next_hop }
             }
-            Ok(Hop { port, to }) => {
+            Ok(Hop { port, to, .. }) => {
                 let endpoint = match to {
                     Station::Endpoint(endpoint) => endpoint.name.clone(),
                     _ => String::new(),

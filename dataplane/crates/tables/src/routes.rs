@@ -119,7 +119,7 @@ impl Tables {
             RouteTarget::Endpoint(id) if self.endpoint(id).is_none() => {
                 return Err(TableError::UnknownEndpointId { item: item(), id });
             }
-            RouteTarget::NextHop { port, addr: address } => {
+            RouteTarget::NextHop { port, addr: address, .. } => {
                 if self.tunnel(port).is_some() {
                     // A tunnel's families, inside and outside, have nothing to do with each other.
                     let there = self.tunnel_peer_at(port, address);

@@ -22,6 +22,8 @@ pub enum Target {
         port: PortId,
         /// Its address, to be resolved by ARP or ND.
         addr: IpAddr,
+        /// Whether what goes there stays in the cluster, and so keeps its source.
+        inside: bool,
     },
     /// The destination itself is a neighbour on this port.
     Connected(PortId),
@@ -42,6 +44,8 @@ pub enum RouteTarget {
         port: PortId,
         /// Its address.
         addr: IpAddr,
+        /// Whether what goes there stays in the cluster: it is not masqueraded.
+        inside: bool,
     },
     /// Each destination is itself a neighbour on this port.
     Connected(PortId),
@@ -66,7 +70,7 @@ impl RouteTarget {
 impl From<RouteTarget> for Target {
     fn from(target: RouteTarget) -> Self {
         match target {
-            RouteTarget::NextHop { port, addr } => Self::NextHop { port, addr },
+            RouteTarget::NextHop { port, addr, inside } => Self::NextHop { port, addr, inside },
             RouteTarget::Connected(port) => Self::Connected(port),
             RouteTarget::Endpoint(id) => Self::Endpoint(id),
             RouteTarget::Blackhole => Self::Blackhole,
@@ -243,7 +247,7 @@ mod tests {
     #[test]
     fn targets_are_counted() {
         let mut targets = Targets::default();
-        let hop = RouteTarget::NextHop { port: PortId(3), addr: IpAddr::from([192, 0, 2, 1]) };
+        let hop = RouteTarget::NextHop { port: PortId(3), addr: IpAddr::from([192, 0, 2, 1]), inside: false };
         let first = targets.acquire(hop).unwrap();
         assert_eq!(targets.acquire(hop), Some(first));
         assert_eq!(targets.resolve(first.0), Some(hop.into()));

@@ -162,8 +162,11 @@ impl Tables {
         let Some(PeerNumber(number)) = self.tunnel_peer_at(port, address) else {
             return Err(TableError::UnknownPeer { port, address });
         };
-        let target = RouteTarget::NextHop { port, addr: address };
-        if self.targets.has(target) {
+        if let Some(target) = [true, false]
+            .map(|inside| RouteTarget::NextHop { port, addr: address, inside })
+            .into_iter()
+            .find(|&target| self.targets.has(target))
+        {
             return Err(TableError::PeerInUse { item: item(), user: self.route_title_to(target) });
         }
         self.tunnel_peers.remove(number);

@@ -57,7 +57,7 @@ fn target(prefix: IpPrefix, choice: u16) -> RouteTarget {
             let v4 = prefix.addr().is_ipv4() != (choice == 28);
             let addr =
                 if v4 { [192, 0, 2, last].into() } else { Ipv6Addr::from_bits(0xfd << 120 | 77).into() };
-            RouteTarget::NextHop { port: PortId(choice % 2), addr }
+            RouteTarget::NextHop { port: PortId(choice % 2), addr, inside: false }
         }
     }
 }

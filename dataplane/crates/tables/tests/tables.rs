@@ -44,7 +44,7 @@ fn interface(port: u16, addresses: &[(&str, u8)]) -> Interface {
 }
 
 fn hop(port: u16, addr: &str) -> RouteTarget {
-    RouteTarget::NextHop { port: PortId(port), addr: ip(addr) }
+    RouteTarget::NextHop { port: PortId(port), addr: ip(addr), inside: false }
 }
 
 /// Ports 0 to 4; pods a and b on 0 and 1; an uplink on 2 with a default route.
@@ -406,7 +406,7 @@ fn a_tunnel_and_its_peers_come_and_go_in_order() {
     tables.set_route(PODS, net("10.244.2.0/24"), hop(3, "2001:db8::20")).unwrap();
     tables.set_route(PODS, net("fd00:10:244:2::/64"), hop(3, "192.0.2.20")).unwrap();
     let way = tables.lookup(PODS, ip("10.244.2.9"));
-    assert_eq!(way, Some(Target::NextHop { port: PortId(3), addr: ip("2001:db8::20") }));
+    assert_eq!(way, Some(Target::NextHop { port: PortId(3), addr: ip("2001:db8::20"), inside: false }));
     // A new MAC keeps the number.
     let moved = TunnelPeer { mac: MacAddr([2, 0, 0, 3, 0, 2]), ..peer("192.0.2.20") };
     tables.set_tunnel_peer(moved).unwrap();

@@ -8,7 +8,6 @@
 mod objects;
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -16,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use apiserver::ApiServer;
+use lab::api;
 use lab::client::Client;
 use lab::manifests::NODE;
 use lab::node::{HOST, Node, Options, POD_CIDRS};
 use lab::signals;
 use objects::NAMESPACES;
 use proto::dataplane::{Request, Response};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::contestant::Stage;
 use super::report::{Aim, Figure, Report};
@@ -48,26 +47,6 @@ const CHANGES: u32 = 500;
 
 /// Longest that a change may take before something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Serves in the node's namespace, where control is.
-fn serve(node: &Node) -> Result<ApiServer> {
-    let host = fs::File::open(node.host.path()).context("the node's namespace")?;
-    let bind = move || -> Result<TcpListener> {
-        move_into_link_name_space(std::os::fd::AsFd::as_fd(&host), Some(LinkNameSpaceType::Network))
-            .context("entering the node's namespace")?;
-        TcpListener::bind("127.0.0.1:0").context("a port for the API server")
-    };
-    let listener = thread::spawn(bind).join().map_err(|_| anyhow!("a thread panicked"))??;
-    ApiServer::start(listener, 0).context("starting the API server")
-}
-
-fn kubeconfig(server: &ApiServer) -> String {
-    format!(
-        "{{kind: Config, apiVersion: v1, current-context: c, contexts: [{{name: c, context: {{cluster: c, user: u}}}}], \
-         users: [{{name: u, user: {{}}}}], clusters: [{{name: c, cluster: {{server: \"{}\"}}}}]}}",
-        server.url()
-    )
-}
 
 /// The generation that every worker has.
 fn generation(client: &mut Client) -> Result<u64> {
@@ -119,11 +98,9 @@ fn fill(server: &ApiServer) -> Result<()> {
 /// First transaction, memory, changes.
 pub(crate) fn cluster(stage: &Stage) -> Result<Report> {
     let mut node = Node::start(&stage.run, &stage.artefacts, Options::default())?;
-    let server = serve(&node)?;
+    let server = api::serve(&node)?;
     fill(&server)?;
-    let path = stage.run.dir().join("kubeconfig");
-    fs::write(&path, kubeconfig(&server)).with_context(|| path.display().to_string())?;
-    node.options.kubeconfig = Some(path);
+    api::follow(&mut node, &server)?;
 
     let socket = node.query().dataplane;
     let mut client = Client::connect(&socket, || Ok(()))?;

@@ -81,11 +81,13 @@ impl Tagged for RouteTarget {
         struct NextHop {
             port: String,
             address: IpAddr,
+            #[serde(default)]
+            inside: bool,
         }
         Ok(match fields.tag.as_ref() {
             "next-hop" => {
-                let NextHop { port, address } = fields.all()?;
-                Self::NextHop { port, address }
+                let NextHop { port, address, inside } = fields.all()?;
+                Self::NextHop { port, address, inside }
             }
             "connected" => Self::Connected { port: fields.only("port")? },
             "endpoint" => Self::Endpoint { name: fields.only("name")? },

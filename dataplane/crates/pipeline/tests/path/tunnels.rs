@@ -123,7 +123,7 @@ fn a_neighbour_that_is_known_is_not_asked_for_and_what_changes_is_followed() {
         tables.set_tunnel_peer(TunnelPeer { port: TUNNEL, addr, mac }).unwrap();
     });
     assert_eq!(read(&send(&bench.tables).unwrap().1[50..]).dst_mac, mac);
-    let via = tables::RouteTarget::NextHop { port: UPLINK, addr: ip("192.0.2.200") };
+    let via = tables::RouteTarget::NextHop { port: UPLINK, addr: ip("192.0.2.200"), inside: false };
     let prefix = "192.0.2.20/32".parse().unwrap();
     bench.change(|tables| tables.set_route(tables::NetworkId(0), prefix, via).unwrap());
     let next_hop = ip("192.0.2.200");
