@@ -446,6 +446,7 @@ pub(crate) fn release_gone(store: &Store, key: &Key, gone: impl FnOnce(&Attachme
 /// anew). What another process holds, the data plane duplicates later.
 pub(crate) fn restore(store: &Store) {
     for attachment in store.attachments() {
+        let attachment = with_mtu_of_now(store, attachment);
         if attachment.request.port != AttachPort::Tap {
             continue;
         }
@@ -460,7 +461,11 @@ pub(crate) fn restore(store: &Store) {
         let opened = tap::netns::open_netns(path).map_err(|error| error.to_string()).and_then(|netns| {
             let tap = match pod::restore(netns.as_fd(), &attachment.request.interface, &attachment.attached) {
                 Ok(tap) => Some(tap),
-                Err(error) if error.is_busy() => None,
+                Err(error) if error.is_busy() => {
+                    pod::set_mtu(netns.as_fd(), &attachment.request.interface, &attachment.attached)
+                        .map_err(|error| error.to_string())?;
+                    None
+                }
                 Err(error) => return Err(error.to_string()),
             };
             sandbox::watch(store, &attachment, netns.as_fd());
@@ -472,6 +477,22 @@ pub(crate) fn restore(store: &Store) {
             Err(error) => tracing::warn!("{}: {error}", attachment.key()),
         }
     }
+}
+
+/// A pod that asked for no MTU has what the uplink allows, also where that is another than when it was attached.
+fn with_mtu_of_now(store: &Store, mut attachment: Attachment) -> Attachment {
+    let mtu = attachment.request.mtu.unwrap_or(store.config.mtu);
+    if attachment.attached.mtu == mtu {
+        return attachment;
+    }
+    tracing::info!("{}: its MTU was {}, and is {mtu} now", attachment.key(), attachment.attached.mtu);
+    attachment.attached.mtu = mtu;
+    if let Err(error) = store.write(&Record::Attach(Box::new(attachment.clone()))) {
+        // The next start finds it as it was, and does the same.
+        tracing::warn!("{}: {error}", attachment.key());
+    }
+    store.insert(attachment.clone(), None);
+    attachment
 }
 
 /// `p` and 12 hexadecimal digits of a hash of the key: the same in every release, short enough for a socket's path.

@@ -72,6 +72,21 @@ pub(crate) fn restore(netns: BorrowedFd<'_>, interface: &str, pod: &Attached) ->
     Ok(tap)
 }
 
+/// Sets its MTU alone, where somebody else has its descriptor.
+///
+/// # Errors
+/// It is gone, or the kernel refuses.
+pub(crate) fn set_mtu(netns: BorrowedFd<'_>, interface: &str, pod: &Attached) -> Result<(), PodError> {
+    let work = async |kernel: Netlink| match kernel.link(interface).await? {
+        Some(link) if link.mac == Some(pod.mac) && link.mtu != u32::from(pod.mtu) => {
+            kernel.set_link(link, pod.mac, pod.mtu).await
+        }
+        _ => Ok(()),
+    };
+    netlink::run(Some(netns), work)
+        .map_err(|source| PodError::Netlink { interface: interface.to_owned(), source })
+}
+
 /// Takes the interface away: by the descriptor if it is held, else by name if the MAC shows that it is still this pod's.
 pub(crate) fn remove(tap: Option<&Tap>, attachment: &Attachment) {
     if let Some(tap) = tap

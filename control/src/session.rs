@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use desired::{Desired, HOST_PORT, Rows, diff};
-use proto::dataplane::{PortInfo, PortKind, PortSpec, Request, Response, Snapshot, Transaction};
+use proto::dataplane::{Op, PortInfo, PortKind, PortSpec, Request, Response, Snapshot, Transaction};
 use proto::{Connection, FrameError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tap::Tap;
@@ -81,6 +81,8 @@ struct Session {
     generation: u64,
     rows: Rows,
     ports: BTreeMap<String, PortSpec>,
+    /// The MTU of a port has changed, which the next generation makes known.
+    adjusted: bool,
 }
 
 /// What a round came to, save a lost connection.
@@ -101,6 +103,7 @@ impl Session {
             generation: 0,
             rows: Rows::default(),
             ports: BTreeMap::new(),
+            adjusted: false,
         };
         let hello = Request::Hello { version: proto::VERSION, program: "podrouter-control".to_owned() };
         match session.call(&hello)?.0 {
@@ -212,21 +215,13 @@ impl Session {
         desired: &Desired,
     ) -> Result<(Outcome, BTreeSet<String>), SessionError> {
         let mut outcome = Outcome::default();
-        let (available, mut stale) = self.add_ports(store, &desired.ports, &mut outcome)?;
+        let (available, stale) = self.add_ports(store, &desired.ports, &mut outcome)?;
         let rows = match available.len() == desired.ports.len() {
             true => desired.rows.clone(),
             false => desired.rows.restricted(|port| available.contains(port)),
         };
         outcome.refused = self.commit(&rows)?;
         if outcome.refused.is_none() {
-            // A tunnel goes with the port that it leaves by.
-            for (name, spec) in &self.ports {
-                if let PortKind::Vxlan { uplink, .. } = &spec.kind
-                    && stale.contains(uplink)
-                {
-                    stale.insert(name.clone());
-                }
-            }
             let gone = |name: &str| !desired.ports.contains_key(name) || stale.contains(name);
             self.remove_ports(gone, &mut outcome)?;
         }
@@ -240,17 +235,18 @@ impl Session {
         wanted: &BTreeMap<String, PortSpec>,
         outcome: &mut Outcome,
     ) -> Result<(BTreeSet<String>, BTreeSet<String>), SessionError> {
-        let (mut available, mut stale) = (BTreeSet::new(), BTreeSet::new());
+        let (mut available, mut stale) = (BTreeSet::<String>::new(), BTreeSet::<String>::new());
         for (name, spec) in wanted {
             let held = store.tap(name);
             let same_device = held.as_ref().is_none_or(|held| held.given.as_ref() == Some(&self.instance));
             let result = match self.ports.get(name) {
-                Some(there) if serves(there, spec) && same_device => {
-                    let as_limited = there.limits == spec.limits;
+                // A tunnel goes with the port that it leaves by, which comes before it.
+                Some(there) if serves(there, spec) && same_device && !rests_on(spec, &stale) => {
+                    let as_asked = (there.limits, there.mtu) == (spec.limits, spec.mtu);
                     if spec.kind == PortKind::Tap && held.is_none() {
                         self.duplicate(store, name)?;
                     }
-                    if as_limited { Ok(()) } else { self.limit_port(spec)? }
+                    if as_asked { Ok(()) } else { self.adjust_port(spec)? }
                 }
                 Some(_) => {
                     stale.insert(name.clone());
@@ -311,11 +307,12 @@ impl Session {
         }
     }
 
-    /// Has a port that is there keep to other limits; its device stays as it is, so that no descriptor goes along.
-    fn limit_port(&mut self, spec: &PortSpec) -> Result<Result<(), String>, SessionError> {
+    /// Has a port that is there keep to other limits or another MTU; its device stays as it is, so that no descriptor goes along.
+    fn adjust_port(&mut self, spec: &PortSpec) -> Result<Result<(), String>, SessionError> {
         let there = self.ports.get(&spec.name).cloned().unwrap_or_else(|| spec.clone());
         // What was left to the data plane stays so.
-        let asked = PortSpec { limits: spec.limits, ..there };
+        let asked = PortSpec { limits: spec.limits, mtu: spec.mtu, ..there };
+        self.adjusted |= asked.mtu != self.ports.get(&spec.name).map_or(0, |there| there.mtu);
         match self.call(&Request::AddPort(asked.clone()))?.0 {
             Response::Port(info) => {
                 self.keep(asked, &info);
@@ -362,7 +359,11 @@ impl Session {
     /// Brings the tables to `rows`; gives the reason if the data plane refuses.
     fn commit(&mut self, rows: &Rows) -> Result<Option<String>, SessionError> {
         for _ in 0..ATTEMPTS {
-            let ops = diff(&self.rows, rows);
+            let mut ops = diff(&self.rows, rows);
+            if ops.is_empty() && self.adjusted {
+                // Says nothing new; but what packets fit is asked of a generation's tables.
+                ops.extend(rows.router.clone().map(|router| Op::SetRouter { router }));
+            }
             if ops.is_empty() {
                 return Ok(None);
             }
@@ -371,6 +372,7 @@ impl Session {
                 Response::Committed { generation } => {
                     self.generation = generation;
                     self.rows = rows.clone();
+                    self.adjusted = false;
                     return Ok(None);
                 }
                 Response::Rejected { wrong_base: true, current, .. } => {
@@ -389,9 +391,18 @@ impl Session {
     }
 }
 
-/// Whether a port that is there will do. A MAC that was left to the data plane is its own affair, and limits can be changed.
+/// Whether a port that is there will do. A MAC that was left to the data plane is its own affair; limits can be changed, and the MTU of
+/// all but DPDK's devices.
 fn serves(there: &PortSpec, wanted: &PortSpec) -> bool {
-    there.kind == wanted.kind && there.mtu == wanted.mtu && (wanted.mac.is_none() || there.mac == wanted.mac)
+    let fixed = matches!(there.kind, PortKind::Ethdev(_));
+    there.kind == wanted.kind
+        && !(fixed && there.mtu != wanted.mtu)
+        && (wanted.mac.is_none() || there.mac == wanted.mac)
+}
+
+/// Whether a port is a tunnel over one of those.
+fn rests_on(port: &PortSpec, others: &BTreeSet<String>) -> bool {
+    matches!(&port.kind, PortKind::Vxlan { uplink, .. } if others.contains(uplink))
 }
 
 /// The TAP's descriptor: the one that is kept, or the device opened again by the path in the journal.

@@ -40,8 +40,8 @@ pub(crate) enum Command {
     RemovePort(PortId, Sender<Box<Slot>>),
     /// Serve this port by this device from now on, and give the old one back.
     ReplaceDevice(PortId, Box<Device>, Sender<Device>),
-    /// Keep to these limits from now on.
-    LimitPort(PortId, PortLimits),
+    /// Keep to these limits, if they are others, and this MTU from now on.
+    AdjustPort(PortId, Option<PortLimits>, u16),
     /// Tell of the neighbours.
     Neighbours(Sender<(Tick, Vec<NeighbourRow>)>),
 }

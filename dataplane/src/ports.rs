@@ -170,7 +170,9 @@ impl Core {
     pub(crate) fn add_port(&mut self, spec: PortSpec, fds: Vec<OwnedFd>) -> anyhow::Result<PortInfo> {
         check(&spec)?;
         if let Some(there) = self.ports.get(&spec.name) {
-            if there.info.spec != (PortSpec { limits: there.info.spec.limits, ..spec.clone() }) {
+            let PortSpec { limits, mtu, ref kind, .. } = there.info.spec;
+            let mtu = if matches!(kind, PortKind::Ethdev(_)) { spec.mtu } else { mtu };
+            if there.info.spec != (PortSpec { limits, mtu, ..spec.clone() }) {
                 bail!(
                     "port `{}` exists with other settings ({:?}): remove it first",
                     spec.name,
@@ -180,7 +182,7 @@ impl Core {
             if matches!(spec.kind, PortKind::Tap) && !fds.is_empty() {
                 self.replace_tap(&spec, fds)?;
             }
-            return self.limit_port(&spec);
+            return self.adjust_port(&spec);
         }
         let workers = self.workers_for(&spec)?;
         let id = self.ports.free_id()?;
@@ -236,19 +238,28 @@ impl Core {
         Ok(Some(Tunnel { port, uplink: PortId(under.id), vni: *vni, udp_port: *udp_port }))
     }
 
-    /// Has the workers of a port that is there keep to these limits, if it has others.
-    fn limit_port(&mut self, spec: &PortSpec) -> anyhow::Result<PortInfo> {
+    /// Has the workers of a port that is there keep to these limits and this MTU, if it has others. What packets fit is asked of the tables
+    /// from the next generation on; until then one that fits no more is cut up or dropped where it would leave.
+    fn adjust_port(&mut self, spec: &PortSpec) -> anyhow::Result<PortInfo> {
         let missing = || anyhow!("port `{}` is gone", spec.name);
-        let record = self.ports.by_name.get_mut(&spec.name).ok_or_else(missing)?;
-        if record.info.spec.limits != spec.limits {
-            let limits = PortLimits::new(spec.limits);
-            record.info.spec.limits = spec.limits;
-            for &worker in &record.workers {
-                let command = Command::LimitPort(PortId(record.info.id), limits.clone());
-                self.workers[usize::from(worker)].command(command);
-            }
-            tracing::info!(port = spec.name, limits = ?spec.limits, "the port keeps to other limits");
+        let there = &self.ports.get(&spec.name).ok_or_else(missing)?.info;
+        if (there.spec.limits, there.spec.mtu) == (spec.limits, spec.mtu) {
+            return Ok(there.clone());
         }
+        let id = PortId(there.id);
+        self.tunnel(id, spec)?;
+        if let Some(entry) = self.tables.port(id).cloned() {
+            self.tables.set_port(PortEntry { mtu: spec.mtu, ..entry })?;
+        }
+        let record = self.ports.by_name.get_mut(&spec.name).ok_or_else(missing)?;
+        let limits =
+            if record.info.spec.limits == spec.limits { None } else { Some(PortLimits::new(spec.limits)) };
+        (record.info.spec.limits, record.info.spec.mtu) = (spec.limits, spec.mtu);
+        for &worker in &record.workers {
+            let command = Command::AdjustPort(id, limits.clone(), spec.mtu);
+            self.workers[usize::from(worker)].command(command);
+        }
+        tracing::info!(port = spec.name, limits = ?spec.limits, mtu = spec.mtu, "the port keeps to other limits");
         Ok(record.info.clone())
     }
 

@@ -144,7 +144,7 @@ fn answer(state: &mut State, request: Request, mut fds: Vec<OwnedFd>) -> (Respon
                 return (failed("it was told to refuse this port"), None);
             }
             if let Some(info) = state.ports.get_mut(&spec.name) {
-                let there = PortSpec { limits: spec.limits, ..info.spec.clone() };
+                let there = PortSpec { limits: spec.limits, mtu: spec.mtu, ..info.spec.clone() };
                 assert_eq!(there, spec, "asked to make a port that is there otherwise");
                 info.spec = there;
                 if fds.is_empty() {

@@ -33,6 +33,7 @@ fn an_attached_pod_has_a_working_interface_until_it_is_detached() {
     let fake = node.fake();
     node.start_and_sync(&fake);
     let netns = Netns::new();
+    let loopback = netns.link("lo").unwrap();
     let request = AttachRequest { mtu: Some(1450), ..pod("front", &netns) };
     let attached = node.attach(request.clone(), &netns);
     assert_eq!(texts(&attached.addresses), ["10.244.1.2", "fd00:10:244:1::2"]);
@@ -44,6 +45,7 @@ fn an_attached_pod_has_a_working_interface_until_it_is_detached() {
     assert_eq!(link["mtu"], 1450);
     assert_eq!(link["address"], attached.mac.to_string());
     assert!(netns.has_carrier("eth0"), "{link}");
+    assert_eq!(netns.link("lo").unwrap(), loopback, "what a pod's containers share is its runtime's");
     for (address, length) in [("10.244.1.2", 32), ("fd00:10:244:1::2", 128)] {
         let info = link["addr_info"].as_array().unwrap();
         let own = info.iter().find(|own| own["local"] == address).unwrap();
@@ -361,6 +363,9 @@ fn it_ends_cleanly_and_starts_only_once() {
         fake.contents().1.get("uplink").is_some_and(|port| port.mtu == 9000)
     });
     until("rows as before", || fake.contents().0 == before.0);
+    // And a pod that asked for no size of its own has the uplink's.
+    until("the pod's port has it", || fake.contents().1.values().all(|port| port.mtu == 9000));
+    assert_eq!(netns.link("eth0").unwrap()["mtu"], 9000);
     assert_eq!(node.stop(), 0);
 
     // A pod whose namespace is gone is released; what happened to the tables meanwhile is put right.

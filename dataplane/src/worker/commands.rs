@@ -29,9 +29,13 @@ impl Worker {
                         drop(reply.send(old));
                     }
                 }
-                Command::LimitPort(id, limits) => {
+                Command::AdjustPort(id, limits, mtu) => {
                     if let Some(at) = self.place(id) {
-                        self.slots[at].limits = limits;
+                        let slot = &mut self.slots[at];
+                        slot.mtu = mtu;
+                        if let Some(limits) = limits {
+                            slot.limits = limits;
+                        }
                     }
                 }
                 Command::Neighbours(reply) => {

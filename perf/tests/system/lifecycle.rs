@@ -48,6 +48,35 @@ fn del_removes_device_port_and_routes_and_may_be_repeated() {
     query.ledger().unwrap();
 }
 
+/// Its object says that it is going, or says nothing any more; until the runtime takes it down it is there.
+#[test]
+fn a_terminating_pod_is_reached_and_reaches_until_it_is_gone() {
+    let bed = Bed::new(Options::default());
+    let addresses = Family::BOTH.map(|family| bed.b.address(family).parse().unwrap());
+    let object = |going: &str| {
+        let ips: String =
+            addresses.iter().map(|address: &std::net::IpAddr| format!("  - ip: {address}\n")).collect();
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: b\n  namespace: default\n{going}spec:\n  nodeName: {}\n\
+             status:\n  phase: Running\n  podIP: {}\n  podIPs:\n{ips}",
+            bed.node.site.name(),
+            addresses[0]
+        )
+    };
+    let going = "  deletionTimestamp: 2026-11-23T09:18:12Z\n  deletionGracePeriodSeconds: 30\n";
+    bed.node.manifests.write("b.yaml", &object("")).unwrap();
+    bed.talk();
+    bed.node.manifests.write("b.yaml", &object(going)).unwrap();
+    for _ in 0..10 {
+        bed.talk();
+    }
+    bed.node.manifests.remove("b.yaml").unwrap();
+    for _ in 0..10 {
+        bed.talk();
+    }
+    bed.node.query().ledger().unwrap();
+}
+
 #[test]
 fn a_second_add_of_the_same_interface_is_refused() {
     let bed = Bed::new(Options::default());

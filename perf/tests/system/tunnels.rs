@@ -11,7 +11,7 @@ use lab::pod::{Family, Kind, Pod};
 use lab::wait::{PATIENCE, wait_until};
 use proto::dataplane::PortStatus;
 
-use crate::nodes::{Bed, reach_each_other};
+use crate::nodes::{Bed, pinged_while, reach_each_other};
 use crate::reach;
 
 /// Too much for handshakes alone.
@@ -65,6 +65,37 @@ fn ipv6_crosses_a_network_that_has_none() {
     }
     assert_eq!(tunnel(&bed.cluster.nodes[0]).info.spec.mtu, 1_450);
     bed.cluster.ledgers().unwrap();
+}
+
+/// Control starts again with another uplink: pods that asked for no MTU follow, in their kernels and at their ports, and packets between
+/// them go on meanwhile.
+#[test]
+fn pods_follow_the_uplinks_mtu_and_what_a_tunnel_leaves_of_it() {
+    let mut bed = crate::Bed::new(Options::default());
+    let (from, to) = (bed.a.netns.clone(), bed.b.address(Family::V4));
+    for (uplink_mtu, vxlan, expected) in
+        [(1_500, Vxlan::Always, 1_430), (1_400, Vxlan::Always, 1_330), (1_500, Vxlan::Never, 1_500)]
+    {
+        let node = &mut bed.node;
+        (node.options.uplink_mtu, node.options.vxlan) = (uplink_mtu, vxlan);
+        let (pinged, ()) = pinged_while(&from, &to, 3, || node.restart_control().unwrap());
+        assert!(pinged.complete(), "{} of {}", pinged.received, pinged.sent);
+        for pod in [&bed.a, &bed.b] {
+            let link = pod.netns.ip(&["link", "show", "dev", "eth0"]).unwrap();
+            assert!(link.contains(&format!("mtu {expected} ")), "{link}");
+        }
+        let mut ports = bed.node.query().ports().unwrap();
+        ports.retain(|port| port.info.spec.name != "uplink");
+        assert!(ports.iter().all(|port| port.info.spec.mtu == expected), "{ports:?}");
+        assert_eq!(ports.iter().any(|port| port.info.spec.name == TUNNEL), vxlan == Vxlan::Always);
+        for family in Family::BOTH {
+            let headers = family.of(["28", "48"]).parse::<u16>().unwrap();
+            let ping = Ping { size: Some(expected - headers), whole: true, ..Ping::default() };
+            assert!(ping.run(&from, &bed.b.address(family)).unwrap().complete());
+        }
+        reach(&bed.node, &from, OUTSIDE[0]);
+    }
+    bed.node.query().ledger().unwrap();
 }
 
 /// An end by the kernel of the outside host, which plays the other node: IPv4 in IPv4, IPv6 in IPv6.

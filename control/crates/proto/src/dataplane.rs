@@ -32,8 +32,8 @@ pub enum Request {
         version: u32,
         program: String,
     },
-    /// Make a port, or find that it is there as asked (idempotent by name); limits alone may differ, and those asked for hold
-    /// from then on. A TAP's descriptor travels beside the message. Answer: [`Response::Port`].
+    /// Make a port, or find that it is there as asked (idempotent by name). Limits may differ, and the MTU of all but DPDK devices: what is asked
+    /// for holds from then on, an MTU with the next generation. A TAP's descriptor travels beside the message. Answer: [`Response::Port`].
     AddPort(PortSpec),
     /// Take a port away. Refused while a row of the tables names it. Answer: [`Response::Done`].
     RemovePort {
