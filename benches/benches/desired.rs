@@ -19,6 +19,7 @@ fn node(n: u16) -> (String, Node) {
             .map(|address| NodeAddress { kind: "InternalIP".to_owned(), address })
             .into(),
         router_addresses: Some(format!("172.17.{a}.{b},fd00:17::{n:x}")),
+        router_way: None,
     };
     (format!("node-{n:05}"), node)
 }

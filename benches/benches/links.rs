@@ -1,4 +1,5 @@
-//! What is asked of the link layer and of fragments: a neighbour's MAC, where an adjacency leads, what a later fragment belongs to.
+//! What is asked of the link layer and of fragments: a neighbour's MAC, where an adjacency leads, what a later fragment belongs to, and
+//! the way into a tunnel and out of it.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,10 +8,14 @@ use benches::Random;
 use benches::world::{PODS, Rules, load};
 use criterion::{Criterion, criterion_group, criterion_main};
 use measured::Group;
+use pipeline::tunnel::{Encapsulator, decapsulate};
 use pipeline::{
-    Adjacencies, FragmentConfig, Fragments, Heard, Learned, NeighbourConfig, Neighbours, Resolution, Tick,
+    Adjacencies, Buffer, FragmentConfig, Fragments, Heard, Learned, NeighbourConfig, Neighbours, Offload,
+    Resolution, Tick,
 };
-use tables::PortId;
+use tables::{
+    Interface, NetworkId, PortEntry, PortId, PortRole, RouteTarget, TableError, Tables, Tunnel, TunnelPeer,
+};
 use wire::{Ipv4Packet, MacAddr, protocol};
 
 mod measured;
@@ -111,5 +116,141 @@ fn fragments(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, neighbours, adjacencies, fragments);
+/// A frame with room in front of it, as packet buffers have.
+#[derive(Clone)]
+struct Headroom {
+    bytes: [u8; 2_048],
+    begin: usize,
+    end: usize,
+}
+
+impl Buffer for Headroom {
+    fn head(&self) -> &[u8] {
+        &self.bytes[self.begin..self.end]
+    }
+
+    fn head_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.begin..self.end]
+    }
+
+    fn frame_len(&self) -> usize {
+        self.end - self.begin
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.end = self.end.min(self.begin + len);
+    }
+
+    fn resize(&mut self, len: usize) -> bool {
+        self.end = self.begin + len;
+        self.end <= self.bytes.len()
+    }
+
+    fn strip(&mut self, len: usize) -> bool {
+        self.begin += len;
+        self.begin < self.end
+    }
+
+    fn prepend(&mut self, len: usize) -> bool {
+        self.begin -= len;
+        true
+    }
+}
+
+const TUNNEL: Tunnel = Tunnel { port: PortId(8), uplink: UPLINK, vni: 1, udp_port: 4_789 };
+const STATION: MacAddr = MacAddr([2, 0, 0, 0, 0, 7]);
+
+/// The end of a tunnel, in IPv4 or IPv6, at a node that may be one of many.
+fn end(number: u32, v4: bool) -> IpAddr {
+    if v4 { address(number) } else { std::net::Ipv6Addr::from(0xfd00 << 112 | u128::from(number)).into() }
+}
+
+/// The ranges of nodes: 172.16.0.0 and on, 256 addresses each.
+fn range(number: u32) -> u32 {
+    0xac10_0000 + (number << 8)
+}
+
+/// A node that has tunnels to all others of so many.
+fn node(own: u32, nodes: u32, v4: bool) -> Result<Tables, TableError> {
+    let mut tables = Tables::empty();
+    for (id, mtu) in [(UPLINK, 1_600), (TUNNEL.port, 1_500)] {
+        let name = id.to_string();
+        tables.set_port(PortEntry { id, name, mac: STATION, mtu, role: PortRole::Idle })?;
+    }
+    let addresses = vec![(end(own, v4), if v4 { 8 } else { 64 })];
+    tables.set_interface(Interface { port: UPLINK, network: NetworkId(0), addresses })?;
+    tables.set_tunnel(TUNNEL)?;
+    for number in (0..nodes).filter(|&number| number != own) {
+        let (port, addr) = (TUNNEL.port, end(number, v4));
+        tables.set_tunnel_peer(TunnelPeer { port, addr, mac: STATION })?;
+        let prefix = wire::IpPrefix::containing(Ipv4Addr::from_bits(range(number)).into(), 24);
+        let target = RouteTarget::NextHop { port, addr, inside: true };
+        prefix.map_or(Ok(()), |prefix| tables.set_route(NetworkId(0), prefix, target))?;
+    }
+    Ok(tables)
+}
+
+/// From a pod of the first node to one of another, on the tunnel's port there, so many bytes.
+fn tunnelled(tables: &Tables, to: u32, v4: bool, len: usize) -> Headroom {
+    let number = tables.tunnel_peer_at(TUNNEL.port, end(to, v4)).map_or(0, |number| number.0);
+    let mut frame = Headroom { bytes: [0; 2_048], begin: 128, end: 128 + len };
+    let b = frame.head_mut();
+    b[..2].copy_from_slice(&[0x02, 0x76]);
+    b[2..6].copy_from_slice(&number.to_be_bytes());
+    b[6..12].copy_from_slice(&STATION.0);
+    b[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
+    let ip_len = u16::try_from(len - 14).unwrap_or(0);
+    b[16..18].copy_from_slice(&ip_len.to_be_bytes());
+    b[22..24].copy_from_slice(&[64, protocol::UDP]);
+    b[26..30].copy_from_slice(&(range(0) + 2).to_be_bytes());
+    b[30..34].copy_from_slice(&(range(to) + 2).to_be_bytes());
+    if let Ok(mut ip) = Ipv4Packet::new_checked(&mut b[14..34]) {
+        ip.fill_checksum();
+    }
+    frame
+}
+
+fn tunnels(c: &mut Criterion) {
+    let mut group = Group::new(c, "tunnels", 1);
+    let adjacencies = Adjacencies::default();
+    for (nodes, v4, len) in
+        [(2, true, 64), (200, true, 64), (5_000, true, 64), (200, true, 1_400), (200, false, 1_400)]
+    {
+        let ways = [0, 1].map(|own| node(own, nodes, v4));
+        let [Ok(here), Ok(there)] = &ways else {
+            eprintln!("tunnels: {:?}", ways.map(|way| way.err()));
+            return;
+        };
+        let mut encapsulator = Encapsulator::default();
+        let mut random = Random::new(5);
+        let frames: Vec<Headroom> = (0..256)
+            .map(|_| 1 + u32::try_from(random.below(u64::from(nodes) - 1)).unwrap_or(0))
+            .map(|to| tunnelled(here, to, v4, len))
+            .collect();
+        let what = format!("{nodes} nodes, {len} bytes, {}", if v4 { "IPv4" } else { "IPv6" });
+        let mut next = frames.iter().cycle();
+        let mut frame = frames[0].clone();
+        group.bench("in", &what, || {
+            // Its headers anew: what is behind them stays as it is.
+            let head = next.next().map_or(&[][..], |next| &next.bytes[128..192]);
+            (frame.begin, frame.end) = (128, 128 + len);
+            frame.bytes[128..192].copy_from_slice(head);
+            encapsulator.encapsulate(here, &adjacencies, &TUNNEL, &mut frame).is_ok()
+        });
+        // One that comes to the second node from the first.
+        let mut made = tunnelled(here, 1, v4, len);
+        if encapsulator.encapsulate(here, &adjacencies, &TUNNEL, &mut made).is_err() {
+            eprintln!("tunnels: nothing to take out");
+            return;
+        }
+        made.head_mut()[..6].copy_from_slice(&STATION.0);
+        let (begin, end) = (made.begin, made.end);
+        group.bench("out", &what, || {
+            (made.begin, made.end) = (begin, end);
+            decapsulate(there, &TUNNEL, &mut made, Offload::Done).is_some_and(|taken| taken.is_ok())
+        });
+    }
+}
+
+criterion_group!(benches, neighbours, adjacencies, fragments, tunnels);
 criterion_main!(benches);

@@ -119,7 +119,7 @@ fn run(
         start("health", move || health::serve(&shared, address))?;
     }
     if let Some(server) = server {
-        let report = Report::new(server, args.node.clone(), store.config.uplink.as_ref());
+        let report = Report::new(server, args.node.clone(), store.config.uplink.as_ref(), store.config.mtu);
         let shared = Arc::clone(&store);
         start("report", move || report.follow(&shared))?;
     }

@@ -1,5 +1,5 @@
-//! What this node tells the cluster: the Node's condition NetworkUnavailable, an annotation with its router's addresses, by which other
-//! nodes reach its pods, and an Event for each thing that is not honoured.
+//! What this node tells the cluster: the Node's condition NetworkUnavailable, annotations with its router's addresses, by which other
+//! nodes reach its pods, and with how it reaches theirs, and an Event for each thing that is not honoured.
 //!
 //! Owns no state of the node and decides nothing: should the API server be away, nobody is told, and nothing else is different.
 //! What always holds: the condition is written when it is first known, when it changes, and every few minutes in case somebody
@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use desired::Uplink;
+use desired::{Uplink, router_way};
 use futures_util::TryFutureExt;
 use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use k8s_openapi::jiff::Timestamp;
@@ -43,6 +43,8 @@ pub(crate) struct Report {
     node: String,
     /// The annotation's value; `None`: there is no uplink, and the kernel is the way.
     router: Option<String>,
+    /// The other annotation's value.
+    way: String,
 }
 
 /// The condition's value.
@@ -53,8 +55,8 @@ struct Condition {
 }
 
 impl Condition {
-    /// With a reason in CamelCase and a sentence, as `kubectl describe node` shows them; and the annotation.
-    fn json(self, router: Option<&str>) -> serde_json::Value {
+    /// With a reason in CamelCase and a sentence, as `kubectl describe node` shows them; and the annotations.
+    fn json(self, router: Option<&str>, way: Option<&str>) -> serde_json::Value {
         let (status, reason, message) = match self.unavailable {
             false => ("False", "PodrouterIsReady", "podrouter forwards this node's pods"),
             true => {
@@ -63,7 +65,8 @@ impl Condition {
         };
         let now = Timestamp::now();
         // A Node's annotations may be written with its status, as kubelet does. One of an uplink that is no more is taken away.
-        json!({"metadata": {"annotations": {desired::ROUTER_ADDRESSES: router}}, "status": {"conditions": [{
+        let annotations = json!({desired::ROUTER_ADDRESSES: router, desired::ROUTER_WAY: way});
+        json!({"metadata": {"annotations": annotations}, "status": {"conditions": [{
             "type": "NetworkUnavailable", "status": status, "reason": reason, "message": message,
             "lastTransitionTime": self.since.to_string(), "lastHeartbeatTime": now.to_string(),
         }]}})
@@ -71,9 +74,10 @@ impl Condition {
 }
 
 impl Report {
-    pub(crate) fn new(config: Config, node: String, uplink: Option<&Uplink>) -> Self {
+    pub(crate) fn new(config: Config, node: String, uplink: Option<&Uplink>, mtu: u16) -> Self {
         let addresses = |own: &Uplink| own.addresses.iter().map(|own| own.address).collect::<Vec<_>>();
-        Self { config, node, router: uplink.map(|own| router_addresses(&addresses(own))) }
+        let router = uplink.map(|own| router_addresses(&addresses(own)));
+        Self { config, node, router, way: router_way(uplink, mtu) }
     }
 
     /// Follows the node's state for good, on the calling thread.
@@ -104,7 +108,7 @@ impl Report {
             let by_kernel = || store.plan().map(|plan| router_addresses(&plan.desired.host_addresses));
             let router = self.router.clone().or_else(by_kernel).filter(|text| !text.is_empty());
             // Who may not write the one may be allowed the other.
-            let condition = said.tell_condition(&nodes, &self.node, router).await;
+            let condition = said.tell_condition(&nodes, &self.node, router, &self.way).await;
             let events = said.tell_events(&recorder, &self.node, &warnings).await;
             let troubles = condition.err().into_iter().chain(events.err());
             let troubles: Vec<_> = troubles.map(|error| format!("telling the cluster: {error}")).collect();
@@ -152,12 +156,13 @@ impl Said {
         nodes: &Api<Node>,
         node: &str,
         router: Option<String>,
+        way: &str,
     ) -> Result<(), String> {
         let Some(condition) = self.condition else { return Ok(()) };
         if self.written.is_some_and(|at| at.elapsed() < AGAIN) && self.router == router {
             return Ok(());
         }
-        let patch = Patch::Strategic(condition.json(router.as_deref()));
+        let patch = Patch::Strategic(condition.json(router.as_deref(), router.as_ref().map(|_| way)));
         let parameters = PatchParams::default();
         let patched = within(nodes.patch_status(node, &parameters, &patch).map_ok(drop)).await;
         patched.map_err(|error| format!("the condition of Node {node}: {error}"))?;

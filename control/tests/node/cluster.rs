@@ -141,7 +141,8 @@ fn nodes_learn_each_others_routers_from_the_annotations_that_each_writes() {
     let fake = node.fake();
     node.start_and_sync(&fake);
     until("its own is told", || {
-        annotations("knode1")["podrouter.io/router-addresses"] == "172.16.0.1,fd00:16::1"
+        annotations("knode1")["podrouter.io/router-way"] == "dedicated, mtu 1500, vxlan never"
+            && annotations("knode1")["podrouter.io/router-addresses"] == "172.16.0.1,fd00:16::1"
     });
     assert_eq!(fake.route("10.244.2.0/24"), None);
     assert_eq!(
@@ -158,7 +159,8 @@ fn nodes_learn_each_others_routers_from_the_annotations_that_each_writes() {
     node.extra.drain(..6);
     node.start_and_sync(&fake);
     until("its kernel is told of", || {
-        annotations("knode1")["podrouter.io/router-addresses"] == "192.168.77.11,fd00:77::11"
+        annotations("knode1")["podrouter.io/router-way"] == "kernel, mtu 1500, vxlan never"
+            && annotations("knode1")["podrouter.io/router-addresses"] == "192.168.77.11,fd00:77::11"
     });
     assert_eq!(node.stop(), 0);
     node.extra.extend(["--host-interface", "none"].map(str::to_owned));

@@ -2,6 +2,7 @@
 //! it is taken from. Each speaks virtio-net headers, whatever carries them.
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::dataplane::PATIENCE;
+use crate::dataplane::{PATIENCE, ROUTER};
 use crate::packet_socket::Packets;
 
 /// A frame with what is left to finish of it.
@@ -218,11 +219,73 @@ impl Driver {
     }
 }
 
+/// Another node, at the far end of a tunnel over a device.
+pub(crate) struct FarEnd {
+    pub(crate) backend: Backend,
+    /// The data plane's end, and this one.
+    pub(crate) ends: [Ipv4Addr; 2],
+    pub(crate) vni: u32,
+}
+
+impl FarEnd {
+    /// This node's station on the uplink.
+    const STATION: [u8; 6] = [2, 0, 0, 0, 1, 2];
+    /// Outer Ethernet, IPv4, UDP and VXLAN headers.
+    const OUTER: usize = 50;
+
+    /// What came in datagrams. Who asks for this node's station is told.
+    fn take(&mut self) -> Vec<Taken> {
+        let mut inside = Vec::new();
+        for (header, frame) in self.backend.take() {
+            match frame.get(12..14) {
+                Some([0x08, 0x06]) => {
+                    let [own, theirs] = self.ends;
+                    let answer = wire::build_arp_reply(wire::MacAddr(Self::STATION), theirs, ROUTER, own);
+                    self.backend.give(0, VirtioNetHeader::default(), &answer);
+                }
+                Some([0x08, 0x00]) if frame[36..38] == wire::VXLAN_PORT.to_be_bytes() => {
+                    assert_eq!(header.flags & tap::vnet::NEEDS_CSUM, 0, "a datagram is finished");
+                    assert_eq!(frame[26..34], [self.ends[0].octets(), self.ends[1].octets()].concat());
+                    assert_eq!(frame[42..50], wire::vxlan_header(self.vni));
+                    inside.push((header, frame[Self::OUTER..].to_vec()));
+                }
+                _ => {}
+            }
+        }
+        inside
+    }
+
+    fn give(&mut self, header: VirtioNetHeader, frame: &[u8]) {
+        let mut outer = [&ROUTER.0[..], &Self::STATION, &[0x08, 0x00]].concat();
+        let len = u16::try_from(frame.len() + 36).unwrap();
+        outer.extend([0x45, 0]);
+        outer.extend(len.to_be_bytes());
+        outer.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+        outer.extend(self.ends[1].octets());
+        outer.extend(self.ends[0].octets());
+        let sum = wire::checksum::internet_checksum(&outer[14..34]);
+        outer[24..26].copy_from_slice(&sum.to_be_bytes());
+        outer.extend(50_000_u16.to_be_bytes());
+        outer.extend(wire::VXLAN_PORT.to_be_bytes());
+        outer.extend((len - 20).to_be_bytes());
+        outer.extend([0, 0]);
+        outer.extend(wire::vxlan_header(self.vni));
+        outer.extend(frame);
+        // As a kernel leaves it that has the packet inside finished by its device.
+        let mut header = header;
+        if header.flags & tap::vnet::NEEDS_CSUM != 0 {
+            header.csum_start += u16::try_from(Self::OUTER).unwrap();
+        }
+        self.backend.give(0, header, &outer);
+    }
+}
+
 /// Any of them.
 pub(crate) enum End {
     Tap(Packets),
     Guest(Driver),
     Device(Backend),
+    Tunnel(FarEnd),
 }
 
 impl End {
@@ -231,6 +294,7 @@ impl End {
             Self::Tap(packets) => packets.take(),
             Self::Guest(driver) => driver.take(),
             Self::Device(backend) => backend.take(),
+            Self::Tunnel(end) => end.take(),
         }
     }
 
@@ -239,6 +303,7 @@ impl End {
             Self::Tap(packets) => packets.give(header, frame),
             Self::Guest(driver) => driver.give(header, frame),
             Self::Device(backend) => backend.give(0, header, frame),
+            Self::Tunnel(end) => end.give(header, frame),
         }
     }
 }

@@ -48,6 +48,50 @@ fn each_direction_of_a_port_passes_its_burst_and_names_the_rest() {
     }
 }
 
+/// A packet of 1,400 bytes that may be fragmented.
+fn long() -> Vec<u8> {
+    let mut frame = udp(1, 2, 64);
+    frame.resize(14 + 1_400, b'x');
+    frame[16..18].copy_from_slice(&1_400_u16.to_be_bytes());
+    frame[38..40].copy_from_slice(&1_380_u16.to_be_bytes());
+    frame[20] = 0;
+    frame[24..26].fill(0);
+    let checksum = wire::checksum::internet_checksum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+    frame
+}
+
+/// In place, and with the next generation.
+#[test]
+fn an_mtu_changes_while_the_port_is_there() {
+    let mut dataplane = Dataplane::start(&[]);
+    let source = dataplane.dir.path().join("source");
+    pcap(&source, &vec![long(); 32]);
+    dataplane.add("a", PortKind::Memory { rx_pcap: Some(source), tx_pcap: None, repeat: true });
+    let none = || PortKind::Memory { rx_pcap: None, tx_pcap: None, repeat: false };
+    let spec = |mtu| PortSpec { mtu, ..memory("b", none(), Limits::default()) };
+    let id = dataplane.try_add(spec(1_500), &[]).unwrap();
+    dataplane.commit(0, vec![Op::SetEndpoints { endpoints: vec![endpoint(1, "a"), endpoint(2, "b")] }]);
+    dataplane.until("frames pass", |d| d.port("b").tx_packets > 1_000);
+    let again = Op::SetEndpoints { endpoints: vec![endpoint(2, "b")] };
+    for (base, mtu, pieces) in [(1, 1_300, 2), (2, 1_500, 1)] {
+        assert_eq!(dataplane.try_add(spec(mtu), &[]), Ok(id));
+        assert_eq!(dataplane.port("b").info.spec.mtu, mtu);
+        dataplane.commit(base, vec![again.clone()]);
+        // What was on its way has left by then; each of these is whole, or in two.
+        let (before, now) = (dataplane.port("b"), |d: &mut Dataplane| d.port("b"));
+        dataplane.until("frames pass", |d| now(d).tx_packets > before.tx_packets + 10_000);
+        let after = dataplane.port("b");
+        let (packets, bytes) = (after.tx_packets - before.tx_packets, after.tx_bytes - before.tx_bytes);
+        let mean = bytes / packets;
+        assert!(mean.abs_diff(1_400 / pieces) < 100, "{mean} bytes each with mtu {mtu}");
+    }
+    assert!(dataplane.try_add(spec(20_000), &[]).unwrap_err().contains("20000"));
+    dataplane.commit(3, vec![Op::RemoveEndpoints { names: vec!["pod1".into(), "pod2".into()] }]);
+    dataplane.remove("a");
+    dataplane.assert_ledger();
+}
+
 #[test]
 fn limits_change_while_the_port_is_there() {
     let mut dataplane = Dataplane::start(&[]);
@@ -80,7 +124,7 @@ fn limits_change_while_the_port_is_there() {
         assert!(snapshot.ports.contains(&info), "{snapshot:?}");
     }
     // Other differences are still refused, and change nothing.
-    let other = PortSpec { mtu: 1400, ..spec(Limits::default()) };
+    let other = PortSpec { mac: None, ..spec(Limits::default()) };
     assert!(dataplane.try_add(other, &[]).unwrap_err().contains("other settings"));
     assert!(!dataplane.port("a").info.spec.limits.is_none());
 

@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use lab::artefacts::Artefacts;
 use lab::netns::Netns;
-use lab::node::{Node, OUTSIDE, Options, Uplink, Vxlan};
+use lab::node::{Node, OUTSIDE, Options};
 use lab::pktgen::reflector;
 use lab::pod::{Family, Kind, Pod};
 use lab::process::Process;
@@ -35,12 +35,9 @@ pub(crate) struct Arguments {
     /// So many nodes, on one network: who reaches whom between them, and as whom. One: a node's own pods, and what they forward.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(Site::MOST)))]
     nodes: u8,
-    /// How several nodes reach each other.
-    #[arg(long, value_enum, default_value_t = Uplink::Dedicated)]
-    uplink: Uplink,
-    /// Which of them by a tunnel, where the uplink is dedicated.
-    #[arg(long, value_enum, default_value_t = Vxlan::Never)]
-    vxlan: Vxlan,
+    /// How several nodes reach each other; may be given several times. Without it, each way in turn; with --keep, the first.
+    #[arg(long, value_enum, value_name = "WAY")]
+    by: Vec<nodes::Way>,
     /// How long each measurement takes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,

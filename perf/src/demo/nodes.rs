@@ -9,7 +9,7 @@ use lab::cluster::Cluster;
 use lab::exchange::{By, seen};
 use lab::lan::GATEWAY;
 use lab::netns::Netns;
-use lab::node::{OUTSIDE, Options, Uplink};
+use lab::node::{OUTSIDE, Options, Uplink, Vxlan};
 use lab::ping::Ping;
 use lab::pktgen::reflector;
 use lab::pod::{Family, Kind, Pod};
@@ -37,15 +37,62 @@ struct Party<'a> {
     leaves_as: [String; 2],
 }
 
-pub(super) fn run(arguments: &Arguments, artefacts: &Artefacts, report: &mut Report) -> Result<()> {
-    report.progress(&format!("starting {} nodes", arguments.nodes));
-    let options = Options { uplink: arguments.uplink, vxlan: arguments.vxlan, ..Options::default() };
-    let cluster = Cluster::start(&Run::start()?, artefacts, &options, arguments.nodes)?;
-    let played = play(&cluster, arguments, report);
-    cluster.explain(played)
+/// How nodes reach each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Way {
+    /// By devices of the data planes' own, packets as they are.
+    Native,
+    /// By those, in a tunnel.
+    Vxlan,
+    /// By the nodes' kernels and their NICs.
+    Kernel,
 }
 
-fn play(cluster: &Cluster, arguments: &Arguments, report: &mut Report) -> Result<()> {
+impl Way {
+    const ALL: [Self; 3] = [Self::Native, Self::Vxlan, Self::Kernel];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Vxlan => "vxlan",
+            Self::Kernel => "kernel",
+        }
+    }
+
+    const fn headline(self) -> &'static str {
+        match self {
+            Self::Native => "native routing",
+            Self::Vxlan => "VXLAN",
+            Self::Kernel => "the kernel's uplink",
+        }
+    }
+
+    fn options(self) -> Options {
+        let uplink = if self == Self::Kernel { Uplink::Kernel } else { Uplink::Dedicated };
+        let vxlan = if self == Self::Vxlan { Vxlan::Always } else { Vxlan::Never };
+        Options { uplink, vxlan, masquerade: true, ..Options::default() }
+    }
+}
+
+pub(super) fn run(arguments: &Arguments, artefacts: &Artefacts, report: &mut Report) -> Result<()> {
+    let mut ways = if arguments.by.is_empty() { Way::ALL.to_vec() } else { arguments.by.clone() };
+    if arguments.keep {
+        ways.truncate(1);
+    }
+    for way in ways {
+        report.progress(&format!(
+            "starting {} nodes that reach each other by {}",
+            arguments.nodes,
+            way.headline()
+        ));
+        let cluster = Cluster::start(&Run::start()?, artefacts, &way.options(), arguments.nodes)?;
+        let played = play(&cluster, way, arguments, report);
+        cluster.explain(played)?;
+    }
+    Ok(())
+}
+
+fn play(cluster: &Cluster, way: Way, arguments: &Arguments, report: &mut Report) -> Result<()> {
     report.progress("attaching a kernel pod and a DPDK pod on each");
     let mut casts = Vec::new();
     for node in &cluster.nodes {
@@ -56,7 +103,7 @@ fn play(cluster: &Cluster, arguments: &Arguments, report: &mut Report) -> Result
     }
     for (at, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
         report.progress(&format!("having each reach each by {family}: TCP and UDP, DPDK pods by ping"));
-        matrix(&parties(cluster, &casts), at, family, report)?;
+        matrix(&parties(cluster, &casts), at, way, family, report)?;
     }
     cluster.ledgers()?;
     if arguments.keep {
@@ -79,8 +126,11 @@ fn parties<'a>(cluster: &'a Cluster, casts: &'a [Cast]) -> Vec<Party<'a>> {
     for (node, cast) in cluster.nodes.iter().zip(casts) {
         let name = node.site.name();
         let mut party = |what: &str, netns, addresses: [String; 2]| {
-            let by_kernel = node.options.uplink == Uplink::Kernel;
-            let leaves_as = if by_kernel { node.site.host() } else { addresses.clone() };
+            let leaves_as = match node.options.uplink {
+                Uplink::Kernel => node.site.host(),
+                Uplink::Dedicated if what == "host" => addresses.clone(),
+                Uplink::Dedicated => node.site.router(),
+            };
             parties.push(Party { name: format!("{what} {name}"), netns, addresses, leaves_as });
         };
         party("pod", Some(&cast.kernel.netns), pod(&cast.kernel));
@@ -99,7 +149,7 @@ fn parties<'a>(cluster: &'a Cluster, casts: &'a [Cast]) -> Vec<Party<'a>> {
 const BEYOND: &str = "outside";
 
 /// Rows speak, columns listen; a cell tells whom the speaker was taken for.
-fn matrix(parties: &[Party<'_>], at: usize, family: &str, report: &mut Report) -> Result<()> {
+fn matrix(parties: &[Party<'_>], at: usize, way: Way, family: &str, report: &mut Report) -> Result<()> {
     let head = ["from \\ to"].into_iter().chain(parties.iter().map(|party| party.name.as_str()));
     let mut table = Table::new(head);
     let mut results = Vec::new();
@@ -113,7 +163,8 @@ fn matrix(parties: &[Party<'_>], at: usize, family: &str, report: &mut Report) -
             }
             let (cell, reached) = reach(netns, from, to, at);
             if let Err(fault) = &reached {
-                report.faults.push(format!("{} to {} by {family}: {fault}", from.name, to.name));
+                let (way, from, to) = (way.headline(), &from.name, &to.name);
+                report.faults.push(format!("over {way}, {from} to {to} by {family}: {fault}"));
             }
             results.push(json!({"from": from.name, "to": to.name, "address": to.addresses[at], "seen": cell,
                 "fault": reached.err()}));
@@ -122,9 +173,10 @@ fn matrix(parties: &[Party<'_>], at: usize, family: &str, report: &mut Report) -
         table.row(row);
     }
     let title = format!(
-        "Whom each was taken for, by {family} (own: its own address, nothing on the way translated; node: its node)"
+        "Over {}, whom each was taken for by {family} (own: its own address, nothing on the way translated; node: its node)",
+        way.headline()
     );
-    report.section(&format!("reach-{family}"), &title, &table, Value::Array(results))
+    report.section(&format!("reach-{}-{family}", way.name()), &title, &table, Value::Array(results))
 }
 
 /// What to show, and what is wrong with it.

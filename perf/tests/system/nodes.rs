@@ -240,7 +240,8 @@ fn nodes_come_and_go_and_the_others_see_nothing_of_it() {
 
 #[test]
 fn what_breaks_on_a_node_heals_and_what_that_cost_is_told() {
-    let mut bed = Bed::new(2);
+    // In a tunnel there is most to put together again.
+    let mut bed = Bed::with(&Options { vxlan: Vxlan::Always, ..Options::default() }, 2);
     let [a, b] = [0, 1].map(|n| bed.pods[n].netns.clone());
     let [to_a, to_b] = [0, 1].map(|n| bed.pods[n].address(Family::V4));
     let told = |what: &str, pinged: &Pinged| {

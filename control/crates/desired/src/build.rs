@@ -280,6 +280,7 @@ mod tests {
             pod_cidrs: vec![format!("10.244.{n}.0/24")],
             addresses: vec![address],
             router_addresses: Some(format!("172.16.0.{n}")),
+            router_way: None,
         };
         (format!("n{n}"), node)
     }

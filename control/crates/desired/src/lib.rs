@@ -28,10 +28,13 @@ pub use objects::{
 };
 pub use prefixes::range_fault;
 pub use rows::{ApplyError, Rows, apply};
-pub use view::{Attachment, Change, ClusterView, Host, Local, Uplink, ViewChange, Vxlan};
+pub use view::{Attachment, Change, ClusterView, Host, Local, Uplink, ViewChange, Vxlan, router_way};
 
 /// The node annotation that names the next hop of a node's podCIDRs and addresses, one address a family.
 pub const ROUTER_ADDRESSES: &str = "podrouter.io/router-addresses";
+
+/// The node annotation that says how a node reaches others, for people and for those others: `dedicated, mtu 1430, vxlan always, vni 1, port 4789`.
+pub const ROUTER_WAY: &str = "podrouter.io/router-way";
 
 /// The pod annotation that names the kind of its ports, `tap` or `vhost-user`: for all its interfaces, or as `net1=vhost-user` for one,
 /// with commas between.

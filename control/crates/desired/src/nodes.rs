@@ -10,6 +10,7 @@ use wire::IpPrefix;
 use crate::build::{About, Desired};
 use crate::objects::Node;
 use crate::prefixes::{self, NodeRanges, overlap};
+use crate::view::tunnels;
 
 /// The nodes by name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -128,6 +129,7 @@ impl Desired {
         }
         range.routers =
             prefixes::routers(node.router_addresses.as_deref().unwrap_or_default(), &mut problems);
+        range.tunnels = node.router_way.as_deref().and_then(tunnels).map(str::to_owned);
         self.nodes.ranges.insert(name.to_owned(), Arc::new(range));
         for problem in problems {
             self.warn(About::Node(name.to_owned()), format!("Node {name}: {problem}; left out"));

@@ -194,6 +194,8 @@ pub struct Node {
     pub addresses: Vec<NodeAddress>,
     /// The value of the annotation [`crate::ROUTER_ADDRESSES`].
     pub router_addresses: Option<String>,
+    /// The value of the annotation [`crate::ROUTER_WAY`].
+    pub router_way: Option<String>,
 }
 
 /// One of `status.addresses`.

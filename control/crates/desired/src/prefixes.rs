@@ -15,6 +15,8 @@ pub(crate) struct NodeRanges {
     pub(crate) addresses: Vec<IpAddr>,
     /// From the annotation; at most one a family.
     pub(crate) routers: Vec<IpAddr>,
+    /// From another one; what it says of tunnels.
+    pub(crate) tunnels: Option<String>,
 }
 
 impl NodeRanges {

@@ -10,8 +10,8 @@ use wire::{IpPrefix, MacAddr};
 use crate::build::{About, Desired, everything};
 use crate::objects::{Address, ObjectName, Pod};
 use crate::prefixes::{NodeRanges, station};
-use crate::view::{ClusterView, Local, Uplink};
-use crate::{ROUTER_ADDRESSES, TUNNEL_PORT, UPLINK_PORT};
+use crate::view::{ClusterView, Local, Uplink, vxlan_text};
+use crate::{ROUTER_ADDRESSES, ROUTER_WAY, TUNNEL_PORT, UPLINK_PORT};
 
 impl Desired {
     /// Routes to a node's podCIDRs and addresses. `own` has this node's addresses.
@@ -19,6 +19,14 @@ impl Desired {
         let Some(node) = self.nodes.get(name).cloned() else { return };
         let about = || About::Node(name.to_owned());
         let (hops, problems) = Hops::of(&node, uplink);
+        let own_way = vxlan_text(uplink.vxlan);
+        if let Some(theirs) = node.tunnels.as_ref().filter(|theirs| **theirs != own_way) {
+            let text = format!(
+                "Node {name}: annotation {ROUTER_WAY} says `{theirs}`, and this node has `{own_way}`: what one sends is not what \
+                 the other takes; start control with the same --vxlan, --vxlan-vni and --vxlan-port on both"
+            );
+            self.warn(about(), text);
+        }
         for (address, problem) in &problems {
             let text = format!(
                 "Node {name}: annotation {ROUTER_ADDRESSES} `{address}`: {problem}; left out, its pods of that \

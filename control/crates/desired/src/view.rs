@@ -134,6 +134,24 @@ pub struct Vxlan {
     pub udp_port: u16,
 }
 
+/// How a node reaches others, as [`crate::ROUTER_WAY`] says it; without an uplink by its kernel.
+#[must_use]
+pub fn router_way(uplink: Option<&Uplink>, mtu: u16) -> String {
+    let mode = if uplink.is_some() { "dedicated" } else { "kernel" };
+    format!("{mode}, mtu {mtu}, {}", vxlan_text(uplink.and_then(|uplink| uplink.vxlan)))
+}
+
+pub(crate) fn vxlan_text(vxlan: Option<Vxlan>) -> String {
+    let Some(Vxlan { across_subnets, vni, udp_port }) = vxlan else { return "vxlan never".to_owned() };
+    let when = if across_subnets { "across-subnets" } else { "always" };
+    format!("vxlan {when}, vni {vni}, port {udp_port}")
+}
+
+/// What such a text says of tunnels.
+pub(crate) fn tunnels(way: &str) -> Option<&str> {
+    way.find("vxlan ").and_then(|at| way.get(at..))
+}
+
 impl Uplink {
     /// Largest packet of a pod that reaches every other node whole.
     #[must_use]

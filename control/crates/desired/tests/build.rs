@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use desired::{
     Attachment, ClusterView, Desired, HOST_PORT, Host, Local, Node, NodeAddress, ObjectName, Pod, ROUTER_MAC,
-    Rows, TUNNEL_PORT, UPLINK_PORT, Uplink, Vxlan, apply, diff,
+    Rows, TUNNEL_PORT, UPLINK_PORT, Uplink, Vxlan, apply, diff, router_way,
 };
 use proptest::prelude::*;
 use proto::control::PortMapping;
@@ -32,6 +32,7 @@ fn node(n: u8) -> Node {
         .map(|(kind, address)| NodeAddress { kind: kind.into(), address })
         .into(),
         router_addresses: Some(format!("172.16.0.{n},fd00:16::{n}")),
+        router_way: None,
     }
 }
 
@@ -201,6 +202,26 @@ fn an_end_that_cannot_be_reached_is_named() {
     assert!(told[0].contains("fe80::2") && told[0].contains("link-local"), "{told:#?}");
     assert!(told[1].contains("172.17.0.3") && told[1].contains("--uplink-gateway"), "{told:#?}");
     assert_eq!((target(&desired, "10.244.3.0/24"), peers(&desired)), (None, vec![]));
+}
+
+#[test]
+fn two_nodes_that_do_not_agree_on_tunnels_are_told_so() {
+    let says = |way: &str| Node { router_way: Some(way.to_owned()), ..node(2) };
+    let own = router_way(tunnelled(false).uplink.as_ref(), 1_430);
+    assert_eq!(own, "dedicated, mtu 1430, vxlan always, vni 7, port 4789");
+    let quiet = |way: &str, local: &Local| {
+        let desired = Desired::build(&view([(1, node(1)), (2, says(way))], []), local);
+        assert!(
+            warnings(&desired)
+                .iter()
+                .all(|text| text.contains("Node knode2") && text.contains("--vxlan-vni"))
+        );
+        warnings(&desired).is_empty()
+    };
+    assert!(quiet(&own, &tunnelled(false)) && quiet("something new", &tunnelled(false)));
+    assert!(quiet("kernel, mtu 1500, vxlan never", &local()));
+    assert!(!quiet(&own, &local()) && !quiet(&own, &tunnelled(true)));
+    assert!(!quiet("dedicated, mtu 1500, vxlan never", &tunnelled(false)));
 }
 
 /// Where the router has the node's own address, datagrams to it must not go into the tunnel that they are of.

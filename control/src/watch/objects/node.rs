@@ -31,12 +31,14 @@ pub(crate) struct Fields<S> {
     status: Option<Status<S>>,
 }
 
-/// The one annotation that is read.
+/// The annotations that are read.
 #[derive(Deserialize)]
 #[serde(bound = "S: Spelling")]
 struct Annotations<S> {
     #[serde(rename = "podrouter.io/router-addresses")]
     router_addresses: Option<Spelled<RouterAddresses, S>>,
+    #[serde(rename = "podrouter.io/router-way")]
+    router_way: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -117,7 +119,8 @@ impl<S> From<Fields<S>> for (ObjectName, Node) {
         let (name, created) = (object.metadata.name(), object.metadata.created());
         let (pod_cidrs, pod_cidr) = object.spec.map_or((None, None), |spec| (spec.pod_cidrs, spec.pod_cidr));
         let addresses = object.status.and_then(|status| status.addresses).unwrap_or_default();
-        let router_addresses = object.metadata.annotations.and_then(|own| own.router_addresses);
+        let (router_addresses, router_way) =
+            object.metadata.annotations.map_or((None, None), |own| (own.router_addresses, own.router_way));
         let node = Node {
             created,
             pod_cidrs: plural(pod_cidrs, pod_cidr),
@@ -126,6 +129,7 @@ impl<S> From<Fields<S>> for (ObjectName, Node) {
                 .map(|Address { address, kind, .. }| NodeAddress { kind, address })
                 .collect(),
             router_addresses: router_addresses.map(String::from),
+            router_way,
         };
         (name, node)
     }
