@@ -8,7 +8,7 @@ use benches::Random;
 use benches::world::{PODS, Rules, load};
 use criterion::{Criterion, criterion_group, criterion_main};
 use measured::Group;
-use pipeline::tunnel::{Encapsulator, decapsulate};
+use pipeline::tunnel::{Decapsulator, Encapsulator};
 use pipeline::{
     Adjacencies, Buffer, FragmentConfig, Fragments, Heard, Learned, NeighbourConfig, Neighbours, Offload,
     Resolution, Tick,
@@ -245,9 +245,12 @@ fn tunnels(c: &mut Criterion) {
         }
         made.head_mut()[..6].copy_from_slice(&STATION.0);
         let (begin, end) = (made.begin, made.end);
+        let mut decapsulator = Decapsulator::default();
         group.bench("out", &what, || {
             (made.begin, made.end) = (begin, end);
-            decapsulate(there, &TUNNEL, &mut made, Offload::Done).is_some_and(|taken| taken.is_ok())
+            decapsulator
+                .decapsulate(there, &TUNNEL, &mut made, Offload::Done)
+                .is_some_and(|taken| taken.is_ok())
         });
     }
 }

@@ -17,7 +17,8 @@ use arrayvec::ArrayVec;
 use dpdk::{Burst, Mbuf};
 use pipeline::{
     Adjacencies, BURST, DropReason, Fate, NeighbourConfig, Neighbours, Output, Packet, Router, RouterConfig,
-    Tick, Tracking, Verdict, tunnel::Encapsulator,
+    Tick, Tracking, Verdict,
+    tunnel::{Decapsulator, Encapsulator},
 };
 use publish::Reader;
 use tables::{MAX_PORTS, PortId, PortRole, Tables};
@@ -88,6 +89,7 @@ pub(crate) struct Worker {
     expired: Tick,
     guests: guests::Guests,
     encapsulator: Encapsulator,
+    decapsulator: Decapsulator,
     /// Of a large segment that leaves by a tunnel.
     pieces: Vec<Frame>,
 }
@@ -128,6 +130,7 @@ impl Worker {
             expired: clock::now(),
             guests: guests::Guests::new(),
             encapsulator: Encapsulator::default(),
+            decapsulator: Decapsulator::default(),
             pieces: Vec::with_capacity(finish::MOST_SEGMENTS),
         }
     }

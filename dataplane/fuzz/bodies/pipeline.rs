@@ -142,8 +142,11 @@ fn opened(tables: &Tables, offload: Offload, frame: &[u8]) {
         return;
     }
     let mut buffer = VecBuffer::with_capacity(frame, 2048);
-    match tunnel::decapsulate(tables, &OVER, &mut buffer, offload) {
+    let parsed = wire::parse(frame, frame.len());
+    match tunnel::Decapsulator::default().decapsulate(tables, &OVER, &mut buffer, offload) {
         None => assert_eq!(buffer.head(), frame),
+        // Whatever is taken for a datagram is one by the general rules.
+        Some(_) if parsed.is_err() => panic!("{parsed:?}"),
         Some(Ok(offload)) => {
             check(tables, TUNNEL, offload, buffer.head());
         }

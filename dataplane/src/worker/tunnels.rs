@@ -54,10 +54,9 @@ impl Worker {
         out: &mut impl FnMut(Packet<Frame>),
     ) -> Option<Packet<Frame>> {
         let whole = packet.buffer.frame_len();
-        let tables = self.tables.get();
-        let Some(result) = tunnel::decapsulate(tables, tunnel, &mut packet.buffer, packet.offload) else {
-            return Some(packet);
-        };
+        let Self { tables, decapsulator, .. } = self;
+        let opened = decapsulator.decapsulate(tables.get(), tunnel, &mut packet.buffer, packet.offload);
+        let Some(result) = opened else { return Some(packet) };
         let counters = &self.shared.counters;
         let port = &counters.port(tunnel.uplink).rx;
         port.packets.add(1);

@@ -2,7 +2,7 @@
 
 use pipeline::{
     Adjacencies, Buffer, DropReason, Fate, Offload, Output, VecBuffer, Verdict,
-    tunnel::{self, Encapsulator},
+    tunnel::{self, Decapsulator, Encapsulator},
 };
 use smoltcp::wire::{IpAddress, Ipv4Packet, UdpPacket};
 use tables::{PortId, Tables, TunnelPeer};
@@ -29,8 +29,13 @@ fn open(tables: &Tables, frame: &[u8]) -> Option<Result<Vec<u8>, DropReason>> {
         return None;
     }
     let mut buffer = VecBuffer::with_capacity(frame, 2048);
-    let opened = tunnel::decapsulate(tables, &OVER, &mut buffer, Offload::Done)?;
-    Some(opened.map(|offload| {
+    let mut decapsulator = Decapsulator::default();
+    let opened = decapsulator.decapsulate(tables, &OVER, &mut buffer, Offload::Done);
+    // What it has kept changes nothing.
+    let mut again = VecBuffer::with_capacity(frame, 2048);
+    assert_eq!(decapsulator.decapsulate(tables, &OVER, &mut again, Offload::Done), opened);
+    assert_eq!(again.head(), buffer.head());
+    Some(opened?.map(|offload| {
         assert_eq!(offload, Offload::Done);
         buffer.head().to_vec()
     }))
@@ -268,6 +273,34 @@ fn what_is_not_for_this_end_goes_on_as_any_packet() {
 }
 
 #[test]
+fn what_is_known_of_a_source_ends_with_its_route_and_with_its_node() {
+    let mut bench = Bench::new();
+    let mut decapsulator = Decapsulator::default();
+    let inner = from(TUNNEL, "10.244.2.5", "10.244.1.2", UDP, &udp(7, 9, &[5; 20]));
+    let mut opened = |tables: &Tables, outer| {
+        let mut buffer = VecBuffer::with_capacity(&datagram(outer, OVER.vni, &inner), 2048);
+        decapsulator.decapsulate(tables, &OVER, &mut buffer, Offload::Done).unwrap()
+    };
+    let (own, other) = ("192.0.2.20", "198.51.100.40");
+    assert_eq!(opened(&bench.tables, own), Ok(Offload::Done));
+    assert_eq!(opened(&bench.tables, other), Err(DropReason::TunnelSourceSpoofed));
+    // Its range moves to another node.
+    let target = tables::RouteTarget::NextHop { port: TUNNEL, addr: ip(other), inside: true };
+    let prefix = |text: &str| text.parse().unwrap();
+    bench.change(|tables| tables.set_route(tables::NetworkId(0), prefix("10.244.2.0/24"), target).unwrap());
+    assert_eq!(opened(&bench.tables, own), Err(DropReason::TunnelSourceSpoofed));
+    assert_eq!(opened(&bench.tables, other), Ok(Offload::Done));
+    // And that node goes.
+    bench.change(|tables| {
+        for range in ["10.244.2.0/24", "10.244.4.0/24"] {
+            tables.remove_route(tables::NetworkId(0), prefix(range)).unwrap();
+        }
+        tables.remove_tunnel_peer(TUNNEL, ip(other)).unwrap();
+    });
+    assert_eq!(opened(&bench.tables, other), Err(DropReason::TunnelPeerUnknown));
+}
+
+#[test]
 fn what_came_out_of_a_tunnel_does_not_go_back_into_it() {
     let mut bench = Bench::new();
     let inner = from(TUNNEL, "10.244.2.5", "10.244.3.5", UDP, &udp(7, 9, &[5; 20]));
@@ -364,7 +397,7 @@ fn what_a_kernel_left_to_finish_inside_stays_so() {
     let frame = datagram("192.0.2.20", OVER.vni, &inner);
     let left = |offload| {
         let mut buffer = VecBuffer::with_capacity(&frame, 2048);
-        tunnel::decapsulate(&tables, &OVER, &mut buffer, offload).unwrap()
+        Decapsulator::default().decapsulate(&tables, &OVER, &mut buffer, offload).unwrap()
     };
     let inside = Offload::Partial { start: 50 + 34, offset: 16 };
     assert_eq!(left(inside), Ok(Offload::Partial { start: 34, offset: 16 }));
