@@ -242,11 +242,22 @@ impl Session {
             let result = match self.ports.get(name) {
                 // A tunnel goes with the port that it leaves by, which comes before it.
                 Some(there) if serves(there, spec) && same_device && !rests_on(spec, &stale) => {
-                    let as_asked = (there.limits, there.mtu) == (spec.limits, spec.mtu);
+                    let other_mtu = there.mtu != spec.mtu;
+                    let as_asked = !other_mtu && there.limits == spec.limits;
                     if spec.kind == PortKind::Tap && held.is_none() {
                         self.duplicate(store, name)?;
                     }
-                    if as_asked { Ok(()) } else { self.adjust_port(spec)? }
+                    match if as_asked { Ok(()) } else { self.adjust_port(spec)? } {
+                        // A data plane of the release before changes none in place: the port is made anew.
+                        Err(_) if other_mtu => {
+                            stale.insert(name.clone());
+                            continue;
+                        }
+                        adjusted => {
+                            self.adjusted |= other_mtu;
+                            adjusted
+                        }
+                    }
                 }
                 Some(_) => {
                     stale.insert(name.clone());
@@ -312,7 +323,6 @@ impl Session {
         let there = self.ports.get(&spec.name).cloned().unwrap_or_else(|| spec.clone());
         // What was left to the data plane stays so.
         let asked = PortSpec { limits: spec.limits, mtu: spec.mtu, ..there };
-        self.adjusted |= asked.mtu != self.ports.get(&spec.name).map_or(0, |there| there.mtu);
         match self.call(&Request::AddPort(asked.clone()))?.0 {
             Response::Port(info) => {
                 self.keep(asked, &info);
