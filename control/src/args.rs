@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Parser;
-use desired::{Uplink, Vxlan};
+use desired::{Uplink, Vxlan, pod_mtu};
 use http::Uri;
 use proto::dataplane::{Ethdev, InterfaceAddress, Router};
 use wire::IpPrefix;
@@ -67,12 +67,13 @@ pub(crate) struct Args {
     /// Next hop of what no other route covers; at most one a family.
     #[arg(long, value_name = "ADDR", requires = "uplink")]
     pub(crate) uplink_gateway: Vec<IpAddr>,
-    /// Largest IP packet on the uplink, in bytes, and, less what --vxlan adds, of pods that ask for nothing else.
+    /// Largest IP packet between nodes, by the uplink or the node's kernel, in bytes; and, less what --vxlan adds, of pods that ask for
+    /// nothing else.
     #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u16).range(1280..))]
     pub(crate) uplink_mtu: u16,
-    /// Whether packets to other nodes' pods go in VXLAN (RFC 7348): `never`; `across-subnets`: to nodes that are on none of the uplink's
-    /// subnets; `always`. All nodes of a cluster have to agree.
-    #[arg(long, value_name = "WHEN", requires = "uplink", default_value = "never")]
+    /// Whether packets to other nodes' pods go in VXLAN (RFC 7348): `never`; `across-subnets`: to nodes that are on none of this node's own
+    /// subnets, those of --uplink-address or else of its kernel; `always`. All nodes of a cluster have to agree.
+    #[arg(long, value_name = "WHEN", default_value = "never")]
     pub(crate) vxlan: VxlanUse,
     /// The VXLAN network identifier, the same on all nodes.
     #[arg(long, value_name = "VNI", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..1 << 24))]
@@ -127,6 +128,7 @@ pub(crate) struct Config {
     pub(crate) node: String,
     pub(crate) vhost_dir: PathBuf,
     pub(crate) uplink: Option<Uplink>,
+    pub(crate) vxlan: Option<Vxlan>,
     /// The host TAP's name.
     pub(crate) host: Option<String>,
     pub(crate) router: Router,
@@ -134,6 +136,13 @@ pub(crate) struct Config {
     pub(crate) masquerade: Option<Vec<IpPrefix>>,
     /// Of pods that ask for nothing else, and of the host: what the uplink allows.
     pub(crate) mtu: u16,
+}
+
+impl Config {
+    /// Whether the way to other nodes depends on the networks that the kernel is on.
+    pub(crate) fn wants_subnets(&self) -> bool {
+        self.uplink.is_none() && self.vxlan.is_some_and(|vxlan| vxlan.across_subnets)
+    }
 }
 
 impl Args {
@@ -162,7 +171,7 @@ impl Args {
                 return Err(format!("--cluster-dns {server}: is no address of a server that a pod can ask"));
             }
         }
-        let uplink = self.uplink_config()?;
+        let (uplink, vxlan) = (self.uplink_config()?, self.vxlan_config()?);
         Ok(Config {
             node: self.node.clone(),
             vhost_dir: self.vhost_dir.clone(),
@@ -178,8 +187,9 @@ impl Args {
                     .collect(),
             },
             masquerade: (!self.no_masquerade).then(|| self.no_masquerade_to.clone()),
-            mtu: uplink.as_ref().map_or(self.uplink_mtu, Uplink::pod_mtu),
+            mtu: pod_mtu(self.uplink_mtu, uplink.as_ref(), vxlan),
             uplink,
+            vxlan,
         })
     }
 
@@ -210,6 +220,11 @@ impl Args {
             VxlanUse::AcrossSubnets => true,
             VxlanUse::Always => false,
         };
+        if self.uplink.is_none() && self.host_interface == "none" {
+            return Err(
+                "--vxlan: there is nothing to tunnel over: give --uplink, or a --host-interface".to_owned()
+            );
+        }
         // What IPv6 asks of every link, inside the tunnel.
         if self.uplink_mtu < 1_350 {
             return Err(format!(
@@ -252,7 +267,6 @@ impl Args {
             mtu: self.uplink_mtu,
             addresses: self.uplink_address.clone(),
             gateways: self.uplink_gateway.clone(),
-            vxlan: self.vxlan_config()?,
         }))
     }
 }

@@ -7,16 +7,17 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use desired::{Desired, HOST_PORT, HostPort, Peers, Prefixes};
+use desired::{ByKernel, Desired, HOST_PORT, HostPort, Prefixes};
 use proto::dataplane::Router;
 use rtnetlink::packet_route::address::AddressScope;
-use rtnetlink::packet_route::route::RouteProtocol;
 use rustix::io::Errno;
 use tap::{Tap, TapConfig, TapError};
 use wire::{IpPrefix, MacAddr};
 
 use crate::nat::Nat;
-use crate::netlink::{self, KernelRoute, Link, Netlink, NetlinkError};
+use crate::netlink::{self, KernelRoute, Netlink, NetlinkError};
+use crate::peers;
+use crate::routes::{self, Routes};
 use crate::store::{Store, Warner};
 
 /// The kernel's own address on the host TAP. One on every node will do: nobody else is on that link.
@@ -24,9 +25,6 @@ pub(crate) const MAC: MacAddr = MacAddr([0x02, 0x70, 0x6f, 0x64, 0x00, 0x02]);
 
 /// The kernel's own IPv4 address on the TAP: with none, `rp_filter` treats the device as one that nothing may come from.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
-
-/// Marks our routes (`ip route show proto 112`); 112 is assigned to nobody.
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(112);
 
 /// Why the host's device could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +78,12 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
     let mut settled = None;
     let mut nat = Nat::default();
     loop {
+        if store.config.wants_subnets()
+            && looked.elapsed() >= LOOK
+            && let Ok(subnets) = subnets(name)
+        {
+            store.know_subnets(subnets);
+        }
         let plan = store.next_plan(seen, LOOK.saturating_sub(looked.elapsed()));
         seen = plan.revision;
         let wanted = Wanted::of(&plan.desired);
@@ -89,8 +93,7 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
         }
         let kept = keep(store, name).map_err(|error| error.to_string());
         let mut warnings = match kept.and_then(|()| {
-            sync(name, &wanted.routes(router), &wanted.peer_routes())
-                .map_err(|error| format!("host interface `{name}`: {error}"))
+            sync(name, &wanted, router).map_err(|error| format!("host interface `{name}`: {error}"))
         }) {
             Ok(warnings) => {
                 settled = Some(wanted);
@@ -116,7 +119,8 @@ fn unforwarded(desired: &Desired) -> Vec<String> {
     let switches = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
     let off = |switch: &&str| {
         let path = format!("/proc/sys/{}", switch.replace('.', "/"));
-        !desired.cluster.is_empty() && std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "0")
+        !desired.by_kernel.cluster.is_empty()
+            && std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "0")
     };
     let text = |switch: &str| {
         format!(
@@ -143,90 +147,26 @@ fn keep(store: &Store, name: &str) -> Result<(), HostError> {
     Ok(())
 }
 
-fn sync(
-    name: &str,
-    wanted: &BTreeSet<KernelRoute>,
-    peers: &BTreeSet<KernelRoute>,
-) -> Result<Vec<String>, NetlinkError> {
+/// Gives what could not be done.
+fn sync(name: &str, wanted: &Wanted, router: &Router) -> Result<Vec<String>, NetlinkError> {
     netlink::run(None, async |kernel: Netlink| {
         let link = kernel.link(name).await?.ok_or_else(|| NetlinkError::NoLink(name.to_owned()))?;
-        let (present, elsewhere) = kernel.routes(link, PROTOCOL).await?;
-        let (present, elsewhere): (BTreeSet<_>, BTreeSet<_>) =
-            (present.into_iter().collect(), elsewhere.into_iter().collect());
-        let prefixes: BTreeSet<IpPrefix> = wanted.iter().map(|route| route.prefix).collect();
-        let mut warnings = Vec::new();
-        for route in present.iter().filter(|route| !prefixes.contains(&route.prefix)) {
-            if let Err(error) = kernel.delete_route(Some(link), route, PROTOCOL).await {
-                warnings.push(format!("host interface `{name}`: {error}"));
-            }
-        }
-        let reached: BTreeSet<IpPrefix> = peers.iter().map(|route| route.prefix).collect();
-        for route in elsewhere.iter().filter(|route| !reached.contains(&route.prefix)) {
-            if let Err(error) = kernel.delete_route(None, route, PROTOCOL).await {
-                warnings.push(error.to_string());
-            }
-        }
-        for route in peers.difference(&elsewhere) {
-            let own = elsewhere.iter().any(|there| there.prefix == route.prefix);
-            if let Err(error) = kernel.add_route(None, route, PROTOCOL, own).await {
-                warnings.push(reason(route, &error));
-            }
-        }
-        for route in wanted.iter().filter(|route| !present.contains(route)) {
-            if let Err(warning) = add(&kernel, link, *route, &present).await {
-                warnings.push(format!("host interface `{name}`: {warning}"));
-            }
-        }
-        Ok(warnings)
+        let mut all = vec![Routes { link: Some(link), wanted: wanted.routes(router) }];
+        all.extend(peers::prepare(&kernel, name, &wanted.by_kernel, &wanted.sources).await?);
+        routes::sync(&kernel, &all).await
     })
 }
 
-/// Why there is no way to a node's pods, and what to do.
-fn reason(route: &KernelRoute, error: &NetlinkError) -> String {
-    let KernelRoute { prefix, gateway, .. } = route;
-    let gateway = gateway.map(|own| own.to_string()).unwrap_or_default();
-    match error.errno() {
-        Some(Errno::EXIST) => format!(
-            "there is another route to {prefix}, which stays: see `ip route show {prefix}`, and remove it if pods are \
-             podrouter's alone"
-        ),
-        Some(Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::INVAL) => format!(
-            "pods in {prefix} cannot be reached: {gateway}, their node, is on no network that this one is on; \
-             give both a network, or this one an --uplink"
-        ),
-        _ => error.to_string(),
-    }
-}
-
-async fn add(
-    kernel: &Netlink,
-    link: Link,
-    route: KernelRoute,
-    present: &BTreeSet<KernelRoute>,
-) -> Result<(), String> {
-    // Replacing would take a route of somebody else's by another device just as well.
-    let own = present.iter().any(|there| there.prefix == route.prefix);
-    let Err(error) = kernel.add_route(Some(link), &route, PROTOCOL, own).await else { return Ok(()) };
-    if error.errno() == Some(Errno::EXIST) {
-        return Err(format!(
-            "there is another route to {0}, which stays: see `ip route show {0}`, and remove it if this node's pods \
-             are podrouter's alone",
-            route.prefix
-        ));
-    }
-    let Some(source) = route.source.filter(|_| error.errno() == Some(Errno::INVAL)) else {
-        return Err(error.to_string());
+/// The networks that the node is on, save those of ours.
+///
+/// # Errors
+/// The kernel does not list them.
+pub(crate) fn subnets(name: &str) -> Result<Vec<IpPrefix>, HostError> {
+    let work = async |kernel: Netlink| {
+        let own = [kernel.link(name).await?, kernel.link(peers::DEVICE).await?];
+        kernel.subnets(&own.into_iter().flatten().collect::<Vec<_>>()).await
     };
-    // The source is no address of this machine. A route without one still reaches the pods, from some address.
-    let plain = KernelRoute { source: None, ..route };
-    if !present.contains(&plain) {
-        kernel.add_route(Some(link), &plain, PROTOCOL, own).await.map_err(|error| error.to_string())?;
-    }
-    Err(format!(
-        "the route to {} cannot have source {source}: give this machine that address, or correct the Node's \
-         status.addresses",
-        route.prefix
-    ))
+    netlink::run(None, work).map_err(|source| HostError::Netlink { name: name.to_owned(), source })
 }
 
 /// What the kernel's routes to the host port follow from: prefixes, none where the host has no port, and sources; and the ports that
@@ -236,8 +176,7 @@ struct Wanted {
     prefixes: Prefixes,
     sources: Vec<IpAddr>,
     ports: Vec<HostPort>,
-    peers: Peers,
-    cluster: Prefixes,
+    by_kernel: ByKernel,
 }
 
 impl Wanted {
@@ -250,19 +189,8 @@ impl Wanted {
             prefixes,
             sources: desired.host_addresses.clone(),
             ports: desired.host_ports.clone(),
-            peers: desired.peers.clone(),
-            cluster: desired.cluster.clone(),
+            by_kernel: desired.by_kernel.clone(),
         }
-    }
-
-    /// To other nodes' pods, where the kernel is the way there.
-    fn peer_routes(&self) -> BTreeSet<KernelRoute> {
-        let route = |(&prefix, &gateway): (&IpPrefix, &IpAddr)| KernelRoute {
-            prefix,
-            gateway: Some(gateway),
-            source: None,
-        };
-        self.peers.iter().map(route).collect()
     }
 
     fn routes(&self, router: &Router) -> BTreeSet<KernelRoute> {
@@ -270,7 +198,7 @@ impl Wanted {
             let v4 = prefix.addr().is_ipv4();
             let gateway: IpAddr = if v4 { router.gateway4.into() } else { router.gateway6.into() };
             let source = self.sources.iter().copied().find(|own| own.is_ipv4() == v4);
-            KernelRoute { prefix, gateway: Some(gateway), source }
+            KernelRoute { prefix, gateway: Some(gateway), source, table: netlink::MAIN }
         };
         self.prefixes.iter().map(route).collect()
     }

@@ -13,8 +13,10 @@ mod ipam;
 mod journal;
 mod nat;
 mod netlink;
+mod peers;
 mod pod;
 mod report;
+mod routes;
 mod sandbox;
 mod session;
 mod store;
@@ -92,6 +94,9 @@ fn run(
     {
         store.keep_tap(desired::HOST_PORT, tap, None);
     }
+    if let Some(name) = store.config.host.as_deref().filter(|_| store.config.wants_subnets()) {
+        store.know_subnets(host::subnets(name)?);
+    }
     attach::restore(&store);
     // Before anybody asks for anything: a DEL that was left comes before the next ADD.
     let spool = args.state_dir.join("detached");
@@ -119,7 +124,7 @@ fn run(
         start("health", move || health::serve(&shared, address))?;
     }
     if let Some(server) = server {
-        let report = Report::new(server, args.node.clone(), store.config.uplink.as_ref(), store.config.mtu);
+        let report = Report::new(server, args.node.clone(), &store.config);
         let shared = Arc::clone(&store);
         start("report", move || report.follow(&shared))?;
     }

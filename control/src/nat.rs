@@ -1,16 +1,18 @@
 //! What the node's kernel translates: its own connections to ports of the node that lead to pods, and those by a NIC of its
-//! (`hostPort`); and, where the kernel is the way out, the source of what pods send beyond the cluster.
+//! (`hostPort`); and, where the kernel is the way out, the source of what pods send beyond the cluster, and who may use a tunnel.
 //!
 //! One nftables table of ours, written whole in one transaction. What always holds: no other table is touched; with nothing to translate there
 //! is none of ours either; one that somebody changed or removed is written again.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
 
-use desired::{Desired, HostPort};
+use desired::{ByKernel, Desired, HostPort, KernelTunnel, Way};
 
 use crate::netlink;
+use crate::peers::DEVICE;
 
 /// Its family is `inet`: both families' rules are in it.
 const TABLE: &str = "podrouter";
@@ -30,7 +32,7 @@ impl Nat {
     /// # Errors
     /// `nft` is not installed, or the kernel refuses.
     pub(crate) fn keep(&mut self, name: &str, desired: &Desired) -> Result<(), String> {
-        if desired.host_ports.is_empty() && desired.cluster.is_empty() {
+        if desired.host_ports.is_empty() && desired.by_kernel.cluster.is_empty() {
             if !self.swept || self.written.take().is_some() {
                 self.swept = true;
                 match nft(&format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")) {
@@ -116,13 +118,14 @@ fn rules(name: &str, desired: &Desired) -> String {
         let nfproto = if v4 { "ipv4" } else { "ipv6" };
         if let Some(source) = desired.host_addresses.iter().find(|own| own.is_ipv4() == v4) {
             // With an uplink of the data plane's, answers to others would leave by that.
-            let whose = if desired.cluster.is_empty() { "" } else { "fib saddr type local " };
+            let whose = if desired.by_kernel.cluster.is_empty() { "" } else { "fib saddr type local " };
             let _ = writeln!(
                 out,
                 "    oifname \"{name}\" meta nfproto {nfproto} {whose}ct status dnat snat {family} to {source}"
             );
         }
         let elements: Vec<String> = desired
+            .by_kernel
             .cluster
             .iter()
             .filter(|own| own.addr().is_ipv4() == v4)
@@ -140,11 +143,12 @@ fn rules(name: &str, desired: &Desired) -> String {
             );
         }
     }
+    let tunnels = tunnel_rules(name, &desired.by_kernel);
     format!(
         "add table inet {TABLE}
 delete table inet {TABLE}
 table inet {TABLE} {{
-{sets}  chain host_ports {{
+{sets}{tunnels}  chain host_ports {{
 {to_pods}  }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
@@ -163,6 +167,53 @@ table inet {TABLE} {{
   }}
 }}
 "
+    )
+}
+
+/// Who may send into the tunnel, and what: no datagram is taken but from an end that is known, none is sent by a pod to one, and what was in
+/// one has a source that neither this node has nor a pod of its.
+fn tunnel_rules(name: &str, by_kernel: &ByKernel) -> String {
+    let Some(KernelTunnel { end, vni, udp_port, .. }) = by_kernel.tunnel else { return String::new() };
+    let (family, kind) = if end.address.is_ipv4() { ("ip", "ipv4") } else { ("ip6", "ipv6") };
+    let through = by_kernel.pods.values().filter_map(|way| match way {
+        Way::Tunnel(end) => Some(end.address),
+        Way::Neighbour(_) => None,
+    });
+    let ends: BTreeSet<String> = through
+        .chain(by_kernel.stations.values().map(|end| end.address))
+        .map(|address| address.to_string())
+        .collect();
+    let elements = if ends.is_empty() {
+        String::new()
+    } else {
+        format!("elements = {{ {} }}", ends.into_iter().collect::<Vec<_>>().join(", "))
+    };
+    // The VNI is behind eight bytes of UDP and four of VXLAN's flags (RFC 7348, section 5): other tunnels are none of ours.
+    let ours = format!("udp dport {udp_port} @th,96,24 {vni}");
+    format!(
+        "  counter tunnel-peer-unknown {{ }}
+  counter tunnel-source-spoofed {{ }}
+  counter tunnel-port-closed {{ }}
+  set tunnel_ends {{
+    type {kind}_addr
+    {elements}
+  }}
+  chain tunnel_input {{
+    type filter hook input priority filter; policy accept;
+    {ours} {family} saddr != @tunnel_ends counter name tunnel-peer-unknown drop
+    {ours} {family} daddr != {own} counter name tunnel-port-closed drop
+    iifname \"{name}\" {ours} counter name tunnel-port-closed drop
+    iifname \"{DEVICE}\" fib saddr type local counter name tunnel-source-spoofed drop
+    iifname \"{DEVICE}\" fib saddr oifname \"{name}\" counter name tunnel-source-spoofed drop
+  }}
+  chain tunnel_forward {{
+    type filter hook forward priority filter; policy accept;
+    iifname \"{name}\" {ours} {family} daddr @tunnel_ends counter name tunnel-port-closed drop
+    iifname \"{DEVICE}\" fib saddr type local counter name tunnel-source-spoofed drop
+    iifname \"{DEVICE}\" fib saddr oifname \"{name}\" counter name tunnel-source-spoofed drop
+  }}
+",
+        own = end.address
     )
 }
 

@@ -1,20 +1,27 @@
-//! The kernel's own side of a device, by netlink: link, addresses, routes; and its switches under /proc/sys.
+//! The kernel's own side of a device, by netlink: link, addresses, routes, tunnels; and its switches under /proc/sys.
 //!
 //! Owns no device. Each piece of work gets a socket of its own, in the namespace it is for: a netlink socket belongs to
 //! the namespace in which it was opened.
+
+mod tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
+use rtnetlink::packet_route::link::{InfoData, LinkAttribute, LinkFlags, LinkInfo};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteVia,
 };
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use rustix::io::Errno;
 use wire::{IpPrefix, MacAddr};
+
+pub(crate) use tunnel::{Neighbour, VxlanDevice};
+
+/// The table of routes that all look at, unless told otherwise.
+pub(crate) const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
 /// A request that the kernel refused, or could not be put.
 #[derive(Debug, thiserror::Error)]
@@ -63,9 +70,11 @@ pub(crate) struct Link {
     pub(crate) mac: Option<MacAddr>,
     pub(crate) mtu: u32,
     pub(crate) up: bool,
+    /// What it is, if it is that.
+    pub(crate) vxlan: Option<VxlanDevice>,
 }
 
-/// A route of the main table.
+/// A route of the kernel's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct KernelRoute {
     pub(crate) prefix: IpPrefix,
@@ -73,6 +82,7 @@ pub(crate) struct KernelRoute {
     pub(crate) gateway: Option<IpAddr>,
     /// The source of what the node itself sends there.
     pub(crate) source: Option<IpAddr>,
+    pub(crate) table: u32,
 }
 
 /// Runs `work` with a netlink socket in a namespace; `None`: the calling thread's own.
@@ -122,11 +132,18 @@ impl Netlink {
             mac: None,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
+            vxlan: None,
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(MacAddr),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::LinkInfo(told) => {
+                    link.vxlan = told.iter().find_map(|own| match own {
+                        LinkInfo::Data(InfoData::Vxlan(told)) => VxlanDevice::of(told),
+                        _ => None,
+                    });
+                }
                 _ => {}
             }
         }
@@ -196,29 +213,48 @@ impl Netlink {
         result.map_err(|error| NetlinkError::from(format!("removing the route to {}", route.prefix), &error))
     }
 
-    /// The device's routes of one protocol, and those of all other devices.
+    /// All routes of one protocol, each with its device's number.
     pub(crate) async fn routes(
         &self,
-        link: Link,
         protocol: RouteProtocol,
-    ) -> Result<(Vec<KernelRoute>, Vec<KernelRoute>), NetlinkError> {
-        let (mut own, mut others) = (Vec::new(), Vec::new());
+    ) -> Result<Vec<(Option<u32>, KernelRoute)>, NetlinkError> {
+        let mut routes = Vec::new();
         let all =
             [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()];
         for family in all {
             let mut found = self.0.route().get(family).execute();
             loop {
                 match found.try_next().await {
-                    Ok(Some(message)) => match ours(&message, protocol) {
-                        Some((index, route)) if index == Some(link.index) => own.push(route),
-                        found => others.extend(found.map(|(_, route)| route)),
-                    },
+                    Ok(Some(message)) => routes.extend(ours(&message, protocol)),
                     Ok(None) => break,
                     Err(error) => return Err(NetlinkError::from("listing routes", &error)),
                 }
             }
         }
-        Ok((own, others))
+        Ok(routes)
+    }
+
+    /// The networks that the node is on by any other device than these.
+    pub(crate) async fn subnets(&self, except: &[Link]) -> Result<Vec<IpPrefix>, NetlinkError> {
+        let (mut found, mut subnets) = (self.0.address().get().execute(), Vec::new());
+        loop {
+            let message = match found.try_next().await {
+                Ok(Some(message)) => message,
+                Ok(None) => break,
+                Err(error) => return Err(NetlinkError::from("listing addresses", &error)),
+            };
+            if except.iter().any(|link| link.index == message.header.index) {
+                continue;
+            }
+            let own = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(own) => IpPrefix::containing(*own, message.header.prefix_len),
+                _ => None,
+            });
+            subnets.extend(own.filter(|own| !own.is_host() && !own.addr().is_loopback()));
+        }
+        subnets.sort();
+        subnets.dedup();
+        Ok(subnets)
     }
 }
 
@@ -232,13 +268,19 @@ fn message(link: Option<Link>, route: &KernelRoute, protocol: RouteProtocol) -> 
         }
     };
     message.header.protocol = protocol;
+    // A byte has room for the first of them only.
+    message.header.table = u8::try_from(route.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+    message.attributes.push(RouteAttribute::Table(route.table));
     message.attributes.extend(link.map(|link| RouteAttribute::Oif(link.index)));
     match route.gateway {
         Some(gateway) => {
             if link.is_some() {
                 message.header.flags.insert(RouteFlags::Onlink);
             }
-            message.attributes.push(RouteAttribute::Gateway(gateway.into()));
+            message.attributes.push(match gateway {
+                IpAddr::V6(own) if route.prefix.addr().is_ipv4() => RouteAttribute::Via(RouteVia::Inet6(own)),
+                _ => RouteAttribute::Gateway(gateway.into()),
+            });
         }
         None if route.prefix.addr().is_ipv4() => message.header.scope = RouteScope::Link,
         None => {}
@@ -252,21 +294,24 @@ fn message(link: Option<Link>, route: &KernelRoute, protocol: RouteProtocol) -> 
 /// The device's number, and the route.
 fn ours(message: &RouteMessage, protocol: RouteProtocol) -> Option<(Option<u32>, KernelRoute)> {
     let header = &message.header;
-    if header.protocol != protocol || header.table != RouteHeader::RT_TABLE_MAIN {
+    if header.protocol != protocol {
         return None;
     }
     let (mut addr, mut gateway, mut source, mut index) = (None, None, None, None);
+    let mut table = u32::from(header.table);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(own) => addr = ip(own),
             RouteAttribute::Gateway(own) => gateway = ip(own),
+            RouteAttribute::Via(RouteVia::Inet6(own)) => gateway = Some(IpAddr::V6(*own)),
+            RouteAttribute::Table(own) => table = *own,
             RouteAttribute::PrefSource(own) => source = ip(own),
             RouteAttribute::Oif(own) => index = Some(*own),
             _ => {}
         }
     }
     let prefix = IpPrefix::containing(addr?, header.destination_prefix_length)?;
-    Some((index, KernelRoute { prefix, gateway, source }))
+    Some((index, KernelRoute { prefix, gateway, source, table }))
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

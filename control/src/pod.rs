@@ -170,7 +170,12 @@ fn configure(netns: BorrowedFd<'_>, interface: &str, pod: &Attached, anew: bool)
             kernel.add_address(link, address, AddressScope::Universe).await?;
         }
         for route in &pod.routes {
-            let route = KernelRoute { prefix: route.destination, gateway: route.gateway, source: None };
+            let route = KernelRoute {
+                prefix: route.destination,
+                gateway: route.gateway,
+                source: None,
+                table: netlink::MAIN,
+            };
             match kernel.add_route(Some(link), &route, RouteProtocol::Static, false).await {
                 // A second interface on the pods' own network leaves the first default route in force; on another it would do nothing
                 // without its route.

@@ -74,10 +74,10 @@ impl Condition {
 }
 
 impl Report {
-    pub(crate) fn new(config: Config, node: String, uplink: Option<&Uplink>, mtu: u16) -> Self {
+    pub(crate) fn new(config: Config, node: String, own: &crate::args::Config) -> Self {
         let addresses = |own: &Uplink| own.addresses.iter().map(|own| own.address).collect::<Vec<_>>();
-        let router = uplink.map(|own| router_addresses(&addresses(own)));
-        Self { config, node, router, way: router_way(uplink, mtu) }
+        let router = own.uplink.as_ref().map(|own| router_addresses(&addresses(own)));
+        Self { config, node, router, way: router_way(own.uplink.as_ref(), own.vxlan, own.mtu) }
     }
 
     /// Follows the node's state for good, on the calling thread.

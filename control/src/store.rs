@@ -70,6 +70,8 @@ struct State {
     attachments: BTreeMap<Key, Attachment>,
     /// Keys that somebody is at work on, and the endpoint's name that is kept for each, if it has one already.
     busy: BTreeMap<Key, Option<String>>,
+    /// The networks that the node's kernel is on, where it is asked.
+    subnets: Vec<IpPrefix>,
     /// By network.
     ipam: BTreeMap<u16, Ipam>,
     /// By port.
@@ -185,6 +187,7 @@ impl Store {
             complete: false,
             attachments: history.attachments.into_iter().map(|own| (own.key(), own)).collect(),
             busy: BTreeMap::new(),
+            subnets: Vec::new(),
             ipam,
             taps: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
@@ -227,6 +230,15 @@ impl Store {
             }
             let left = limit.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Written by the host's thread, and before the first plan.
+    pub(crate) fn know_subnets(&self, subnets: Vec<IpPrefix>) {
+        let mut state = self.lock();
+        if state.subnets != subnets {
+            state.subnets = subnets;
+            self.touch(&mut state);
         }
     }
 

@@ -32,7 +32,7 @@ impl Cluster {
         if !(1..=Site::MOST).contains(&count) {
             bail!("a cluster here has 1 to {} nodes, not {count}", Site::MOST);
         }
-        let lan = Lan::create(run, options.uplink, options.uplink_mtu)?;
+        let lan = Lan::create(run, options)?;
         let manifests = Manifests::create(&run.dir().join("manifests"))?;
         let Options { uplink, underlay, .. } = *options;
         let mut cluster = Self { nodes: Vec::new(), lan, manifests, uplink, underlay };

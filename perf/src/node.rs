@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 
 use crate::artefacts::Artefacts;
-use crate::lan::Lan;
+use crate::lan::{self, Lan, PAIR, SHARED};
 use crate::manifests::{Manifests, NODE, NodeObject, OTHER_NODE};
 use crate::netns::Netns;
 use crate::pod::Family;
@@ -91,6 +91,8 @@ pub struct Options {
     pub masquerade: bool,
     /// How packets get from one node to another there.
     pub vxlan: Vxlan,
+    /// Each node is on a network of its own, with a router between them that knows nodes alone, and lets nobody else's packets through.
+    pub routed: bool,
     /// The only family that routers have addresses of on a dedicated uplink; `None`: both.
     pub underlay: Option<Family>,
     /// MTU of the uplink.
@@ -111,6 +113,7 @@ impl Default for Options {
             uplink: Uplink::Dedicated,
             masquerade: false,
             vxlan: Vxlan::Never,
+            routed: false,
             underlay: None,
             uplink_mtu: 1500,
             pod_mtu: None,
@@ -141,7 +144,7 @@ impl Node {
     /// # Errors
     /// When anything cannot be made or does not come up; the logs' ends are in the error.
     pub fn start(run: &Arc<Run>, artefacts: &Artefacts, options: Options) -> Result<Self> {
-        let lan = Lan::create(run, options.uplink, options.uplink_mtu)?;
+        let lan = Lan::create(run, &options)?;
         lan.play_other_node()?;
         let manifests = Manifests::create(&run.dir().join("manifests"))?;
         let at = OUTSIDE.join(",");
@@ -384,21 +387,22 @@ fn spawn_control(
     command.arg("--state-dir").arg(dir.join("state")).arg("--vhost-dir").arg(dir.join("vhost"));
     command.args(["--uplink-mtu", &options.uplink_mtu.to_string()]);
     if options.uplink == Uplink::Dedicated {
-        command.args(["--uplink", "net_af_packet0", "--vxlan", options.vxlan.name()]);
+        command.args(["--uplink", "net_af_packet0"]);
         if !options.masquerade {
             command.arg("--no-masquerade");
         }
     }
-    let routers = site.router();
-    for (((address, gateway), length), family) in routers.iter().zip(OUTSIDE).zip([24, 64]).zip(Family::BOTH)
-    {
+    command.args(["--vxlan", options.vxlan.name()]);
+    let lengths = if options.routed { PAIR } else { SHARED };
+    for ((address, length), family) in site.router().iter().zip(lengths).zip(Family::BOTH) {
         if options.uplink == Uplink::Kernel {
             break;
         }
         if options.underlay.is_some_and(|only| only != family) {
             continue;
         }
-        command.args(["--uplink-address", &format!("{address}/{length}"), "--uplink-gateway", gateway]);
+        let gateway = if options.routed { lan::across(address)? } else { family.of(OUTSIDE).to_owned() };
+        command.args(["--uplink-address", &format!("{address}/{length}"), "--uplink-gateway", &gateway]);
     }
     command.args(["--host-interface", HOST_DEVICE]);
     command.args(["--cluster-dns", "10.96.0.10", "--cluster-dns", "fd00:96::10"]);

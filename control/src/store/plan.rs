@@ -32,7 +32,7 @@ impl Store {
     /// What the newest revision asks for; `None` until the source has read everything once.
     pub(crate) fn plan(&self) -> Option<Plan> {
         let mut planned = locked(&self.planned);
-        let (revision, attachments) = {
+        let (revision, subnets, attachments) = {
             let state = self.lock();
             if let Some(planned) = planned.as_ref().filter(|own| own.plan.revision == state.revision) {
                 return Some(planned.plan.clone());
@@ -40,13 +40,16 @@ impl Store {
             if !state.complete {
                 return None;
             }
-            (state.revision, state.attachments.values().map(desired_attachment).collect())
+            let subnets = state.subnets.clone();
+            (state.revision, subnets, state.attachments.values().map(desired_attachment).collect())
         };
         let local = Local {
             node: self.config.node.clone(),
             router: self.config.router.clone(),
             uplink: self.config.uplink.clone(),
             host: self.config.host.is_some().then_some(Host { mac: host::MAC, mtu: self.config.mtu }),
+            vxlan: self.config.vxlan,
+            subnets,
             masquerade: self.config.masquerade.clone(),
             attachments,
         };

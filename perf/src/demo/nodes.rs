@@ -46,16 +46,19 @@ pub(super) enum Way {
     Vxlan,
     /// By the nodes' kernels and their NICs.
     Kernel,
+    /// By those, in a tunnel of the kernels'.
+    KernelVxlan,
 }
 
 impl Way {
-    const ALL: [Self; 3] = [Self::Native, Self::Vxlan, Self::Kernel];
+    const ALL: [Self; 4] = [Self::Native, Self::Vxlan, Self::Kernel, Self::KernelVxlan];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
             Self::Vxlan => "vxlan",
             Self::Kernel => "kernel",
+            Self::KernelVxlan => "kernel-vxlan",
         }
     }
 
@@ -64,12 +67,17 @@ impl Way {
             Self::Native => "native routing",
             Self::Vxlan => "VXLAN",
             Self::Kernel => "the kernel's uplink",
+            Self::KernelVxlan => "VXLAN by the kernel",
         }
     }
 
     fn options(self) -> Options {
-        let uplink = if self == Self::Kernel { Uplink::Kernel } else { Uplink::Dedicated };
-        let vxlan = if self == Self::Vxlan { Vxlan::Always } else { Vxlan::Never };
+        let (uplink, vxlan) = match self {
+            Self::Native => (Uplink::Dedicated, Vxlan::Never),
+            Self::Vxlan => (Uplink::Dedicated, Vxlan::Always),
+            Self::Kernel => (Uplink::Kernel, Vxlan::Never),
+            Self::KernelVxlan => (Uplink::Kernel, Vxlan::Always),
+        };
         Options { uplink, vxlan, masquerade: true, ..Options::default() }
     }
 }

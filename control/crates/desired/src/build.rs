@@ -13,6 +13,7 @@ use proto::dataplane::{Limits, PortKind, PortSpec, RouteKey, RouteTarget};
 use wire::IpPrefix;
 
 use crate::HOST_PORT;
+use crate::by_kernel::ByKernel;
 use crate::host_ports::HostPort;
 use crate::nodes::Nodes;
 use crate::rows::Rows;
@@ -30,10 +31,8 @@ pub struct Desired {
     pub host_prefixes: Prefixes,
     /// This node's addresses that its kernel holds, InternalIP first: sources of what it sends to pods.
     pub host_addresses: Vec<IpAddr>,
-    /// Without an uplink: by what address the node's kernel reaches other nodes' podCIDRs.
-    pub peers: Peers,
-    /// Without an uplink: where packets of pods go with their own source; all else leaves the node with the node's.
-    pub cluster: Prefixes,
+    /// Without an uplink: the way to other nodes.
+    pub by_kernel: ByKernel,
     /// Ports of the node that lead to its pods, each by whom it is asked first.
     pub host_ports: Vec<HostPort>,
     /// What was left out, each naming object, field and value, by what it is about.
@@ -45,9 +44,6 @@ pub struct Desired {
     /// There are pods that need a look at their own addresses.
     pub(crate) has_strays: bool,
 }
-
-/// Prefixes, and the next hop of each; a copy costs nothing.
-pub type Peers = OrdMap<IpPrefix, IpAddr>;
 
 /// A set of prefixes; a copy costs nothing.
 pub type Prefixes = OrdSet<IpPrefix>;
@@ -83,10 +79,7 @@ impl Desired {
             }
             desired.stray_pods(view, local, uplink, &own);
         } else if local.host.is_some() {
-            for name in view.nodes.keys().filter(|name| **name != local.node) {
-                desired.reach_by_kernel(name);
-            }
-            desired.own_cluster(local);
+            desired.reach_all_by_kernel(view, local);
         }
         desired
     }
@@ -101,9 +94,10 @@ impl Desired {
     fn advanced(&self, before: (&ClusterView, &Local), view: &ClusterView, local: &Local) -> Option<Self> {
         let (old_view, old_local) = before;
         let same_but_attachments = {
-            let Local { node, router, uplink, host, masquerade, attachments: _ } = local;
-            (&old_local.node, &old_local.router, &old_local.uplink, &old_local.host, &old_local.masquerade)
-                == (node, router, uplink, host, masquerade)
+            let Local { node, router, uplink, host, vxlan, subnets, masquerade, attachments: _ } = local;
+            let way = (&old_local.uplink, &old_local.host, &old_local.vxlan, &old_local.subnets);
+            (&old_local.node, &old_local.router, &old_local.masquerade) == (node, router, masquerade)
+                && way == (uplink, host, vxlan, subnets)
         };
         if self.contested || !same_but_attachments {
             return None;
@@ -149,39 +143,6 @@ impl Desired {
             }
         }
         (!next.contested).then_some(next)
-    }
-
-    /// The same where the node's kernel is the way to others, whose pods are then no rows.
-    fn advanced_by_kernel(
-        &self,
-        (old_view, old_local): (&ClusterView, &Local),
-        view: &ClusterView,
-        local: &Local,
-    ) -> Option<Self> {
-        local.host.as_ref()?;
-        let mut next = self.clone();
-        if old_local.attachments != local.attachments {
-            next.local(local);
-        }
-        for (name, node) in old_view.nodes.diff(&view.nodes).map(changed) {
-            if *name == local.node {
-                return None;
-            }
-            for prefix in next.nodes.prefixes_of(name) {
-                next.cluster.remove(&prefix);
-                next.peers.remove(&prefix);
-            }
-            next.forget(name);
-            if let Some(node) = node {
-                next.judge(name, node);
-                next.reach_by_kernel(name);
-                next.cluster.extend(next.nodes.prefixes_of(name));
-            }
-        }
-        next.see_pods_as_themselves(local);
-        // Whether the host is there, default routes rest on.
-        let has_host = |desired: &Self| desired.rows.endpoints.contains_key(HOST_PORT);
-        (!next.contested && has_host(&next) == has_host(self)).then_some(next)
     }
 
     /// What was left out, each naming object, field and value.
@@ -250,7 +211,7 @@ pub(crate) fn everything(v4: bool) -> Option<IpPrefix> {
 }
 
 /// The key of what differs, and what is there now.
-fn changed<'a, K, V>(item: DiffItem<'a, 'a, K, V>) -> (&'a K, Option<&'a V>) {
+pub(crate) fn changed<'a, K, V>(item: DiffItem<'a, 'a, K, V>) -> (&'a K, Option<&'a V>) {
     match item {
         DiffItem::Add(key, new) | DiffItem::Update { new: (key, new), .. } => (key, Some(new)),
         DiffItem::Remove(key, _) => (key, None),
@@ -295,13 +256,7 @@ mod tests {
             dns_search: vec![],
         };
         let own = InterfaceAddress { address: Ipv4Addr::new(172, 16, 0, 1).into(), prefix_len: 24 };
-        let uplink = Uplink {
-            device: Ethdev::new("d"),
-            mtu: 1500,
-            addresses: vec![own],
-            gateways: vec![],
-            vxlan: None,
-        };
+        let uplink = Uplink { device: Ethdev::new("d"), mtu: 1500, addresses: vec![own], gateways: vec![] };
         let host = Some(Host { mac: crate::ROUTER_MAC, mtu: 1500 });
         for uplink in [Some(uplink), None] {
             let local = Local {
@@ -309,6 +264,8 @@ mod tests {
                 router: router.clone(),
                 uplink,
                 host: host.clone(),
+                vxlan: None,
+                subnets: vec![],
                 masquerade: Some(vec![]),
                 attachments: vec![],
             };

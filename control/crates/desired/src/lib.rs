@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod by_kernel;
 mod diff;
 mod host_ports;
 mod local;
@@ -18,7 +19,8 @@ mod remote;
 mod rows;
 mod view;
 
-pub use build::{Desired, Peers, Prefixes};
+pub use build::{Desired, Prefixes};
+pub use by_kernel::{ByKernel, End, KernelTunnel, Way};
 pub use diff::diff;
 pub use host_ports::HostPort;
 pub use objects::{
@@ -28,7 +30,9 @@ pub use objects::{
 };
 pub use prefixes::range_fault;
 pub use rows::{ApplyError, Rows, apply};
-pub use view::{Attachment, Change, ClusterView, Host, Local, Uplink, ViewChange, Vxlan, router_way};
+pub use view::{
+    Attachment, Change, ClusterView, Host, Local, Uplink, ViewChange, Vxlan, pod_mtu, router_way,
+};
 
 /// The node annotation that names the next hop of a node's podCIDRs and addresses, one address a family.
 pub const ROUTER_ADDRESSES: &str = "podrouter.io/router-addresses";

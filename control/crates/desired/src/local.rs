@@ -9,7 +9,7 @@ use wire::IpPrefix;
 
 use crate::build::{About, Desired};
 use crate::remote::tunnel_mac;
-use crate::view::{Attachment, Host, Local, Uplink, Vxlan};
+use crate::view::{Attachment, Host, Local, Uplink, Vxlan, pod_mtu};
 use crate::{HOST_PORT, ROUTER_MAC, TUNNEL_PORT, UPLINK_PORT};
 
 /// Above the NodePorts (30000 to 32767), which the same address may serve.
@@ -29,7 +29,7 @@ impl Desired {
             self.warn(About::Local, format!("Node {}: {text}", local.node));
         }
         if let Some(uplink) = &local.uplink {
-            self.uplink(uplink, &local.node);
+            self.uplink(uplink, local);
             self.masquerade(uplink, local.masquerade.as_deref());
         }
         self.attachments(&local.attachments);
@@ -44,13 +44,14 @@ impl Desired {
         }
     }
 
-    fn uplink(&mut self, uplink: &Uplink, node: &str) {
+    fn uplink(&mut self, uplink: &Uplink, local: &Local) {
         self.port(UPLINK_PORT, PortKind::Ethdev(uplink.device.clone()), None, uplink.mtu);
         let row = Interface { port: UPLINK_PORT.to_owned(), network: 0, addresses: uplink.addresses.clone() };
         self.rows.interfaces.insert(row.port.clone(), row);
-        if let Some(Vxlan { vni, udp_port, .. }) = uplink.vxlan {
+        if let Some(Vxlan { vni, udp_port, .. }) = local.vxlan {
             let kind = PortKind::Vxlan { uplink: UPLINK_PORT.to_owned(), vni, udp_port };
-            self.port(TUNNEL_PORT, kind, Some(tunnel_mac(node)), uplink.pod_mtu());
+            let mtu = pod_mtu(uplink.mtu, Some(uplink), local.vxlan);
+            self.port(TUNNEL_PORT, kind, Some(tunnel_mac(&local.node)), mtu);
         }
     }
 

@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use proto::dataplane::{RouteKey, RouteTarget, TunnelPeer, TunnelPeerKey};
 use wire::{IpPrefix, MacAddr};
 
-use crate::build::{About, Desired, everything};
+use crate::build::{About, Desired};
 use crate::objects::{Address, ObjectName, Pod};
 use crate::prefixes::{NodeRanges, station};
-use crate::view::{ClusterView, Local, Uplink, vxlan_text};
+use crate::view::{ClusterView, Local, Uplink, Vxlan, vxlan_text};
 use crate::{ROUTER_ADDRESSES, ROUTER_WAY, TUNNEL_PORT, UPLINK_PORT};
 
 impl Desired {
@@ -18,15 +18,8 @@ impl Desired {
     pub(crate) fn reach(&mut self, name: &str, local: &Local, uplink: &Uplink, own: &BTreeSet<IpAddr>) {
         let Some(node) = self.nodes.get(name).cloned() else { return };
         let about = || About::Node(name.to_owned());
-        let (hops, problems) = Hops::of(&node, uplink);
-        let own_way = vxlan_text(uplink.vxlan);
-        if let Some(theirs) = node.tunnels.as_ref().filter(|theirs| **theirs != own_way) {
-            let text = format!(
-                "Node {name}: annotation {ROUTER_WAY} says `{theirs}`, and this node has `{own_way}`: what one sends is not what \
-                 the other takes; start control with the same --vxlan, --vxlan-vni and --vxlan-port on both"
-            );
-            self.warn(about(), text);
-        }
+        let (hops, problems) = Hops::of(&node, uplink, local.vxlan);
+        self.compare_ways(name, &node, local);
         for (address, problem) in &problems {
             let text = format!(
                 "Node {name}: annotation {ROUTER_ADDRESSES} `{address}`: {problem}; left out, its pods of that \
@@ -84,33 +77,15 @@ impl Desired {
         }
     }
 
-    /// The same by this node's kernel, to podCIDRs alone: it has its own ways to other nodes' addresses.
-    pub(crate) fn reach_by_kernel(&mut self, name: &str) {
-        let Some(node) = self.nodes.get(name).cloned() else { return };
-        let hops = Hops(node.routers.iter().map(|&address| Hop { address, tunnelled: false }).collect());
-        let mut unreached = BTreeSet::new();
-        for &prefix in &node.pod_cidrs {
-            match hops.towards(prefix.addr()) {
-                Some(hop) => drop(self.peers.insert(prefix, hop.address)),
-                None => drop(unreached.insert(if prefix.addr().is_ipv4() { "IPv4" } else { "IPv6" })),
-            }
-        }
-        for family in unreached {
-            self.warn(About::Node(name.to_owned()), unnamed(name, family));
-        }
-    }
-
-    /// Where nothing is translated on the way: all nodes and their pods.
-    pub(crate) fn own_cluster(&mut self, local: &Local) {
-        self.cluster = self.nodes.all_prefixes().collect();
-        self.see_pods_as_themselves(local);
-    }
-
-    /// And where beyond the cluster that is so too.
-    pub(crate) fn see_pods_as_themselves(&mut self, local: &Local) {
-        match &local.masquerade {
-            Some(exclude) => self.cluster.extend(exclude.iter().copied()),
-            None => self.cluster.extend([true, false].into_iter().filter_map(everything)),
+    /// Two nodes have to have the same tunnels.
+    pub(crate) fn compare_ways(&mut self, name: &str, node: &NodeRanges, local: &Local) {
+        let own_way = vxlan_text(local.vxlan);
+        if let Some(theirs) = node.tunnels.as_ref().filter(|theirs| **theirs != own_way) {
+            let text = format!(
+                "Node {name}: annotation {ROUTER_WAY} says `{theirs}`, and this node has `{own_way}`: what one sends is not what \
+                 the other takes; start control with the same --vxlan, --vxlan-vni and --vxlan-port on both"
+            );
+            self.warn(About::Node(name.to_owned()), text);
         }
     }
 
@@ -147,7 +122,7 @@ impl Desired {
         pods.sort_by_key(|(name, pod)| (pod.terminating, Reverse(&pod.created), *name));
         for (name, pod) in pods {
             for (i, address) in pod.pod_ips.iter().enumerate() {
-                let problem = match self.stray(pod, address, uplink, own) {
+                let problem = match self.stray(pod, address, (uplink, local.vxlan), own) {
                     Ok(()) => continue,
                     Err(problem) => problem,
                 };
@@ -163,7 +138,7 @@ impl Desired {
         &mut self,
         pod: &Pod,
         address: &Address,
-        uplink: &Uplink,
+        (uplink, vxlan): (&Uplink, Option<Vxlan>),
         own: &BTreeSet<IpAddr>,
     ) -> Result<(), String> {
         let address = station(address)?;
@@ -177,7 +152,7 @@ impl Desired {
             self.contested = true;
             return Err("belongs to something else already (of two pods, delete one)".to_owned());
         }
-        if let Some(hop) = Hops::of(&node, uplink).0.towards(address) {
+        if let Some(hop) = Hops::of(&node, uplink, vxlan).0.towards(address) {
             self.route_by(prefix, hop, &pod.node);
             self.host_prefixes.insert(prefix);
         }
@@ -200,7 +175,7 @@ fn next_hop(port: &str, address: IpAddr) -> RouteTarget {
     RouteTarget::NextHop { port: port.to_owned(), address, inside: true }
 }
 
-fn unnamed(name: &str, family: &str) -> String {
+pub(crate) fn unnamed(name: &str, family: &str) -> String {
     format!(
         "Node {name}: annotation {ROUTER_ADDRESSES} names no {family} address; its {family} pods and addresses cannot be \
          reached: add that of its uplink (--uplink-address there)"
@@ -229,12 +204,12 @@ struct Hop {
 
 impl Hops {
     /// Those that the uplink can reach; and those that it cannot, and why.
-    fn of(node: &NodeRanges, uplink: &Uplink) -> (Self, Vec<(IpAddr, &'static str)>) {
+    fn of(node: &NodeRanges, uplink: &Uplink, vxlan: Option<Vxlan>) -> (Self, Vec<(IpAddr, &'static str)>) {
         let (mut hops, mut problems) = (Vec::new(), Vec::new());
         for &address in &node.routers {
             let link_local = matches!(address, IpAddr::V6(own) if own.is_unicast_link_local());
             let on_link = uplink.is_on_link(address);
-            let tunnelled = uplink.vxlan.is_some_and(|vxlan| !(vxlan.across_subnets && on_link));
+            let tunnelled = vxlan.is_some_and(|vxlan| !(vxlan.across_subnets && on_link));
             if uplink.addresses.iter().any(|own| own.address == address) {
                 problems.push((address, "is this node's own uplink address"));
             } else if tunnelled && link_local {

@@ -106,6 +106,10 @@ pub struct Local {
     pub router: Router,
     pub uplink: Option<Uplink>,
     pub host: Option<Host>,
+    /// How packets to other nodes' pods go through what lies between; `None`: as they are.
+    pub vxlan: Option<Vxlan>,
+    /// Without an uplink: the networks that the node's kernel is on.
+    pub subnets: Vec<IpPrefix>,
     /// Where beyond the cluster pods are seen as themselves; `None`: everywhere. All else sees this node.
     pub masquerade: Option<Vec<IpPrefix>>,
     pub attachments: Vec<Attachment>,
@@ -120,14 +124,12 @@ pub struct Uplink {
     pub addresses: Vec<InterfaceAddress>,
     /// Next hops of everything that no other route covers, at most one a family.
     pub gateways: Vec<IpAddr>,
-    /// How packets to other nodes' pods go through what lies between; `None`: as they are.
-    pub vxlan: Option<Vxlan>,
 }
 
 /// Tunnels to other nodes (RFC 7348).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vxlan {
-    /// Nodes on the uplink's own subnets are reached without.
+    /// Nodes on the uplink's own subnets, or the kernel's, are reached without.
     pub across_subnets: bool,
     /// The network identifier, of 24 bits.
     pub vni: u32,
@@ -136,9 +138,19 @@ pub struct Vxlan {
 
 /// How a node reaches others, as [`crate::ROUTER_WAY`] says it; without an uplink by its kernel.
 #[must_use]
-pub fn router_way(uplink: Option<&Uplink>, mtu: u16) -> String {
+pub fn router_way(uplink: Option<&Uplink>, vxlan: Option<Vxlan>, mtu: u16) -> String {
     let mode = if uplink.is_some() { "dedicated" } else { "kernel" };
-    format!("{mode}, mtu {mtu}, {}", vxlan_text(uplink.and_then(|uplink| uplink.vxlan)))
+    format!("{mode}, mtu {mtu}, {}", vxlan_text(vxlan))
+}
+
+/// Largest packet of a pod that reaches every other node whole, where `mtu` is the largest between them.
+#[must_use]
+pub fn pod_mtu(mtu: u16, uplink: Option<&Uplink>, vxlan: Option<Vxlan>) -> u16 {
+    let only_v4 = uplink.is_some_and(|own| own.addresses.iter().all(|own| own.address.is_ipv4()));
+    // Inner Ethernet, VXLAN, UDP, and the IP header of the family that may be used outside: which one the kernel's is, its addresses tell
+    // only later.
+    let outer = if only_v4 { 50 } else { 70 };
+    mtu - if vxlan.is_some() { outer } else { 0 }
 }
 
 pub(crate) fn vxlan_text(vxlan: Option<Vxlan>) -> String {
@@ -153,14 +165,6 @@ pub(crate) fn tunnels(way: &str) -> Option<&str> {
 }
 
 impl Uplink {
-    /// Largest packet of a pod that reaches every other node whole.
-    #[must_use]
-    pub fn pod_mtu(&self) -> u16 {
-        // Inner Ethernet, VXLAN, UDP, and the IP header of the family that may be used outside.
-        let outer = if self.addresses.iter().any(|own| own.address.is_ipv6()) { 70 } else { 50 };
-        self.mtu - if self.vxlan.is_some() { outer } else { 0 }
-    }
-
     /// By what neighbour an address is reached: itself, or a gateway.
     pub(crate) fn way_to(&self, address: IpAddr) -> Option<IpAddr> {
         let gateway = || self.gateways.iter().copied().find(|own| own.is_ipv4() == address.is_ipv4());

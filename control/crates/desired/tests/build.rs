@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 
 use desired::{
-    Attachment, ClusterView, Desired, HOST_PORT, Host, Local, Node, NodeAddress, ObjectName, Pod, ROUTER_MAC,
-    Rows, TUNNEL_PORT, UPLINK_PORT, Uplink, Vxlan, apply, diff, router_way,
+    Attachment, ClusterView, Desired, End, HOST_PORT, Host, Local, Node, NodeAddress, ObjectName, Pod,
+    ROUTER_MAC, Rows, TUNNEL_PORT, UPLINK_PORT, Uplink, Vxlan, Way, apply, diff, router_way,
 };
 use proptest::prelude::*;
 use proto::control::PortMapping;
@@ -70,9 +70,10 @@ fn local() -> Local {
             mtu: 1500,
             addresses: vec![own("172.16.0.1", 24), own("fd00:16::1", 64)],
             gateways: vec![ip("172.16.0.254"), ip("fe80::254")],
-            vxlan: None,
         }),
         host: Some(Host { mac: MacAddr([2, 0, 0, 0, 0, 9]), mtu: 1500 }),
+        vxlan: None,
+        subnets: vec![],
         masquerade: None,
         attachments: vec![Attachment {
             port: "p0".into(),
@@ -132,9 +133,7 @@ fn two_nodes_reach_each_other_in_both_families() {
 const VXLAN: Vxlan = Vxlan { across_subnets: false, vni: 7, udp_port: 4_789 };
 
 fn tunnelled(across_subnets: bool) -> Local {
-    let mut local = local();
-    local.uplink.as_mut().unwrap().vxlan = Some(Vxlan { across_subnets, ..VXLAN });
-    local
+    Local { vxlan: Some(Vxlan { across_subnets, ..VXLAN }), ..local() }
 }
 
 fn through(address: &str) -> RouteTarget {
@@ -207,7 +206,7 @@ fn an_end_that_cannot_be_reached_is_named() {
 #[test]
 fn two_nodes_that_do_not_agree_on_tunnels_are_told_so() {
     let says = |way: &str| Node { router_way: Some(way.to_owned()), ..node(2) };
-    let own = router_way(tunnelled(false).uplink.as_ref(), 1_430);
+    let own = router_way(tunnelled(false).uplink.as_ref(), Some(VXLAN), 1_430);
     assert_eq!(own, "dedicated, mtu 1430, vxlan always, vni 7, port 4789");
     let quiet = |way: &str, local: &Local| {
         let desired = Desired::build(&view([(1, node(1)), (2, says(way))], []), local);
@@ -260,7 +259,7 @@ fn what_pods_send_beyond_the_cluster_has_the_uplinks_address() {
     assert!(!inside("0.0.0.0/0") && !inside("::/0"));
     // By the node's kernel the same list is its.
     masked.uplink = None;
-    let by_kernel = |local: &Local| Desired::build(&view, local).cluster;
+    let by_kernel = |local: &Local| Desired::build(&view, local).by_kernel.cluster;
     let (listed, all) = (by_kernel(&masked), "0.0.0.0/0".parse::<IpPrefix>().unwrap());
     assert!(listed.contains(&exclude[0]) && !listed.contains(&all));
     masked.masquerade = None;
@@ -440,7 +439,7 @@ fn without_an_uplink_the_nodes_kernel_is_the_way() {
         assert_eq!(target(&desired, prefix), Some(expected), "{prefix}");
     }
     assert_eq!(desired.rows.routes.len(), 4, "the kernel knows the rest");
-    let peers: Vec<String> = desired.peers.iter().map(|(prefix, hop)| format!("{prefix} by {hop}")).collect();
+    let peers = ways(&desired);
     assert_eq!(
         peers,
         ["10.244.2.0/24 by 172.16.0.2", "10.244.3.0/24 by 192.168.77.13", "fd00:10:244:2::/64 by fd00:16::2"]
@@ -448,8 +447,45 @@ fn without_an_uplink_the_nodes_kernel_is_the_way() {
     let [warning] = warnings(&desired)[..] else { panic!("{:?}", warnings(&desired)) };
     assert!(warning.contains("Node knode3") && warning.contains("no IPv6 address"), "{warning}");
     // All podCIDRs and addresses of all nodes.
-    assert_eq!(desired.cluster.len(), 12);
+    assert_eq!(desired.by_kernel.cluster.len(), 12);
     assert_eq!(desired.host_prefixes.len(), 2);
+}
+
+/// How the kernel reaches other nodes' pods.
+fn ways(desired: &Desired) -> Vec<String> {
+    let text = |(prefix, way): (&IpPrefix, &Way)| match way {
+        Way::Neighbour(address) => format!("{prefix} by {address}"),
+        Way::Tunnel(end) => format!("{prefix} through {}", end.address),
+    };
+    desired.by_kernel.pods.iter().map(text).collect()
+}
+
+#[test]
+fn the_kernels_tunnel_leads_to_pods_and_from_pods_to_nodes() {
+    let mut local = Local { uplink: None, ..tunnelled(false) };
+    local.host.as_mut().unwrap().mtu = 1_430;
+    let mut v6_only = node(3);
+    v6_only.router_addresses = Some("fd00:16::3".into());
+    let view = view([(1, node(1)), (2, node(2)), (3, v6_only)], []);
+    let desired = Desired::build(&view, &local);
+    assert_eq!(ways(&desired), ["10.244.2.0/24 through 172.16.0.2", "fd00:10:244:2::/64 through 172.16.0.2"]);
+    let stations: Vec<IpAddr> = desired.by_kernel.stations.keys().copied().collect();
+    assert_eq!(stations, ["192.168.77.12", "fd00:77::12"].map(ip));
+    let [warning] = warnings(&desired)[..] else { panic!("{:?}", warnings(&desired)) };
+    assert!(warning.contains("Node knode3") && warning.contains("no IPv4 address"), "{warning}");
+    let tunnel = desired.by_kernel.tunnel.unwrap();
+    assert_eq!((tunnel.end.address, tunnel.vni, tunnel.udp_port), (ip("192.168.77.11"), 7, 4_789));
+    assert_eq!(tunnel.mtu, 1_430);
+    // Seen from there, this node's station is the one that it has itself.
+    let there = Desired::build(&view, &Local { node: "knode2".into(), ..local.clone() });
+    let seen = there.by_kernel.pods.get(&"10.244.1.0/24".parse::<IpPrefix>().unwrap()).copied();
+    assert_eq!(seen, Some(Way::Tunnel(End { address: ip("172.16.0.1"), mac: tunnel.end.mac })));
+    // Who is on a network of the kernel's is reached by it.
+    local.vxlan = tunnelled(true).vxlan;
+    local.subnets = vec!["172.16.0.0/24".parse().unwrap()];
+    let desired = Desired::build(&view, &local);
+    assert_eq!(ways(&desired)[..2], ["10.244.2.0/24 by 172.16.0.2", "fd00:10:244:2::/64 by fd00:16::2"]);
+    assert!(desired.by_kernel.stations.is_empty());
 }
 
 #[test]
@@ -576,15 +612,15 @@ proptest! {
     #[test]
     fn going_on_comes_to_the_same_as_building_anew(
         steps in proptest::collection::vec(step(), 1..24),
-        way in 0u8..4,
+        way in 0u8..6,
     ) {
         let mut view = view([(1, node(1)), (2, node(2)), (3, node(3))], []);
         let mut local = local();
-        match (way, &mut local.uplink) {
-            (0, uplink) => *uplink = None,
-            (1, _) | (_, None) => {}
-            (way, Some(uplink)) => uplink.vxlan = Some(Vxlan { across_subnets: way == 2, ..VXLAN }),
+        if way % 2 == 0 {
+            local.uplink = None;
+            local.subnets = vec!["172.16.0.0/25".parse().unwrap()];
         }
+        local.vxlan = (way > 1).then_some(Vxlan { across_subnets: way > 3, ..VXLAN });
         let mut desired = Desired::build(&view, &local);
         let mut rows = desired.rows.clone();
         for step in steps {

@@ -1,0 +1,152 @@
+//! The way to other nodes where this node's kernel is it: by its own networks, or in tunnels of a device of its (VXLAN, RFC 7348).
+//!
+//! A tunnel's device has ends of one family, IPv4 where this node has such an address. Pods reach other nodes' own addresses in the tunnel
+//! too, so that what lies between sees no pod's address; nodes reach each other as they ever did.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use imbl::OrdMap;
+use wire::{IpPrefix, MacAddr};
+
+use crate::build::{About, Desired, Prefixes, changed, everything};
+use crate::remote::{tunnel_mac, unnamed};
+use crate::view::{ClusterView, Local};
+use crate::{HOST_PORT, ROUTER_ADDRESSES};
+
+/// What this node's kernel is told of other nodes; empty where an uplink is the way. A copy costs nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ByKernel {
+    /// The way to other nodes' podCIDRs.
+    pub pods: OrdMap<IpPrefix, Way>,
+    /// Other nodes' addresses that pods reach in the tunnel.
+    pub stations: OrdMap<IpAddr, End>,
+    /// Where packets of pods go with their own source; all else leaves the node with the node's.
+    pub cluster: Prefixes,
+    pub tunnel: Option<KernelTunnel>,
+}
+
+/// By what the kernel reaches another node's pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// A neighbour on a network of this node.
+    Neighbour(IpAddr),
+    Tunnel(End),
+}
+
+/// The other end of a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct End {
+    /// Where its datagrams go.
+    pub address: IpAddr,
+    /// Its MAC address inside.
+    pub mac: MacAddr,
+}
+
+/// The kernel's device for tunnels, and this node's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KernelTunnel {
+    pub end: End,
+    pub vni: u32,
+    pub udp_port: u16,
+    /// Largest IP packet inside, in bytes.
+    pub mtu: u16,
+}
+
+impl Desired {
+    /// All other nodes, by the kernel.
+    pub(crate) fn reach_all_by_kernel(&mut self, view: &ClusterView, local: &Local) {
+        self.by_kernel.tunnel = self.own_end(local);
+        for name in view.nodes.keys().filter(|name| **name != local.node) {
+            self.reach_by_kernel(name, local);
+        }
+        self.by_kernel.cluster = self.nodes.all_prefixes().collect();
+        self.see_pods_as_themselves(local);
+    }
+
+    fn own_end(&self, local: &Local) -> Option<KernelTunnel> {
+        let (vxlan, host) = (local.vxlan?, local.host.as_ref()?);
+        let own = &self.host_addresses;
+        let &address = own.iter().find(|own| own.is_ipv4()).or(own.first())?;
+        let end = End { address, mac: tunnel_mac(&local.node) };
+        Some(KernelTunnel { end, vni: vxlan.vni, udp_port: vxlan.udp_port, mtu: host.mtu })
+    }
+
+    /// Routes of the kernel's to a node's pods; as they are, to podCIDRs alone: it has its own ways to other nodes' addresses.
+    fn reach_by_kernel(&mut self, name: &str, local: &Local) {
+        let Some(node) = self.nodes.get(name).cloned() else { return };
+        self.compare_ways(name, &node, local);
+        let about = || About::Node(name.to_owned());
+        if let (Some(vxlan), Some(tunnel)) = (local.vxlan, self.by_kernel.tunnel) {
+            let v4 = tunnel.end.address.is_ipv4();
+            let Some(&address) = node.routers.iter().find(|own| own.is_ipv4() == v4) else {
+                let family = if v4 { "IPv4" } else { "IPv6" };
+                let text = format!(
+                    "Node {name}: annotation {ROUTER_ADDRESSES} names no {family} address, as this node's end of the tunnel is; its \
+                     pods cannot be reached: give all nodes an {family} address"
+                );
+                return self.warn(about(), text);
+            };
+            if !(vxlan.across_subnets && local.subnets.iter().any(|net| net.contains(address))) {
+                let end = End { address, mac: tunnel_mac(name) };
+                self.by_kernel.pods.extend(node.pod_cidrs.iter().map(|&prefix| (prefix, Way::Tunnel(end))));
+                self.by_kernel.stations.extend(node.addresses.iter().map(|&address| (address, end)));
+                return;
+            }
+        }
+        let mut unreached = BTreeSet::new();
+        for &prefix in &node.pod_cidrs {
+            let v4 = prefix.addr().is_ipv4();
+            match node.routers.iter().find(|own| own.is_ipv4() == v4) {
+                Some(&address) => drop(self.by_kernel.pods.insert(prefix, Way::Neighbour(address))),
+                None => drop(unreached.insert(if v4 { "IPv4" } else { "IPv6" })),
+            }
+        }
+        for family in unreached {
+            self.warn(about(), unnamed(name, family));
+        }
+    }
+
+    /// Where beyond the cluster nothing is translated on the way either.
+    fn see_pods_as_themselves(&mut self, local: &Local) {
+        match &local.masquerade {
+            Some(exclude) => self.by_kernel.cluster.extend(exclude.iter().copied()),
+            None => self.by_kernel.cluster.extend([true, false].into_iter().filter_map(everything)),
+        }
+    }
+
+    /// As [`Self::next`], where other nodes' pods are no rows.
+    pub(crate) fn advanced_by_kernel(
+        &self,
+        (old_view, old_local): (&ClusterView, &Local),
+        view: &ClusterView,
+        local: &Local,
+    ) -> Option<Self> {
+        local.host.as_ref()?;
+        let mut next = self.clone();
+        if old_local.attachments != local.attachments {
+            next.local(local);
+        }
+        for (name, node) in old_view.nodes.diff(&view.nodes).map(changed) {
+            if *name == local.node {
+                return None;
+            }
+            for prefix in next.nodes.prefixes_of(name) {
+                next.by_kernel.cluster.remove(&prefix);
+                next.by_kernel.pods.remove(&prefix);
+                next.by_kernel.stations.remove(&prefix.addr());
+            }
+            next.forget(name);
+            if let Some(node) = node {
+                next.judge(name, node);
+                next.reach_by_kernel(name, local);
+                next.by_kernel.cluster.extend(next.nodes.prefixes_of(name));
+            }
+        }
+        next.see_pods_as_themselves(local);
+        // What default routes and this node's end rest on.
+        let has_host = |desired: &Self| desired.rows.endpoints.contains_key(HOST_PORT);
+        let same = has_host(&next) == has_host(self) && next.host_addresses == self.host_addresses;
+        (!next.contested && same).then_some(next)
+    }
+}
