@@ -4,9 +4,10 @@
 //! looks at a table of its own, by a rule, so that it goes into the tunnel and the tunnel's datagrams do not.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use desired::{ByKernel, End, KernelTunnel, Way};
+use rtnetlink::packet_route::address::AddressScope;
 use rustix::io::Errno;
 use wire::{IpPrefix, MacAddr};
 
@@ -15,6 +16,9 @@ use crate::routes::{PROTOCOL, Routes};
 
 /// The device for tunnels.
 pub(crate) const DEVICE: &str = "podrouter.vxlan";
+
+/// An address of its own: with none, `rp_filter` takes only what the kernel's own way back for is by this very device.
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 3);
 
 /// The number of the table for what pods send to other nodes, and of the rule that leads there.
 const TABLE: u32 = 30_112;
@@ -67,6 +71,7 @@ async fn device(kernel: &Netlink, tunnel: &KernelTunnel) -> Result<Link, Netlink
     for switch in ["accept_ra", "autoconf", "accept_redirects"] {
         netlink::sysctl(&format!("net/ipv6/conf/{DEVICE}/{switch}"), "0");
     }
+    kernel.add_address(link, ADDRESS.into(), AddressScope::Link).await?;
     if !link.up || link.mac != Some(end.mac) || link.mtu != u32::from(mtu) {
         kernel.set_link(link, end.mac, mtu).await?;
     }

@@ -20,7 +20,7 @@ use crate::lan::{self, Lan, PAIR, SHARED};
 use crate::manifests::{Manifests, NODE, NodeObject, OTHER_NODE};
 use crate::netns::Netns;
 use crate::pod::Family;
-use crate::process::{Process, finish_with_input, is_broken_pipe};
+use crate::process::{Process, finish_with_input, is_broken_pipe, succeed};
 use crate::query::Query;
 use crate::run::Run;
 use crate::signals;
@@ -253,6 +253,23 @@ impl Node {
         self.control.kill()?;
         self.control = self.spawn_control()?;
         self.settle()
+    }
+
+    /// Ends both processes and takes off the node what they keep on it.
+    ///
+    /// # Errors
+    /// As `podrouter uninstall`.
+    pub fn uninstall(&mut self) -> Result<()> {
+        self.control.stop()?;
+        self.dataplane.stop()?;
+        let (query, dir) = (self.query(), dir(&self.run, self.site));
+        let mut command = self.host.command(&query.program);
+        command.arg("--dataplane").arg(&query.dataplane).arg("--control").arg(&query.control);
+        command.args(["uninstall", "--force"]);
+        for (flag, name) in [("bin", "bin"), ("conf", "net.d"), ("state", "state"), ("run", "run")] {
+            command.arg(format!("--{flag}-dir")).arg(dir.join(name));
+        }
+        succeed(&mut command, PATIENCE).map(drop)
     }
 
     /// Kills control as a crash would, starts it again, and lets it be for a while, whatever it is at then.

@@ -130,7 +130,7 @@ pub(crate) fn uninstall(args: &Args, wanted: &Uninstall) -> anyhow::Result<Done>
         return Ok(done);
     }
     remove_interface(&wanted.kept.host_interface, &mut done)?;
-    remove_routes(&mut done)?;
+    remove_ways(&mut done)?;
     remove_table(&mut done)?;
     if let Some(path) = &wanted.flow_file {
         remove(path, &mut done)?;
@@ -232,25 +232,37 @@ fn remove_interface(name: &str, done: &mut Done) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where the kernel was the way to other nodes, it has routes by devices that stay; podrouter-control marks its own by a protocol of theirs.
-fn remove_routes(done: &mut Done) -> anyhow::Result<()> {
-    const PROTOCOL: &str = "112";
+/// Where the kernel was the way to other nodes, it has routes by devices that stay, rules, and a device for tunnels; podrouter-control
+/// marks what is its own by a protocol.
+fn remove_ways(done: &mut Done) -> anyhow::Result<()> {
+    const OURS: [&str; 2] = ["protocol", "112"];
+    const TUNNEL: &str = "podrouter.vxlan";
+    remove_way(&["link", "show", "dev", TUNNEL, "type", "vxlan"], "", &["link", "del", TUNNEL], done)?;
     for family in ["-4", "-6"] {
-        let ip = |what: &str| Command::new("ip").args([family, "route", what, "proto", PROTOCOL]).output();
-        match ip("show") {
-            Ok(there) if there.status.success() && !there.stdout.is_empty() => {}
-            // Without the program they are looked for by nobody; with none of them there is nothing to do.
-            _ => continue,
-        }
-        let output = ip("flush").context("running ip")?;
-        if !output.status.success() {
-            bail!(
-                "removing routes of protocol {PROTOCOL}: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        done.removed.push(PathBuf::from(format!("ip {family} route proto {PROTOCOL}")));
+        let ip = |what, verb| [&[family, what, verb], &OURS[..]].concat();
+        // Rules are all shown, whatever is asked for.
+        remove_way(&ip("rule", "show"), "proto 112", &ip("rule", "flush"), done)?;
+        remove_way(&ip("route", "show"), "", &ip("route", "flush"), done)?;
     }
+    Ok(())
+}
+
+/// What `ip` shows, with `sign` in it, is removed.
+fn remove_way(show: &[&str], sign: &str, removal: &[&str], done: &mut Done) -> anyhow::Result<()> {
+    let ip = |arguments: &[&str]| Command::new("ip").args(arguments).output();
+    match ip(show) {
+        Ok(there)
+            if there.status.success()
+                && !there.stdout.is_empty()
+                && String::from_utf8_lossy(&there.stdout).contains(sign) => {}
+        // Without the program they are looked for by nobody; with none of them there is nothing to do.
+        _ => return Ok(()),
+    }
+    let (command, output) = (removal.join(" "), ip(removal).context("running ip")?);
+    if !output.status.success() {
+        bail!("ip {command}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    done.removed.push(PathBuf::from(format!("ip {}", show.join(" "))));
     Ok(())
 }
 

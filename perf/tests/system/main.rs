@@ -8,6 +8,7 @@ mod addresses;
 mod bandwidth;
 mod errors;
 mod host_ports;
+mod kernel_tunnels;
 mod lifecycle;
 mod networks;
 mod nodes;

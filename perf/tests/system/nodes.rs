@@ -11,7 +11,6 @@ use lab::node::{HOST, HOST_DEVICE, Node, OUTSIDE, Options, Uplink, Vxlan, WORLD}
 use lab::ping::{Ping, Pinged};
 use lab::pktgen::reflector;
 use lab::pod::{Family, Kind, Pod};
-use lab::process::succeed;
 use lab::run::Run;
 use lab::site::Site;
 use lab::wait::{PATIENCE, wait_until};
@@ -119,16 +118,7 @@ fn by_the_nodes_kernel_they_do_too_and_the_outside_sees_the_node() {
 
     // Taken off, the other one keeps nothing of it in its kernel.
     assert!(routes(b).contains("proto 112"), "{}", routes(b));
-    let query = b.query();
-    let dir = b.run.dir().join(b.site.name());
-    let [bin, conf, state] = ["bin", "net.d", "state"].map(|name| dir.join(name));
-    let mut uninstall = b.host.command(&query.program);
-    uninstall.arg("--dataplane").arg(&query.dataplane).arg("--control").arg(&query.control);
-    uninstall.args(["uninstall", "--force"]).arg("--bin-dir").arg(bin).arg("--conf-dir").arg(conf);
-    uninstall.arg("--state-dir").arg(state).arg("--run-dir").arg(dir.join("run"));
-    bed.cluster.nodes[1].control.stop().unwrap();
-    bed.cluster.nodes[1].dataplane.stop().unwrap();
-    succeed(&mut uninstall, PATIENCE).unwrap();
+    bed.cluster.nodes[1].uninstall().unwrap();
     let b = &bed.cluster.nodes[1];
     assert!(!routes(b).contains("proto 112"), "{}", routes(b));
     assert!(!b.host.succeed("nft", &["list", "ruleset"]).unwrap().contains("podrouter"));
@@ -179,10 +169,10 @@ pub(crate) fn reach_each_other(bed: &Bed) {
         .collect();
     let pairs = bed.cluster.nodes.iter().zip(&dpdk);
     let _reflectors: Vec<_> = pairs.map(|(node, pod)| reflector(node, pod).unwrap()).collect();
-    let kernel = bed.cluster.nodes[0].options.uplink == Uplink::Kernel;
-    // By a kernel, what leaves the cluster does not leave as itself.
+    let Options { uplink, routed, .. } = bed.cluster.nodes[0].options;
+    // By a kernel, what leaves the cluster does not leave as itself; and a router between nodes knows no pods.
     let mut parties = bed.parties();
-    parties.truncate(parties.len() - usize::from(kernel));
+    parties.truncate(parties.len() - usize::from(uplink == Uplink::Kernel || routed));
     for (from, own) in &parties {
         for (to, theirs) in parties.iter().filter(|(to, _)| !std::ptr::eq(*to, *from)) {
             for (own, theirs) in own.iter().zip(theirs) {

@@ -1,0 +1,209 @@
+//! VXLAN where the nodes' kernels are the way, by a device of theirs; and what of it is told, refused and taken back.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use lab::iperf::{Load, transfer};
+use lab::node::{Node, Options, Uplink, Vxlan};
+use lab::ping::{Ping, reaches};
+use lab::pod::Family;
+use lab::site::Site;
+use lab::wait::{PATIENCE, wait_until};
+
+use crate::nodes::{Bed, pinged_while, reach_each_other};
+
+const DEVICE: &str = "podrouter.vxlan";
+/// Too much for handshakes alone.
+const A_MEGABYTE: u64 = 1 << 20;
+/// What two nodes have to get from one to the other in a tunnel: IPv4, with room left for what IPv6 would need.
+const MTU: u16 = 1_430;
+
+fn options(vxlan: Vxlan) -> Options {
+    Options { uplink: Uplink::Kernel, vxlan, routed: true, ..Options::default() }
+}
+
+/// All that the kernel was told of other nodes.
+fn told(node: &Node) -> String {
+    let ip = |arguments: &[&str]| node.host.ip(arguments).unwrap_or_default();
+    let routes = ["-4", "-6"].map(|family| ip(&[family, "route", "show", "table", "all", "proto", "112"]));
+    let rules = ["-4", "-6"].map(|family| ip(&[family, "rule", "show"]));
+    let links = [
+        ip(&["-d", "link", "show", "dev", DEVICE]),
+        ip(&["neigh", "show", "dev", DEVICE, "nud", "permanent"]),
+    ];
+    let stations = node.host.succeed("bridge", &["fdb", "show", "dev", DEVICE]).unwrap_or_default();
+    [routes.concat(), rules.concat(), links.concat(), stations].concat()
+}
+
+/// How often the kernel refused something by this name.
+fn refused(node: &Node, name: &str) -> Result<u64> {
+    let said = node.host.succeed("nft", &["list", "counter", "inet", "podrouter", name])?;
+    let count = said.split_whitespace().skip_while(|word| *word != "packets").nth(1);
+    Ok(count.unwrap_or_default().parse()?)
+}
+
+fn is_refused(node: &Node, name: &str, mut send: impl FnMut()) {
+    let before = refused(node, name).unwrap();
+    wait_until("it is refused", PATIENCE, || {
+        send();
+        let now = refused(node, name)?;
+        ensure!(now > before, "{name} stays at {now}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn what_lies_between_knows_no_pods_and_they_reach_each_other() {
+    let bed = Bed::with(&options(Vxlan::Always), 2);
+    reach_each_other(&bed);
+    let [a, b] = [&bed.cluster.nodes[0], &bed.cluster.nodes[1]];
+    for family in Family::BOTH {
+        let (to_b, to_a) = (bed.pods[1].address(family), bed.pods[0].address(family));
+        // The largest packet that crosses, and one more byte.
+        let headers = family.of(["28", "48"]).parse::<u16>().unwrap();
+        let ping = |size: u16| Ping { size: Some(size - headers), whole: true, ..Ping::default() };
+        assert!(ping(MTU).run(&bed.pods[0].netns, &to_b).unwrap().complete(), "{family:?}");
+        let short = Ping { count: 1, patience: Duration::from_millis(200), ..ping(MTU + 1) };
+        assert_eq!(short.run(&bed.pods[0].netns, &to_b).unwrap().received, 0);
+        let load = |server, client, to: &str| {
+            let got = transfer(&a.run, server, client, to, Load::Tcp, 1).unwrap();
+            assert!(got.bytes > A_MEGABYTE, "{family:?}: {got:?}");
+        };
+        load(&bed.pods[1].netns, &bed.pods[0].netns, &to_b);
+        load(&bed.pods[0].netns, &b.host, &to_a);
+        // Less than both ends think: the kernel cuts its datagrams up.
+        bed.cluster.lan.narrow(b.site, Some(1_400)).unwrap();
+        load(&bed.pods[1].netns, &bed.pods[0].netns, &to_b);
+        bed.cluster.lan.narrow(b.site, None).unwrap();
+    }
+    bed.cluster.ledgers().unwrap();
+}
+
+/// Only a node that is known, only of what it has, and nobody else in its name.
+#[test]
+fn whom_the_kernels_tunnel_does_not_know_is_refused_by_name() {
+    let bed = Bed::with(&Options { routed: false, ..options(Vxlan::Always) }, 2);
+    let [a, b] = [&bed.cluster.nodes[0], &bed.cluster.nodes[1]];
+    // Flags, VNI 1, and no frame.
+    let datagram = r"\x08\0\0\0\0\0\1\0frame";
+    let send = |from: &lab::netns::Netns, to: &str| {
+        from.succeed("bash", &["-c", &format!("printf '{datagram}' > /dev/udp/{to}/4789")]).unwrap();
+    };
+    let own = &a.site.host()[0];
+    is_refused(a, "tunnel-peer-unknown", || send(&bed.cluster.lan.outside, own));
+    is_refused(a, "tunnel-peer-unknown", || send(&bed.pods[0].netns, own));
+    is_refused(a, "tunnel-port-closed", || send(&bed.pods[0].netns, &b.site.host()[0]));
+    // The other node, in the name of this node's own pods, of this node, and of an address that the tunnel is not for.
+    for (family, lie) in [(Family::V4, "10.244.1.99"), (Family::V6, "fd00:10:244:1::99")] {
+        b.host.add_address("lo", lie).unwrap();
+        let source = lie.parse::<IpAddr>().unwrap();
+        let ping =
+            Ping { count: 1, source: Some(source), patience: Duration::from_millis(200), ..Ping::default() };
+        // To the node itself by the tunnel too, as what its pods send.
+        let ip = family.of(["-4", "-6"]);
+        b.host.ip(&[ip, "rule", "add", "from", lie, "lookup", "30112", "pref", "30113"]).unwrap();
+        for to in [bed.pods[0].address(family), a.site.host()[usize::from(family == Family::V6)].clone()] {
+            is_refused(a, "tunnel-source-spoofed", || {
+                assert_eq!(ping.run(&b.host, &to).unwrap().received, 0);
+            });
+        }
+    }
+    bed.cluster.ledgers().unwrap();
+}
+
+#[test]
+fn the_kernels_tunnel_is_mended_follows_the_cluster_and_goes() {
+    let mut bed = Bed::with(&options(Vxlan::Always), 2);
+    let to_b = bed.pods[1].address(Family::V6);
+    let whole = told(&bed.cluster.nodes[0]);
+    let sites: Vec<Site> = Site::first(2).collect();
+    for damage in [
+        "link del podrouter.vxlan",
+        "link set podrouter.vxlan down",
+        "link set podrouter.vxlan mtu 1300",
+        "link set podrouter.vxlan address 02:00:00:00:00:99",
+        "neigh flush dev podrouter.vxlan nud permanent",
+        "rule flush protocol 112",
+        "route flush table 30112",
+        "route flush proto 112",
+    ] {
+        let node = &bed.cluster.nodes[0];
+        node.host.ip(&damage.split(' ').collect::<Vec<_>>()).unwrap();
+        wait_until(damage, PATIENCE, || {
+            let now = told(node);
+            let [now, whole] = [&now, &whole].map(|text| steady(text));
+            ensure!(now == whole, "{now}\n\nis not\n\n{whole}");
+            Ok(())
+        })
+        .unwrap();
+        wait_until("it goes on", PATIENCE, || reaches(&bed.pods[0].netns, &to_b).map(drop)).unwrap();
+    }
+    // Another control process takes over what is there, and nothing is lost meanwhile.
+    let from = bed.pods[0].netns.clone();
+    let (pinged, ()) = pinged_while(&from, &to_b, 5, || bed.cluster.nodes[0].restart_control().unwrap());
+    assert!(pinged.complete(), "{}", pinged.text);
+    // A node that is gone is forgotten.
+    bed.cluster.tell(&sites[..1]).unwrap();
+    let node = &bed.cluster.nodes[0];
+    let theirs = bed.cluster.nodes[1].site.host()[0].clone();
+    wait_until("the other is forgotten", PATIENCE, || {
+        let now = told(node);
+        ensure!(!now.contains(&theirs) && now.contains(DEVICE), "{now}");
+        Ok(())
+    })
+    .unwrap();
+    bed.cluster.tell(&sites).unwrap();
+    wait_until("it is back", PATIENCE, || reaches(&from, &to_b).map(drop)).unwrap();
+    bed.cluster.ledgers().unwrap();
+    // Without tunnels, and without the whole, nothing of them stays.
+    let node = &mut bed.cluster.nodes[0];
+    node.options.vxlan = Vxlan::Never;
+    node.restart_control().unwrap();
+    wait_until("the device goes", PATIENCE, || {
+        let now = told(&bed.cluster.nodes[0]);
+        ensure!(!now.contains(DEVICE) && !now.contains("30112"), "{now}");
+        Ok(())
+    })
+    .unwrap();
+    bed.cluster.nodes[1].uninstall().unwrap();
+    let left = told(&bed.cluster.nodes[1]);
+    assert!(!left.contains(DEVICE) && !left.contains("112"), "{left}");
+}
+
+/// Without what counts up from one device to the next.
+fn steady(text: &str) -> String {
+    let mut lines: Vec<String> = text
+        .lines()
+        .filter(|line| !line.contains("valid_lft"))
+        .map(|line| {
+            line.split_once(": ").map_or(line, |(number, rest)| if number.len() < 6 { rest } else { line })
+        })
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    lines.sort();
+    lines.join("\n")
+}
+
+/// Whoever is on one network speaks as without tunnels; whoever is not, in one.
+#[test]
+fn across_subnets_only_those_on_other_networks_are_tunnelled_to() {
+    for uplink in [Uplink::Kernel, Uplink::Dedicated] {
+        for routed in [true, false] {
+            let options = Options { uplink, routed, vxlan: Vxlan::AcrossSubnets, ..Options::default() };
+            let bed = Bed::with(&options, 2);
+            reach_each_other(&bed);
+            let node = &bed.cluster.nodes[0];
+            let prefix = &bed.cluster.nodes[1].site.pod_cidrs()[0];
+            let way = match uplink {
+                Uplink::Kernel => node.host.ip(&["route", "show", prefix]).unwrap(),
+                Uplink::Dedicated => {
+                    let routes = node.query().text(&["show", "routes"]).unwrap();
+                    routes.lines().find(|line| line.contains(prefix.as_str())).unwrap_or_default().to_owned()
+                }
+            };
+            assert_eq!(way.contains("vxlan"), routed, "{way}");
+        }
+    }
+}
