@@ -3,11 +3,10 @@
 //! The kernel reaches pods, here and on other nodes, by one device, with the node's own address as source. What always
 //! holds: every step may be taken again; of routes, only those with our protocol number on our device are touched.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use desired::{ByKernel, Desired, HOST_PORT, HostPort, Prefixes};
+use desired::HOST_PORT;
 use proto::dataplane::Router;
 use rtnetlink::packet_route::address::AddressScope;
 use rustix::io::Errno;
@@ -15,10 +14,11 @@ use tap::{Tap, TapConfig, TapError};
 use wire::{IpPrefix, MacAddr};
 
 use crate::nat::Nat;
-use crate::netlink::{self, KernelRoute, Netlink, NetlinkError};
+use crate::netlink::{self, Netlink, NetlinkError};
 use crate::peers;
-use crate::routes::{self, Routes};
+use crate::routes::{self, Links};
 use crate::store::{Store, Warner};
+use crate::wanted::{Difference, Wanted};
 
 /// The kernel's own address on the host TAP. One on every node will do: nobody else is on that link.
 pub(crate) const MAC: MacAddr = MacAddr([0x02, 0x70, 0x6f, 0x64, 0x00, 0x02]);
@@ -73,53 +73,58 @@ fn set_up(name: &str, mtu: u16) -> Result<(), HostError> {
 
 /// Follows the desired state for good, on the calling thread.
 pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
-    let mut seen = 0;
-    let mut looked = Instant::now();
-    let mut settled = None;
+    let (mut seen, mut looked, mut rest) = (0, Instant::now(), LOOK);
+    let mut settled: Option<Wanted> = None;
     let mut nat = Nat::default();
     loop {
         if store.config.wants_subnets()
-            && looked.elapsed() >= LOOK
+            && looked.elapsed() >= rest
             && let Ok(subnets) = subnets(name)
         {
             store.know_subnets(subnets);
         }
-        let plan = store.next_plan(seen, LOOK.saturating_sub(looked.elapsed()));
+        let plan = store.next_plan(seen, rest.saturating_sub(looked.elapsed()));
         seen = plan.revision;
         let wanted = Wanted::of(&plan.desired);
-        // Most changes are none of the kernel's, and its routes may be ten thousand.
-        if looked.elapsed() < LOOK && settled.as_ref() == Some(&wanted) {
-            continue;
+        if let Some(before) = settled.take().filter(|_| looked.elapsed() < rest) {
+            // Most changes are none of the kernel's; most others are a node's, of thousands.
+            let stepped = before == wanted
+                || wanted.since(&before, router).is_some_and(|difference| {
+                    nat.step(&wanted, &difference).and_then(|()| step(name, &difference)).is_ok()
+                });
+            if stepped {
+                settled = Some(wanted);
+                continue;
+            }
         }
+        let began = Instant::now();
         let kept = keep(store, name).map_err(|error| error.to_string());
         let mut warnings = match kept.and_then(|()| {
             sync(name, &wanted, router).map_err(|error| format!("host interface `{name}`: {error}"))
         }) {
             Ok(warnings) => {
-                settled = Some(wanted);
+                settled = Some(wanted.clone());
                 warnings
             }
-            Err(error) => {
-                settled = None;
-                vec![format!("{error}; it is tried again every {LOOK:?}")]
-            }
+            Err(error) => vec![format!("{error}; it is tried again every {LOOK:?}")],
         };
-        if let Err(error) = nat.keep(name, &plan.desired) {
+        if let Err(error) = nat.keep(name, &wanted) {
             settled = None;
             warnings.push(format!("host interface `{name}`: {error}; it is tried again every {LOOK:?}"));
         }
-        warnings.extend(unforwarded(&plan.desired));
+        warnings.extend(unforwarded(&wanted));
         looked = Instant::now();
+        rest = if warnings.is_empty() { LOOK.max((looked - began) * SHARE) } else { LOOK };
         store.warn(Warner::Host, warnings);
     }
 }
 
 /// What of pods the kernel would not forward, though it is the way.
-fn unforwarded(desired: &Desired) -> Vec<String> {
+fn unforwarded(wanted: &Wanted) -> Vec<String> {
     let switches = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
     let off = |switch: &&str| {
         let path = format!("/proc/sys/{}", switch.replace('.', "/"));
-        !desired.by_kernel.cluster.is_empty()
+        !wanted.by_kernel.cluster.is_empty()
             && std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "0")
     };
     let text = |switch: &str| {
@@ -134,6 +139,10 @@ fn unforwarded(desired: &Desired) -> Vec<String> {
 /// changed them, and what failed may succeed, as when the node gets the address that is to be the source.
 const LOOK: Duration = Duration::from_secs(3);
 
+/// A look at thousands of nodes takes tenths of a second, in which a change has to wait: between two of them there is that many times as
+/// much, so that few do.
+const SHARE: u32 = 100;
+
 /// Makes the device anew if somebody deleted it, and sets again what somebody changed.
 fn keep(store: &Store, name: &str) -> Result<(), HostError> {
     // A descriptor outlives its device, and then knows no flags any more.
@@ -147,14 +156,32 @@ fn keep(store: &Store, name: &str) -> Result<(), HostError> {
     Ok(())
 }
 
-/// Gives what could not be done.
+/// Brings all that is wanted there; gives what could not be done.
 fn sync(name: &str, wanted: &Wanted, router: &Router) -> Result<Vec<String>, NetlinkError> {
     netlink::run(None, async |kernel: Netlink| {
-        let link = kernel.link(name).await?.ok_or_else(|| NetlinkError::NoLink(name.to_owned()))?;
-        let mut all = vec![Routes { link: Some(link), wanted: wanted.routes(router) }];
-        all.extend(peers::prepare(&kernel, name, &wanted.by_kernel, &wanted.sources).await?);
-        routes::sync(&kernel, &all).await
+        let host = kernel.link(name).await?.ok_or_else(|| NetlinkError::NoLink(name.to_owned()))?;
+        let whole = wanted.whole(router);
+        let tunnel = peers::prepare(&kernel, name, wanted.by_kernel.tunnel.as_ref(), &whole).await?;
+        routes::sync(&kernel, Links { host, tunnel }, &whole.routes).await
     })
+}
+
+/// Carries out what is different since the kernel knew all that was wanted.
+fn step(name: &str, difference: &Difference) -> Result<(), String> {
+    let Difference { gone, new } = difference;
+    let stepped = netlink::run(None, async |kernel: Netlink| {
+        let host = kernel.link(name).await?.ok_or_else(|| NetlinkError::NoLink(name.to_owned()))?;
+        let tunnel = kernel.link(peers::DEVICE).await?;
+        if let Some(link) = tunnel {
+            peers::meet(&kernel, link, new.neighbours.keys()).await?;
+        }
+        let stepped = routes::step(&kernel, Links { host, tunnel }, difference).await;
+        if let Some(link) = tunnel {
+            peers::forget(&kernel, link, gone.neighbours.keys()).await?;
+        }
+        Ok(stepped)
+    });
+    stepped.map_err(|error| error.to_string())?
 }
 
 /// The networks that the node is on, save those of ours.
@@ -167,39 +194,4 @@ pub(crate) fn subnets(name: &str) -> Result<Vec<IpPrefix>, HostError> {
         kernel.subnets(&own.into_iter().flatten().collect::<Vec<_>>()).await
     };
     netlink::run(None, work).map_err(|source| HostError::Netlink { name: name.to_owned(), source })
-}
-
-/// What the kernel's routes to the host port follow from: prefixes, none where the host has no port, and sources; and the ports that
-/// it leads to pods.
-#[derive(Debug, PartialEq)]
-struct Wanted {
-    prefixes: Prefixes,
-    sources: Vec<IpAddr>,
-    ports: Vec<HostPort>,
-    by_kernel: ByKernel,
-}
-
-impl Wanted {
-    fn of(desired: &Desired) -> Self {
-        let prefixes = match desired.ports.contains_key(HOST_PORT) {
-            true => desired.host_prefixes.clone(),
-            false => Prefixes::new(),
-        };
-        Self {
-            prefixes,
-            sources: desired.host_addresses.clone(),
-            ports: desired.host_ports.clone(),
-            by_kernel: desired.by_kernel.clone(),
-        }
-    }
-
-    fn routes(&self, router: &Router) -> BTreeSet<KernelRoute> {
-        let route = |&prefix: &IpPrefix| {
-            let v4 = prefix.addr().is_ipv4();
-            let gateway: IpAddr = if v4 { router.gateway4.into() } else { router.gateway6.into() };
-            let source = self.sources.iter().copied().find(|own| own.is_ipv4() == v4);
-            KernelRoute { prefix, gateway: Some(gateway), source, table: netlink::MAIN }
-        };
-        self.prefixes.iter().map(route).collect()
-    }
 }

@@ -20,6 +20,7 @@ mod routes;
 mod sandbox;
 mod session;
 mod store;
+mod wanted;
 mod watch;
 
 use std::fs::File;

@@ -4,15 +4,17 @@
 //! One nftables table of ours, written whole in one transaction. What always holds: no other table is touched; with nothing to translate there
 //! is none of ours either; one that somebody changed or removed is written again.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
 
-use desired::{ByKernel, Desired, HostPort, KernelTunnel, Way};
+use desired::{HostPort, KernelTunnel};
+use wire::IpPrefix;
 
 use crate::netlink;
 use crate::peers::DEVICE;
+use crate::wanted::{Difference, Wanted};
 
 /// Its family is `inet`: both families' rules are in it.
 const TABLE: &str = "podrouter";
@@ -20,19 +22,26 @@ const TABLE: &str = "podrouter";
 /// The table as it is known to be.
 #[derive(Debug, Default)]
 pub(crate) struct Nat {
-    /// What was written, and how the kernel lists it.
-    written: Option<(String, String)>,
+    written: Option<Written>,
     /// What an earlier process left is gone.
     swept: bool,
 }
 
+/// What was written last.
+#[derive(Debug)]
+struct Written {
+    wanted: Wanted,
+    /// How the kernel lists it; `None`: it was changed by us since it was asked.
+    listed: Option<String>,
+}
+
 impl Nat {
-    /// Has the kernel translate as desired, on the host's device `name`.
+    /// Has the kernel translate as wanted, on the host's device `name`.
     ///
     /// # Errors
     /// `nft` is not installed, or the kernel refuses.
-    pub(crate) fn keep(&mut self, name: &str, desired: &Desired) -> Result<(), String> {
-        if desired.host_ports.is_empty() && desired.by_kernel.cluster.is_empty() {
+    pub(crate) fn keep(&mut self, name: &str, wanted: &Wanted) -> Result<(), String> {
+        if !needs_table(wanted) {
             if !self.swept || self.written.take().is_some() {
                 self.swept = true;
                 match nft(&format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")) {
@@ -45,22 +54,69 @@ impl Nat {
             return Ok(());
         }
         self.swept = true;
-        let wanted = rules(name, desired);
-        if let Some((rules, listed)) = &self.written
-            && *rules == wanted
-            && list().is_ok_and(|now| now == *listed)
+        if let Some(written) = &mut self.written
+            && written.wanted == *wanted
+            && let Ok(now) = list()
+            && written.listed.as_ref().is_none_or(|listed| *listed == now)
         {
+            written.listed = Some(now);
             return Ok(());
         }
         self.written = None;
         // From 127.0.0.1 to a pod, and the answers back: else such addresses never leave the loopback (ip-sysctl, route_localnet).
-        let localnet = if desired.host_ports.is_empty() { "0" } else { "1" };
+        let localnet = if wanted.ports.is_empty() { "0" } else { "1" };
         netlink::sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), localnet);
-        nft(&wanted).map_err(|error| error.to_string())?;
+        nft(&rules(name, wanted)).map_err(|error| error.to_string())?;
         let listed = list().map_err(|error| error.to_string())?;
-        self.written = Some((wanted, listed));
+        self.written = Some(Written { wanted: wanted.clone(), listed: Some(listed) });
         Ok(())
     }
+
+    /// Has it know of nodes that came and went since it was kept, and counts on.
+    ///
+    /// # Errors
+    /// The same.
+    pub(crate) fn step(&mut self, wanted: &Wanted, difference: &Difference) -> Result<(), String> {
+        if !needs_table(wanted) {
+            return Ok(());
+        }
+        let mut written = self.written.take().ok_or("the table is not known to be there")?;
+        let script = elements(difference);
+        if !script.is_empty() {
+            nft(&script).map_err(|error| error.to_string())?;
+            written.listed = None;
+        }
+        written.wanted = wanted.clone();
+        self.written = Some(written);
+        Ok(())
+    }
+}
+
+fn needs_table(wanted: &Wanted) -> bool {
+    !wanted.ports.is_empty() || !wanted.by_kernel.cluster.is_empty()
+}
+
+/// The set of nodes' ranges or addresses that a prefix is in. Neither overlap, so that each can be taken out again as it was put in.
+fn set_of(prefix: IpPrefix) -> String {
+    let family = if prefix.addr().is_ipv4() { "ip" } else { "ip6" };
+    format!("{}_{family}", if prefix.is_host() { "addresses" } else { "ranges" })
+}
+
+/// Adds and deletes elements of sets, in one transaction.
+fn elements(Difference { gone, new }: &Difference) -> String {
+    let mut script = String::new();
+    for (verb, part) in [("delete", gone), ("add", new)] {
+        let mut sets: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for prefix in &part.cluster {
+            sets.entry(set_of(*prefix)).or_default().push(prefix.to_string());
+        }
+        let ends = part.ends.iter().map(ToString::to_string);
+        sets.entry("tunnel_ends".to_owned()).or_default().extend(ends);
+        for (set, elements) in sets.into_iter().filter(|(_, elements)| !elements.is_empty()) {
+            let _ = writeln!(script, "{verb} element inet {TABLE} {set} {{ {} }}", elements.join(", "));
+        }
+    }
+    script
 }
 
 /// Why there is no such table.
@@ -104,46 +160,48 @@ fn run(command: &mut Command, input: &str) -> Result<String, Failed> {
 }
 
 /// The table, in place of the one before.
-fn rules(name: &str, desired: &Desired) -> String {
+fn rules(name: &str, wanted: &Wanted) -> String {
     let mut to_pods = String::new();
-    for port in &desired.host_ports {
+    for port in &wanted.ports {
         for v4 in [true, false] {
             if let Some(rule) = rule(port, v4) {
                 let _ = writeln!(to_pods, "    {rule} comment \"{}\"", comment(&port.endpoint));
             }
         }
     }
+    let by_kernel = &wanted.by_kernel;
+    let is_way_out = !by_kernel.cluster.is_empty();
     let (mut sets, mut out) = (String::new(), String::new());
     for (v4, family) in [(true, "ip"), (false, "ip6")] {
         let nfproto = if v4 { "ipv4" } else { "ipv6" };
-        if let Some(source) = desired.host_addresses.iter().find(|own| own.is_ipv4() == v4) {
+        if let Some(source) = wanted.sources.iter().find(|own| own.is_ipv4() == v4) {
             // With an uplink of the data plane's, answers to others would leave by that.
-            let whose = if desired.by_kernel.cluster.is_empty() { "" } else { "fib saddr type local " };
+            let whose = if is_way_out { "" } else { "fib saddr type local " };
             let _ = writeln!(
                 out,
                 "    oifname \"{name}\" meta nfproto {nfproto} {whose}ct status dnat snat {family} to {source}"
             );
         }
-        let elements: Vec<String> = desired
-            .by_kernel
-            .cluster
-            .iter()
-            .filter(|own| own.addr().is_ipv4() == v4)
-            .map(ToString::to_string)
-            .collect();
-        if !elements.is_empty() {
-            let _ = writeln!(
-                sets,
-                "  set cluster{family} {{\n    type {nfproto}_addr; flags interval; auto-merge\n    elements = {{ {} }}\n  }}",
-                elements.join(", ")
-            );
-            let _ = writeln!(
-                out,
-                "    iifname \"{name}\" oifname != \"{name}\" {family} daddr != @cluster{family} masquerade"
-            );
+        if !is_way_out {
+            continue;
         }
+        let of = |own: &&IpPrefix| own.addr().is_ipv4() == v4;
+        let (addresses, ranges): (Vec<_>, Vec<_>) =
+            by_kernel.cluster.iter().filter(of).partition(|own| own.is_host());
+        let outside = by_kernel.outside.iter().filter(of).collect();
+        for (set, flags, elements) in [
+            ("addresses", "", addresses),
+            ("ranges", "flags interval;", ranges),
+            ("outside", "flags interval; auto-merge;", outside),
+        ] {
+            sets += &set_text(&format!("{set}_{family}"), nfproto, flags, &elements);
+        }
+        let known =
+            ["addresses", "ranges", "outside"].map(|set| format!("{family} daddr != @{set}_{family} "));
+        let known = known.concat();
+        let _ = writeln!(out, "    iifname \"{name}\" oifname != \"{name}\" {known}masquerade");
     }
-    let tunnels = tunnel_rules(name, &desired.by_kernel);
+    let tunnels = tunnel_rules(name, wanted);
     format!(
         "add table inet {TABLE}
 delete table inet {TABLE}
@@ -170,35 +228,29 @@ table inet {TABLE} {{
     )
 }
 
+fn set_text(name: &str, nfproto: &str, flags: &str, elements: &[impl ToString]) -> String {
+    let elements: Vec<String> = elements.iter().map(ToString::to_string).collect();
+    let elements = match elements.is_empty() {
+        true => String::new(),
+        false => format!("elements = {{ {} }}", elements.join(", ")),
+    };
+    format!("  set {name} {{\n    type {nfproto}_addr; {flags}\n    {elements}\n  }}\n")
+}
+
 /// Who may send into the tunnel, and what: no datagram is taken but from an end that is known, none is sent by a pod to one, and what was in
 /// one has a source that neither this node has nor a pod of its.
-fn tunnel_rules(name: &str, by_kernel: &ByKernel) -> String {
-    let Some(KernelTunnel { end, vni, udp_port, .. }) = by_kernel.tunnel else { return String::new() };
-    let (family, kind) = if end.address.is_ipv4() { ("ip", "ipv4") } else { ("ip6", "ipv6") };
-    let through = by_kernel.pods.values().filter_map(|way| match way {
-        Way::Tunnel(end) => Some(end.address),
-        Way::Neighbour(_) => None,
-    });
-    let ends: BTreeSet<String> = through
-        .chain(by_kernel.stations.values().map(|end| end.address))
-        .map(|address| address.to_string())
-        .collect();
-    let elements = if ends.is_empty() {
-        String::new()
-    } else {
-        format!("elements = {{ {} }}", ends.into_iter().collect::<Vec<_>>().join(", "))
-    };
+fn tunnel_rules(name: &str, wanted: &Wanted) -> String {
+    let Some(KernelTunnel { end, vni, udp_port, .. }) = wanted.by_kernel.tunnel else { return String::new() };
+    let (family, nfproto) = if end.address.is_ipv4() { ("ip", "ipv4") } else { ("ip6", "ipv6") };
+    let ends: Vec<_> = wanted.ends().into_iter().collect();
+    let ends = set_text("tunnel_ends", nfproto, "", &ends);
     // The VNI is behind eight bytes of UDP and four of VXLAN's flags (RFC 7348, section 5): other tunnels are none of ours.
     let ours = format!("udp dport {udp_port} @th,96,24 {vni}");
     format!(
         "  counter tunnel-peer-unknown {{ }}
   counter tunnel-source-spoofed {{ }}
   counter tunnel-port-closed {{ }}
-  set tunnel_ends {{
-    type {kind}_addr
-    {elements}
-  }}
-  chain tunnel_input {{
+{ends}  chain tunnel_input {{
     type filter hook input priority filter; policy accept;
     {ours} {family} saddr != @tunnel_ends counter name tunnel-peer-unknown drop
     {ours} {family} daddr != {own} counter name tunnel-port-closed drop

@@ -21,8 +21,10 @@ pub struct ByKernel {
     pub pods: OrdMap<IpPrefix, Way>,
     /// Other nodes' addresses that pods reach in the tunnel.
     pub stations: OrdMap<IpAddr, End>,
-    /// Where packets of pods go with their own source; all else leaves the node with the node's.
+    /// All nodes' podCIDRs and addresses. Where packets of pods go with their own source are these and `outside`; all else leaves the node
+    /// with the node's.
     pub cluster: Prefixes,
+    pub outside: Prefixes,
     pub tunnel: Option<KernelTunnel>,
 }
 
@@ -61,7 +63,10 @@ impl Desired {
             self.reach_by_kernel(name, local);
         }
         self.by_kernel.cluster = self.nodes.all_prefixes().collect();
-        self.see_pods_as_themselves(local);
+        self.by_kernel.outside = match &local.masquerade {
+            Some(exclude) => exclude.iter().copied().collect(),
+            None => [true, false].into_iter().filter_map(everything).collect(),
+        };
     }
 
     fn own_end(&self, local: &Local) -> Option<KernelTunnel> {
@@ -107,14 +112,6 @@ impl Desired {
         }
     }
 
-    /// Where beyond the cluster nothing is translated on the way either.
-    fn see_pods_as_themselves(&mut self, local: &Local) {
-        match &local.masquerade {
-            Some(exclude) => self.by_kernel.cluster.extend(exclude.iter().copied()),
-            None => self.by_kernel.cluster.extend([true, false].into_iter().filter_map(everything)),
-        }
-    }
-
     /// As [`Self::next`], where other nodes' pods are no rows.
     pub(crate) fn advanced_by_kernel(
         &self,
@@ -143,7 +140,6 @@ impl Desired {
                 next.by_kernel.cluster.extend(next.nodes.prefixes_of(name));
             }
         }
-        next.see_pods_as_themselves(local);
         // What default routes and this node's end rest on.
         let has_host = |desired: &Self| desired.rows.endpoints.contains_key(HOST_PORT);
         let same = has_host(&next) == has_host(self) && next.host_addresses == self.host_addresses;

@@ -259,7 +259,7 @@ fn what_pods_send_beyond_the_cluster_has_the_uplinks_address() {
     assert!(!inside("0.0.0.0/0") && !inside("::/0"));
     // By the node's kernel the same list is its.
     masked.uplink = None;
-    let by_kernel = |local: &Local| Desired::build(&view, local).by_kernel.cluster;
+    let by_kernel = |local: &Local| Desired::build(&view, local).by_kernel.outside;
     let (listed, all) = (by_kernel(&masked), "0.0.0.0/0".parse::<IpPrefix>().unwrap());
     assert!(listed.contains(&exclude[0]) && !listed.contains(&all));
     masked.masquerade = None;
