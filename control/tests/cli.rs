@@ -144,6 +144,7 @@ fn dataplane(request: Request) -> Option<Response> {
                 state: "reachable".into(),
                 age_ms: 61_500,
                 held: 0,
+                path_mtu: None,
             }],
         },
         Request::ShowWorkers => Response::Workers {

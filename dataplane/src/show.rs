@@ -9,8 +9,9 @@ use crossbeam::channel;
 use dpdk::Eal;
 use pipeline::DropReason;
 use proto::dataplane as rows;
-use tables::{EndpointKind, Origin, PortId, PortRole, Target};
+use tables::{EndpointKind, Origin, PortId, PortRole, Target, TunnelPeer};
 
+use crate::clock;
 use crate::convert;
 use crate::core::Core;
 use crate::counters::Direction;
@@ -278,8 +279,13 @@ impl Core {
                 state: row.state.name().to_owned(),
                 age_ms: now.since(row.since) / 1_000,
                 held: row.held,
+                path_mtu: None,
             }));
         }
+        let path_mtu = |peer: &TunnelPeer| {
+            let port = self.tables.port(peer.port)?;
+            self.adjacencies.path_mtu(port, peer.addr, clock::now())
+        };
         all.extend(self.tables.tunnel_peers().map(|peer| rows::NeighbourStatus {
             port: self.port_name(peer.port),
             address: peer.addr,
@@ -287,6 +293,7 @@ impl Core {
             state: "permanent".to_owned(),
             age_ms: 0,
             held: 0,
+            path_mtu: path_mtu(peer),
         }));
         all.sort_by(|a, b| (&a.port, a.address).cmp(&(&b.port, b.address)));
         Ok(all)

@@ -264,6 +264,9 @@ pub(crate) enum Show {
         endpoint: Option<String>,
     },
     /// Neighbours on the uplinks, found by ARP and neighbour discovery, and the other ends of tunnels (`permanent`).
+    ///
+    /// An end has a path MTU where a router on the way there has said that it carries no longer packets; it is forgotten after ten
+    /// minutes.
     #[command(visible_alias = "neighbors")]
     Neighbours {
         /// Only this address; it is a failure if it is not there.

@@ -7,8 +7,8 @@ use std::sync::{LazyLock, Mutex};
 
 use arrayvec::ArrayVec;
 use pipeline::{
-    Adjacencies, BURST, Buffer, Fate, GsoKind, Offload, Output, Packet, Router, RouterConfig, Tick, Tracking,
-    VecBuffer, Verdict, segment, tunnel,
+    Adjacencies, BURST, Buffer, ConsumeReason, Fate, GsoKind, Offload, Output, Packet, Router, RouterConfig,
+    Tick, Tracking, VecBuffer, Verdict, segment, tunnel,
 };
 use tables::{
     Endpoint, EndpointId, EndpointKind, Interface, NetworkId, PortEntry, PortId, PortRole, RouteTarget,
@@ -261,7 +261,9 @@ pub(crate) fn check(tables: &Tables, port: PortId, offload: Offload, frame: &[u8
             assert!(back.iter().all(|back| back.buffer == packet.buffer));
             assert_eq!((back.len(), router.held()), (1, 0));
         }
-        Verdict::Drop(_) | Verdict::Consume(_) => {}
+        // By nobody else is the router told of the ways that its tunnels take.
+        Verdict::Consume(reason) => assert!(reason != ConsumeReason::PathMtu || port == UPLINK),
+        Verdict::Drop(_) => {}
     }
     // A packet that is held by then may come back, whatever it is.
     let mut late = packet;

@@ -26,7 +26,7 @@ pub(super) struct Lane {
 }
 
 /// Bytes of the longest frame that it makes on the wire.
-fn longest(packet: &Packet<Frame>) -> usize {
+pub(super) fn longest(packet: &Packet<Frame>) -> usize {
     let whole = packet.buffer.frame_len();
     match packet.offload {
         Offload::Gso { size, header_len, .. } => whole.min(usize::from(header_len) + usize::from(size)),

@@ -6,9 +6,10 @@ use arrayvec::ArrayVec;
 use dpdk::{Burst, Mbuf};
 use pipeline::{Buffer, DropReason, Offload, Output, Packet, Tick, tunnel};
 use tables::Tunnel;
+use wire::ETHERNET_HEADER;
 
 use super::Worker;
-use super::exit::Lane;
+use super::exit::{Lane, longest};
 use crate::clock;
 use crate::frame::Frame;
 use crate::io::{Packets, Received, Sent, finish};
@@ -89,7 +90,12 @@ impl Worker {
         let (mut sent, mut lane) = (Sent::default(), None);
         // Empty between two calls, and taken for the time of one.
         let mut pieces = std::mem::take(&mut self.pieces);
+        let any_narrow = self.adjacencies.any_path_mtu(now);
         for packet in staged {
+            if any_narrow && let Some(mtu) = self.too_narrow(&tunnel, &packet, now) {
+                self.send_fragments(&tunnel, &mut lane, packet, mtu, now, &mut sent);
+                continue;
+            }
             if packet.offload == Offload::Done {
                 self.send_datagram(&tunnel, &mut lane, packet.buffer, now, &mut sent);
                 continue;
@@ -110,6 +116,36 @@ impl Worker {
         for (reason, n) in sent.refused {
             counters.drop_tx(id, reason, n);
         }
+    }
+
+    /// What the way to its peer carries, if that is less than the tunnel's own MTU and the packet is longer.
+    fn too_narrow(&self, tunnel: &Tunnel, packet: &Packet<Frame>, now: Tick) -> Option<u16> {
+        let (tables, head) = (self.tables.get(), packet.buffer.head());
+        let mtu = tunnel::narrowed(tables, &self.adjacencies, tunnel, head, now)?;
+        (longest(packet) > usize::from(mtu) + ETHERNET_HEADER).then_some(mtu)
+    }
+
+    /// As on a port with that MTU: `route` has refused what forbids it, and told its source, but for what was on its way already.
+    #[cold]
+    fn send_fragments(
+        &mut self,
+        tunnel: &Tunnel,
+        lane: &mut Option<Lane>,
+        packet: Packet<Frame>,
+        mtu: u16,
+        now: Tick,
+        sent: &mut Sent,
+    ) {
+        match finish::fragments(&packet, mtu, &mut self.tools) {
+            Ok(frames) => {
+                sent.split_extra += (frames.len() as u64).saturating_sub(1);
+                for frame in frames {
+                    self.send_datagram(tunnel, lane, frame, now, sent);
+                }
+            }
+            Err(reason) => sent.refuse(reason, 1),
+        }
+        self.discard(packet);
     }
 
     fn send_datagram(

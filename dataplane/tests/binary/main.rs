@@ -24,6 +24,7 @@ mod namespace;
 mod nat;
 mod outside;
 mod packet_socket;
+mod path_mtus;
 mod pod;
 mod policies;
 mod process;

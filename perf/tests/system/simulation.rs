@@ -1,10 +1,15 @@
 //! A cluster of five thousand nodes, of which two are real: the others come, go and change, and those two see nothing of it.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
+use apiserver::ApiServer;
 use lab::api;
 use lab::client::Client;
-use lab::node::{Node, Options, Vxlan};
+use lab::netns::Netns;
+use lab::node::{Node, Options, Uplink, Vxlan};
 use lab::pod::Family;
 use lab::wait::{PATIENCE, wait_until};
 use proto::dataplane::{Request, Response, Status};
@@ -45,7 +50,12 @@ fn object(name: &str, pod_cidrs: [String; 2], addresses: [String; 2], routers: &
 
 fn real(node: &Node) -> Value {
     let site = node.site;
-    object(&site.name(), site.pod_cidrs(), site.host(), &site.router().join(","))
+    let routers = if node.options.uplink == Uplink::Kernel { site.host() } else { site.router() };
+    object(&site.name(), site.pod_cidrs(), site.host(), &routers.join(","))
+}
+
+fn client(node: &Node) -> Client {
+    Client::connect(&node.query().dataplane, || Ok(())).unwrap()
 }
 
 fn status(client: &mut Client) -> anyhow::Result<Status> {
@@ -59,66 +69,160 @@ fn milliseconds(delays: &[Duration], share: usize) -> f64 {
     delays[(delays.len() * share / 100).min(delays.len() - 1)].as_secs_f64() * 1e3
 }
 
+/// Two real nodes, the first of which hears of all others.
+struct Simulation {
+    bed: Bed,
+    server: ApiServer,
+    /// Routes of the data plane without the others.
+    few: u64,
+}
+
+impl Simulation {
+    fn new(options: &Options) -> Self {
+        let mut bed = Bed::with(options, 2);
+        let few = status(&mut client(&bed.cluster.nodes[0])).unwrap().routes;
+        let server = api::serve(&bed.cluster.nodes[0]).unwrap();
+        api::follow(&mut bed.cluster.nodes[0], &server).unwrap();
+        for node in &bed.cluster.nodes {
+            server.set(real(node));
+        }
+        for n in 1..=OTHERS {
+            server.set(other(n, 0));
+        }
+        bed.cluster.nodes[0].restart_control().unwrap();
+        Self { bed, server, few }
+    }
+
+    /// One after the other comes to be another or goes, while the real ones speak; how long each took, of which `until` knows the end by the
+    /// number of the node and whether it is gone.
+    fn churn(&self, what: &str, mut until: impl FnMut(u32, bool, &dyn Fn()) -> Duration + Send) {
+        let Self { bed, server, .. } = self;
+        let (from, to) = (bed.pods[0].netns.clone(), bed.pods[1].address(Family::V4));
+        let (pinged, mut delays) = pinged_while(&from, &to, 10, || {
+            let delay = |change: u32| {
+                let (n, gone) = (nth(change), change % 4 == 0);
+                until(n, gone, &|| match gone {
+                    true => server.delete("Node", "", &format!("simulated-{n:05}")),
+                    false => drop(server.set(other(n, 1))),
+                })
+            };
+            (0..CHANGES).map(delay).collect::<Vec<_>>()
+        });
+        delays.sort();
+        println!(
+            "a Node's change to {what} among {OTHERS}: median {:.2} ms, p99 {:.2} ms, most {:.2} ms",
+            milliseconds(&delays, 50),
+            milliseconds(&delays, 99),
+            milliseconds(&delays, 100)
+        );
+        assert!(pinged.complete(), "{} of {}", pinged.received, pinged.sent);
+    }
+
+    /// One that has changed, one that is gone, and one that is as it was, in a text that has all routes.
+    fn check(&self, routes: &str) {
+        let same = (1..=OTHERS).find(|n| (0..CHANGES).all(|change| nth(change) != *n)).unwrap();
+        let [changed, deleted, same] = [nth(1), nth(0), same].map(|n| {
+            let ranges = |look| other(n, look)["spec"]["podCIDRs"].as_array().unwrap().clone();
+            [0, 1].map(|look| ranges(look).iter().all(|prefix| routes.contains(prefix.as_str().unwrap())))
+        });
+        assert_eq!((changed, deleted, same), ([false, true], [false, false], [true, false]));
+        self.bed.cluster.ledgers().unwrap();
+    }
+}
+
 #[test]
 fn five_thousand_nodes_come_go_and_change_while_two_speak() {
-    let mut bed = Bed::with(&Options { vxlan: Vxlan::Always, ..Options::default() }, 2);
-    let node = &mut bed.cluster.nodes[0];
-    let server = api::serve(node).unwrap();
-    api::follow(node, &server).unwrap();
-    let few = status(&mut Client::connect(&node.query().dataplane, || Ok(())).unwrap()).unwrap().routes;
-    for node in &bed.cluster.nodes {
-        server.set(real(node));
-    }
-    for n in 1..=OTHERS {
-        server.set(other(n, 0));
-    }
-    let node = &mut bed.cluster.nodes[0];
-    node.restart_control().unwrap();
-    let mut client = Client::connect(&node.query().dataplane, || Ok(())).unwrap();
+    let simulation = Simulation::new(&Options { vxlan: Vxlan::Always, ..Options::default() });
+    let node = &simulation.bed.cluster.nodes[0];
+    let mut client = client(node);
     // Two ranges and two addresses each.
-    let all = few + 4 * u64::from(OTHERS);
-    wait_until("all routes are there", PATIENCE, || match status(&mut client)?.routes {
-        there if there == all => Ok(()),
-        there => Err(anyhow::anyhow!("{there} of {all}")),
+    let all = |client: &mut Client, others: u32| {
+        let there = status(client)?.routes;
+        anyhow::ensure!(there == simulation.few + 4 * u64::from(others), "{there} routes");
+        Ok(())
+    };
+    wait_until("all routes are there", PATIENCE, || all(&mut client, OTHERS)).unwrap();
+    simulation.churn("its generation", |_, _, change| {
+        let before = status(&mut client).unwrap().committed;
+        let began = Instant::now();
+        change();
+        while status(&mut client).unwrap().committed == before {
+            assert!(began.elapsed() < PATIENCE, "a change is not in force");
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        began.elapsed()
+    });
+    all(&mut client, OTHERS - CHANGES / 4).unwrap();
+    simulation.check(&node.query().text(&["show", "routes"]).unwrap());
+}
+
+/// The same where each has to be told to the node's kernel: its route, its end of the tunnel, and whom pods reach as themselves.
+#[test]
+fn by_the_nodes_kernel_five_thousand_nodes_come_go_and_change_too() {
+    let options = Options { uplink: Uplink::Kernel, vxlan: Vxlan::Always, ..Options::default() };
+    let simulation = Simulation::new(&options);
+    let host = &simulation.bed.cluster.nodes[0].host;
+    let routes = || host.ip(&["route"]).unwrap() + &host.ip(&["-6", "route"]).unwrap();
+    wait_until("all routes are there", PATIENCE, || {
+        let there = routes().lines().filter(|line| line.contains("dev podrouter.vxlan proto 112")).count();
+        anyhow::ensure!(there == 2 * (OTHERS as usize + 1), "{there} routes");
+        Ok(())
     })
     .unwrap();
+    let mut heard = Heard::new(host);
+    simulation.churn("its kernel's route", |n, gone, change| {
+        let prefix = |look| other(n, look)["spec"]["podCIDRs"][0].as_str().unwrap().to_owned();
+        let expected = if gone { format!("Deleted {}", prefix(0)) } else { prefix(1) };
+        let began = Instant::now();
+        change();
+        heard.until(|line| line.starts_with(&expected)).duration_since(began)
+    });
+    simulation.check(&routes());
+    let refusing = host.succeed("nft", &["list", "table", "inet", "podrouter"]).unwrap();
+    let end =
+        |look| other(nth(1), look)["metadata"]["annotations"]["podrouter.io/router-addresses"].to_string();
+    let [old, new] = [0, 1].map(|look| end(look).trim_matches('"').split(',').next().unwrap().to_owned());
+    assert!(refusing.contains(&new) && !refusing.contains(&format!("{old},")), "{old} is {new} now");
+}
 
-    let (from, to) = (bed.pods[0].netns.clone(), bed.pods[1].address(Family::V4));
-    let (pinged, mut delays) = pinged_while(&from, &to, 10, || {
-        let mut delays = Vec::new();
-        for change in 0..CHANGES {
-            let n = nth(change);
-            let before = status(&mut client).unwrap().committed;
-            let began = Instant::now();
-            match change % 4 {
-                0 => server.delete("Node", "", &format!("simulated-{n:05}")),
-                _ => drop(server.set(other(n, 1))),
+/// What a kernel says of its routes as they change.
+struct Heard {
+    process: Child,
+    lines: Receiver<(Instant, String)>,
+}
+
+impl Heard {
+    fn new(host: &Netns) -> Self {
+        let mut process =
+            host.command("ip").args(["-4", "monitor", "route"]).stdout(Stdio::piped()).spawn().unwrap();
+        let (sender, lines) = mpsc::channel();
+        let said = BufReader::new(process.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            said.lines().map_while(Result::ok).all(|line| sender.send((Instant::now(), line)).is_ok())
+        });
+        // It listens once it says so much as one line.
+        wait_until("it is heard", PATIENCE, || {
+            host.ip(&["route", "replace", "198.51.100.1/32", "dev", "lo"])?;
+            Ok(drop(lines.recv_timeout(Duration::from_millis(100))?))
+        })
+        .unwrap();
+        Self { process, lines }
+    }
+
+    /// When it was said.
+    fn until(&mut self, is_it: impl Fn(&str) -> bool) -> Instant {
+        loop {
+            let (when, line) = self.lines.recv_timeout(PATIENCE).unwrap();
+            if is_it(&line) {
+                return when;
             }
-            while status(&mut client).unwrap().committed == before {
-                assert!(began.elapsed() < PATIENCE, "change {change} is not in force");
-                std::thread::sleep(Duration::from_micros(100));
-            }
-            delays.push(began.elapsed());
         }
-        delays
-    });
-    delays.sort();
-    println!(
-        "a Node's change to its generation among {OTHERS}: median {:.2} ms, p99 {:.2} ms, most {:.2} ms",
-        milliseconds(&delays, 50),
-        milliseconds(&delays, 99),
-        milliseconds(&delays, 100)
-    );
-    assert!(pinged.complete(), "{} of {}", pinged.received, pinged.sent);
-    let gone = u64::from(CHANGES / 4);
-    assert_eq!(status(&mut client).unwrap().routes, all - 4 * gone);
-    // One that has changed, one that is gone, and one that is as it was.
-    let routes = bed.cluster.nodes[0].query().text(&["show", "routes"]).unwrap();
-    let same = (1..=OTHERS).find(|n| (0..CHANGES).all(|change| nth(change) != *n)).unwrap();
-    let [changed, deleted, same] = [nth(1), nth(0), same].map(|n| {
-        let ranges = |look| other(n, look)["spec"]["podCIDRs"].as_array().unwrap().clone();
-        [0, 1].map(|look| ranges(look).iter().all(|prefix| routes.contains(prefix.as_str().unwrap())))
-    });
-    assert_eq!((changed, deleted, same), ([false, true], [false, false], [true, false]));
-    bed.cluster.ledgers().unwrap();
+    }
+}
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }

@@ -540,6 +540,9 @@ pub struct NeighbourStatus {
     pub age_ms: u64,
     /// Packets that wait for the answer.
     pub held: u32,
+    /// Of a tunnel's end: the longest packet that gets there, where a router on the way has said that it is less than the port's MTU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u16>,
 }
 
 /// `podrouter show workers`, a row: the ledger of DESIGN.md, and what it does with its time.

@@ -409,9 +409,11 @@ fn dataplane_responses() -> Vec<(&'static str, dataplane::Response)> {
                 state: state.into(),
                 age_ms: 1500,
                 held: 2,
+                path_mtu: None,
             };
+            let narrow = NeighbourStatus { path_mtu: Some(1350), ..neighbour(Some(MAC), "permanent") };
             Response::Neighbours {
-                neighbours: vec![neighbour(Some(MAC), "reachable"), neighbour(None, "incomplete")],
+                neighbours: vec![neighbour(Some(MAC), "reachable"), neighbour(None, "incomplete"), narrow],
             }
         }),
         ("workers", {

@@ -186,7 +186,7 @@ fn directions(policy: &Policy) -> [(&'static str, Option<&Vec<Rule>>); 2] {
 
 pub(crate) fn neighbours(list: &[NeighbourStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
     let age = if style.people { ">AGE" } else { ">AGE-MS" };
-    let mut table = Table::new(&["PORT", "ADDRESS", "MAC", "STATE", age, ">HELD"]);
+    let mut table = Table::new(&["PORT", "ADDRESS", "MAC", "STATE", age, ">HELD", ">PATH-MTU"]);
     for neighbour in list {
         table.row([
             neighbour.port.as_str().into(),
@@ -195,6 +195,7 @@ pub(crate) fn neighbours(list: &[NeighbourStatus], style: Style, out: &mut impl 
             Cell::from(neighbour.state.as_str()).alert_if(neighbour.state == "failed"),
             style.milliseconds(neighbour.age_ms).into(),
             neighbour.held.to_string().into(),
+            neighbour.path_mtu.map_or_else(String::new, |mtu| mtu.to_string()).into(),
         ]);
     }
     table.print(style, out)
@@ -302,26 +303,31 @@ PREFIX         NETWORK  ORIGIN      TARGET
 10.244.1.5/32        0  endpoint    default/web-1 dev p1
 "
         );
-        let list = [NeighbourStatus {
+        let unknown = NeighbourStatus {
             port: "uplink".into(),
             address: "fe80::9".parse().unwrap(),
             mac: None,
             state: "incomplete".into(),
             age_ms: 3_450,
             held: 2,
-        }];
+            path_mtu: None,
+        };
+        let narrow = NeighbourStatus { path_mtu: Some(1_350), ..unknown.clone() };
+        let list = [unknown, narrow];
         assert_eq!(
             text(|out| neighbours(&list, PEOPLE, out)),
             "\
-PORT    ADDRESS  MAC  STATE        AGE  HELD
-uplink  fe80::9  -    incomplete  3.4s     2
+PORT    ADDRESS  MAC  STATE        AGE  HELD  PATH-MTU
+uplink  fe80::9  -    incomplete  3.4s     2         -
+uplink  fe80::9  -    incomplete  3.4s     2      1350
 "
         );
         assert_eq!(
             text(|out| neighbours(&list, PROGRAMS, out)),
             "\
-PORT    ADDRESS  MAC  STATE       AGE-MS  HELD
-uplink  fe80::9  -    incomplete    3450     2
+PORT    ADDRESS  MAC  STATE       AGE-MS  HELD  PATH-MTU
+uplink  fe80::9  -    incomplete    3450     2         -
+uplink  fe80::9  -    incomplete    3450     2      1350
 "
         );
     }

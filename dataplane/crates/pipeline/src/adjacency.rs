@@ -7,10 +7,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use flow::Seconds;
 use tables::{MAX_PORTS, PortEntry, PortId, PortRole, Tables};
 use wire::MacAddr;
 
-use crate::Output;
+use crate::tunnel::path_mtu::{PathMtu, Paths};
+use crate::{Output, Tick};
 
 /// Neighbours there is room for; half as many are found without long searches.
 const NEIGHBOURS: usize = 16_384;
@@ -32,8 +34,8 @@ const DST: u64 = u64::from_le_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
 /// The first twelve bytes, little endian, are those of a frame's header: destination MAC (0 is unknown) and source MAC, of which word 0
 /// has two bytes and word 1 four. Word 1's other half is MTU (16 bits), flags and port (16). Words 2 and 3: the neighbour's
 /// address, fixed once `READY` is set. An endpoint's words are written by the table writer, before it publishes; a neighbour's by
-/// whoever decides first, and its destination MAC by the owner of its port. A port that gets another MAC while packets leave
-/// by it may send some with half of each.
+/// whoever decides first, its destination MAC by the owner of its port, and the MTU of a tunnel's end by whoever is told of the
+/// way. A port that gets another MAC while packets leave by it may send some with half of each.
 #[repr(align(32))]
 #[derive(Debug, Default)]
 struct Slot([AtomicU64; 4]);
@@ -42,6 +44,8 @@ struct Slot([AtomicU64; 4]);
 #[derive(Debug)]
 pub struct Adjacencies {
     slots: Box<[Slot]>,
+    /// By place, which is the index less [`MAX_PORTS`].
+    paths: Paths,
 }
 
 /// One of them, read at once.
@@ -93,7 +97,8 @@ pub(crate) const fn words(dst: MacAddr, src: MacAddr) -> [u64; 2] {
 
 impl Default for Adjacencies {
     fn default() -> Self {
-        Self { slots: (0..usize::from(MAX_PORTS) + NEIGHBOURS).map(|_| Slot::default()).collect() }
+        let slots = (0..usize::from(MAX_PORTS) + NEIGHBOURS).map(|_| Slot::default()).collect();
+        Self { slots, paths: Paths::new(NEIGHBOURS) }
     }
 }
 
@@ -151,13 +156,17 @@ impl Adjacencies {
 
     /// The MAC by which a neighbour is reached without asking. Makes no place for it.
     pub(crate) fn mac_of(&self, port: PortId, addr: IpAddr) -> Option<MacAddr> {
+        let adjacency = self.get(u32::try_from(self.find(port, addr)?).ok()?)?;
+        adjacency.is_resolved().then(|| adjacency.dst())
+    }
+
+    /// Where a neighbour is, if it has a place.
+    fn find(&self, port: PortId, addr: IpAddr) -> Option<usize> {
         let key = Key::of(port, addr);
-        let place = key.places().find(|&index| {
+        key.places().find(|&index| {
             let flags = self.slots[index].0[1].load(Ordering::Acquire) >> FLAGS_AT;
             flags & READY != 0 && key.is(&self.slots[index], flags)
-        })?;
-        let adjacency = self.get(u32::try_from(place).ok()?)?;
-        adjacency.is_resolved().then(|| adjacency.dst())
+        })
     }
 
     /// Of the endpoint behind a port, once the writer has filled it in.
@@ -168,9 +177,14 @@ impl Adjacencies {
 
     /// Of a neighbour on a port that has this MAC and MTU. `None` if there is no room, or another worker is just filling it in.
     pub(crate) fn neighbour(&self, port: PortId, src: MacAddr, mtu: u16, addr: IpAddr) -> Option<u32> {
+        self.enter(port, src, addr, |_| mtu)
+    }
+
+    /// The same; `mtu` is asked by index, and again where another worker writes meanwhile.
+    fn enter(&self, port: PortId, src: MacAddr, addr: IpAddr, mtu: impl Fn(usize) -> u16) -> Option<u32> {
         let key = Key::of(port, addr);
         let [first, second] = words(MacAddr::default(), src);
-        let second = second | u64::from(mtu) << 32 | key.flags << FLAGS_AT;
+        let as_of_now = |index| second | u64::from(mtu(index)) << 32 | key.flags << FLAGS_AT;
         for index in key.places() {
             let slot = &self.slots[index];
             let mut now = slot.0[1].load(Ordering::Acquire);
@@ -182,7 +196,7 @@ impl Adjacencies {
                         slot.0[0].store(first, Ordering::Relaxed);
                         slot.0[2].store(key.high, Ordering::Relaxed);
                         slot.0[3].store(key.low, Ordering::Relaxed);
-                        now = second;
+                        now = as_of_now(index);
                         // Release: partner `get`.
                         slot.0[1].store(now, Ordering::Release);
                     }
@@ -194,10 +208,17 @@ impl Adjacencies {
                 return None;
             }
             if key.is(slot, flags) {
-                if now != second {
-                    // The port's own MAC or MTU may have changed since.
-                    slot.0[1].store(second, Ordering::Release);
-                    set(&slot.0[0], !DST, first);
+                // The port's own MAC or MTU may have changed since, or what the way to a peer carries.
+                let mut next = as_of_now(index);
+                while now != next {
+                    // Acquire and Release: whoever writes behind another one has seen what that one's MTU rests on.
+                    match slot.0[1].compare_exchange(now, next, Ordering::AcqRel, Ordering::Acquire) {
+                        Ok(_) => {
+                            set(&slot.0[0], !DST, first);
+                            break;
+                        }
+                        Err(other) => (now, next) = (other, as_of_now(index)),
+                    }
                 }
                 return u32::try_from(index).ok();
             }
@@ -205,11 +226,42 @@ impl Adjacencies {
         None
     }
 
-    /// Of the other end of a tunnel, which is known by this MAC within the node.
-    pub(crate) fn peer(&self, port: &PortEntry, addr: IpAddr, mac: MacAddr) -> Option<u32> {
-        let index = self.neighbour(port.id, port.mac, port.mtu, addr)?;
+    /// Of the other end of a tunnel, which is known by this MAC within the node. Its MTU is what the way there carries, as far as that is known.
+    pub(crate) fn peer(&self, port: &PortEntry, addr: IpAddr, mac: MacAddr, now: Seconds) -> Option<u32> {
+        let mtu = |index| self.paths.mtu(place(index), port.mtu, now);
+        let index = self.enter(port.id, port.mac, addr, mtu)?;
         self.resolve(port.id, addr, Some(mac));
         Some(index)
+    }
+
+    /// That MTU. Makes no place for the peer.
+    #[inline]
+    pub(crate) fn peer_mtu(&self, port: &PortEntry, addr: IpAddr, now: Seconds) -> u16 {
+        let index = if self.paths.any(now) { self.find(port.id, addr) } else { None };
+        index.map_or(port.mtu, |index| self.paths.mtu(place(index), port.mtu, now))
+    }
+
+    /// Has all flows to a tunnel's end follow what a router has told of the way there. One for which there is no room is told of nothing.
+    pub(crate) fn narrow(&self, told: &PathMtu<'_>, now: Seconds) {
+        let &PathMtu { port, addr, mac, mtu } = told;
+        let index = self.peer(port, addr, mac, now);
+        if index.is_some_and(|index| self.paths.lower(place(index as usize), port.mtu, mtu, now)) {
+            // Once more, with the lower one.
+            self.peer(port, addr, mac, now);
+        }
+    }
+
+    /// The longest packet that gets to a tunnel's end, if a router on the way has told that it is less than the port's MTU.
+    #[must_use]
+    pub fn path_mtu(&self, port: &PortEntry, addr: IpAddr, now: Tick) -> Option<u16> {
+        Some(self.peer_mtu(port, addr, now.seconds())).filter(|&mtu| mtu < port.mtu)
+    }
+
+    /// Whether there may be any such end.
+    #[inline]
+    #[must_use]
+    pub fn any_path_mtu(&self, now: Tick) -> bool {
+        self.paths.any(now.seconds())
     }
 
     /// The MAC by which a neighbour can be reached without asking, or none. To be called by the owner of its port alone.
@@ -227,6 +279,11 @@ impl Adjacencies {
             }
         }
     }
+}
+
+/// Of a neighbour among them, by index.
+const fn place(index: usize) -> usize {
+    index.wrapping_sub(MAX_PORTS as usize)
 }
 
 /// Makes the bits under `mask` those of `to`.
@@ -273,6 +330,8 @@ impl Key {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -302,5 +361,43 @@ mod tests {
         assert!(!all.get(index).unwrap().is_resolved());
         let six: IpAddr = "::192.0.2.7".parse().unwrap();
         assert_ne!(all.neighbour(PortId(3), src, 1500, six), Some(index));
+    }
+
+    #[test]
+    fn what_a_way_carries_is_not_lost_to_whoever_looked_before() {
+        const NOW: Seconds = Seconds(9);
+        let all = Adjacencies::default();
+        let (addr, mac) = (IpAddr::V4(Ipv4Addr::from_bits(0xc000_0214)), MacAddr([2, 0x76, 0, 0, 0, 1]));
+        let port = |mtu| PortEntry {
+            id: PortId(3),
+            name: String::new(),
+            mac: MacAddr([2, 0, 0, 0, 0, 9]),
+            mtu,
+            role: PortRole::Idle,
+        };
+        let held = |index| all.get(index).map(Adjacency::mtu);
+        let look = |mtu| all.peer(&port(mtu), addr, mac, NOW).unwrap();
+        let narrow = |mtu| all.narrow(&PathMtu { port: &port(1_430), addr, mac, mtu }, NOW);
+        assert_eq!(all.peer_mtu(&port(1_430), addr, NOW), 1_430);
+        let index = look(1_430);
+        assert_eq!(held(index), Some(1_430));
+        // The port's MTU changes, and between this worker's look and its writing another one is told.
+        let asked = Cell::new(0);
+        let late = all.enter(PortId(3), port(0).mac, addr, |_| {
+            asked.set(asked.get() + 1);
+            if asked.get() == 1 {
+                narrow(1_350);
+                return 1_420;
+            }
+            all.peer_mtu(&port(1_420), addr, NOW)
+        });
+        assert_eq!((late, asked.get(), held(index)), (Some(index), 2, Some(1_350)));
+        for (own, mtu) in [(1_430, 1_350), (1_300, 1_300), (1_430, 1_350)] {
+            assert_eq!((look(own), held(index)), (index, Some(mtu)));
+        }
+        assert!(all.get(index).is_some_and(|found| found.dst() == mac));
+        // A neighbour by the same address elsewhere has nothing to do with it.
+        let other = all.neighbour(PortId(4), mac, 1_500, addr).unwrap();
+        assert_eq!(held(other), Some(1_500));
     }
 }

@@ -1,6 +1,7 @@
 //! Fifth step, of packets to the router itself: which of its protocols answers.
 //!
-//! The router has no service beyond ARP, ND, ping, and DHCP in both families for pods. It puts no fragments together.
+//! The router has no service beyond ARP, ND, ping, and DHCP in both families for pods; and as the end of tunnels it is told what the way
+//! to the others carries. It puts no fragments together.
 
 use std::net::IpAddr;
 
@@ -10,18 +11,21 @@ use wire::{Fragment, MacAddr, PacketKind, protocol};
 
 use crate::address::is_link_local;
 use crate::burst::{Halt, Hop, Ingress, Side, State, Station, Work, Works};
+use crate::decide::Desk;
 use crate::icmp_error::{Complaint, icmp_type};
 use crate::neighbour::Learned;
+use crate::tunnel::path_mtu::{self, PathMtu};
 use crate::{BURST, Buffer, ConsumeReason, DropReason, Packet, Verdict, arp, dhcp, dhcp6, echo, nd, route};
 
 pub(crate) fn burst<B: Buffer>(
-    tables: &Tables,
+    desk: &Desk<'_, '_>,
     packets: &mut [Packet<B>],
     works: &mut Works<'_>,
     learned: &mut ArrayVec<Learned, BURST>,
+    told: &mut impl FnMut(&PathMtu<'_>),
 ) {
     for work in works.iter_mut().filter(|work| matches!(work.state, State::ForRouter)) {
-        let (state, taught) = answer(tables, &mut packets[work.at], work);
+        let (state, taught) = answer(desk, &mut packets[work.at], work, told);
         work.state = state;
         if let Some(taught) = taught {
             // One a packet at most, and as many as packets fit.
@@ -31,18 +35,25 @@ pub(crate) fn burst<B: Buffer>(
 }
 
 fn answer<B: Buffer>(
-    tables: &Tables,
+    desk: &Desk<'_, '_>,
     packet: &mut Packet<B>,
     work: &Work<'_>,
+    told: &mut impl FnMut(&PathMtu<'_>),
 ) -> (State<'static>, Option<Learned>) {
-    let parsed = &work.parsed;
+    let (tables, parsed) = (desk.tables, &work.parsed);
     let kind = icmp_type(parsed, packet.buffer.head());
     let state = match (parsed.kind, kind) {
         (PacketKind::Arp, _) => return arp::answer(tables, packet, &work.ingress),
         (PacketKind::Ipv6, Some(133..=137)) => return nd::answer(tables, packet, work),
         (PacketKind::Ipv6, Some(130..=132 | 143)) => State::Done(Verdict::Consume(ConsumeReason::Mld)),
         _ if parsed.fragment != Fragment::Whole => DropReason::FragmentToRouter.into(),
-        (_, Some(_)) => echo::answer(tables, packet, work),
+        (_, Some(_)) => match path_mtu::told(tables, packet, work) {
+            Some(path) => {
+                told(&path);
+                State::Done(Verdict::Consume(ConsumeReason::PathMtu))
+            }
+            None => echo::answer(desk, packet, work),
+        },
         (PacketKind::Ipv4, _) if parsed.protocol == protocol::UDP && parsed.dst_port == dhcp::SERVER => {
             dhcp::answer(tables, packet, work)
         }

@@ -127,8 +127,8 @@ impl<'t> Desk<'_, 't> {
             policy::judge(tables, &went, parties, witness)
         };
         let rules = rules.map_err(Halt::from)?;
-        let left = route::onward(ingress, parsed, *offload, self.fragment, hop, translated);
-        witness.note("link", || Outcome::link(&hop, parsed, *offload, left));
+        let left = route::onward(self, ingress, parsed, *offload, hop, translated);
+        witness.note("link", || Outcome::link(&hop, self.mtu(&hop), parsed, *offload, left));
         let hop = left?;
         Ok(Plan { hop, went, source: self.source(ingress, &went, &hop, translated), rules })
     }
@@ -281,8 +281,8 @@ impl<'t> Desk<'_, 't> {
             Err(state @ Halt::Refused(DropReason::Unreachable, _)) => return Renewal::Ended(state),
             Err(state) => return Renewal::Refused(state),
         };
-        let left = route::onward(ingress, parsed, *offload, self.fragment, hop, binding.is_translated());
-        witness.note("link", || Outcome::link(&hop, parsed, *offload, left));
+        let left = route::onward(self, ingress, parsed, *offload, hop, binding.is_translated());
+        witness.note("link", || Outcome::link(&hop, self.mtu(&hop), parsed, *offload, left));
         match left {
             Ok(hop) => Renewal::Kept(hop, rules),
             Err(state) => Renewal::Refused(state),
@@ -294,12 +294,21 @@ impl<'t> Desk<'_, 't> {
         tracker.unchanged(known, self.tables, since)
     }
 
+    /// The longest packet that leaves by a hop: what its link takes, or the way to a tunnel's end carries.
+    #[inline]
+    pub(crate) fn mtu(&self, hop: &Hop<'_>) -> u16 {
+        match hop.to {
+            Station::Peer(addr, _) => self.adjacencies.peer_mtu(hop.port, addr, self.now),
+            Station::Endpoint(_) | Station::NextHop(_) | Station::Sender(_) => hop.port.mtu,
+        }
+    }
+
     fn action(&self, hop: &Hop<'t>, ingress: &Ingress<'_>, translated: bool) -> Action {
         let port = hop.port;
         let adjacency = match hop.to {
             Station::Endpoint(_) => self.adjacencies.endpoint(port.id),
             Station::NextHop(addr) => self.adjacencies.neighbour(port.id, port.mac, port.mtu, addr),
-            Station::Peer(addr, mac) => self.adjacencies.peer(port, addr, mac),
+            Station::Peer(addr, mac) => self.adjacencies.peer(port, addr, mac, self.now),
             Station::Sender(_) => None,
         };
         let new = |adjacency| Action::new(self.tables.stamp(), adjacency, ingress.port.id.0, translated);

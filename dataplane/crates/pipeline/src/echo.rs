@@ -5,7 +5,6 @@
 
 use std::net::IpAddr;
 
-use tables::Tables;
 use wire::{
     Addrs, ETHERNET_HEADER, IPV4_HEADER, IPV6_HEADER, Icmpv4Packet, Icmpv4Type, Icmpv6Packet, Icmpv6Type,
     Ipv4Packet, protocol,
@@ -14,20 +13,29 @@ use wire::{
 use crate::address::macs;
 use crate::answer::way_back;
 use crate::burst::{State, Work};
+use crate::decide::Desk;
 use crate::segment::finish_checksum;
 use crate::{Buffer, ConsumeReason, DropReason, Fate, Offload, Packet, Verdict};
 
 /// TTL and hop limit of what the router itself sends (RFC 1700).
 pub(crate) const HOPS: u8 = 64;
 
-pub(crate) fn answer<B: Buffer>(tables: &Tables, packet: &mut Packet<B>, work: &Work<'_>) -> State<'static> {
-    match reply(tables, packet, work) {
+pub(crate) fn answer<B: Buffer>(
+    desk: &Desk<'_, '_>,
+    packet: &mut Packet<B>,
+    work: &Work<'_>,
+) -> State<'static> {
+    match reply(desk, packet, work) {
         Ok(verdict) => State::Done(verdict),
         Err(reason) => reason.into(),
     }
 }
 
-fn reply<B: Buffer>(tables: &Tables, packet: &mut Packet<B>, work: &Work<'_>) -> Result<Verdict, DropReason> {
+fn reply<B: Buffer>(
+    desk: &Desk<'_, '_>,
+    packet: &mut Packet<B>,
+    work: &Work<'_>,
+) -> Result<Verdict, DropReason> {
     let parsed = &work.parsed;
     let l4 = usize::from(parsed.l4_offset);
     let len = usize::try_from(parsed.frame_len).unwrap_or(usize::MAX);
@@ -68,11 +76,11 @@ fn reply<B: Buffer>(tables: &Tables, packet: &mut Packet<B>, work: &Work<'_>) ->
         }
         Addrs::None => return Err(DropReason::NoService),
     };
-    let hop = way_back(tables, &work.ingress, to, sender)?;
+    let hop = way_back(desk.tables, &work.ingress, to, sender)?;
     // Options and extension headers are left out.
     frame.copy_within(l4.., behind);
     let len = len - (l4 - behind);
-    if len - ETHERNET_HEADER > usize::from(hop.port.mtu) {
+    if len - ETHERNET_HEADER > usize::from(desk.mtu(&hop)) {
         return Err(DropReason::PacketTooBig);
     }
     let frame = frame.get_mut(..len).ok_or(DropReason::NoService)?;

@@ -6,7 +6,9 @@
 
 use std::net::IpAddr;
 
-use wire::{ChecksumDelta, ICMPV4_HEADER, IPV4_HEADER, IPV6_HEADER, PacketKind, Parsed, protocol};
+use wire::{
+    ChecksumDelta, ICMPV4_HEADER, IPV4_HEADER, IPV6_HEADER, PacketKind, Parsed, UDP_HEADER, protocol,
+};
 
 use crate::icmp_error::icmp_type;
 use crate::translate::{Ends, Place};
@@ -23,6 +25,13 @@ pub(crate) struct Quote {
     /// Its addresses and ports, in its own direction: it went where the error comes from.
     pub(crate) ends: Ends,
     place: Place,
+}
+
+impl Quote {
+    /// What is quoted of a datagram behind its UDP header.
+    pub(crate) fn payload<'h>(&self, head: &'h [u8]) -> &'h [u8] {
+        head.get(self.place.l4 + UDP_HEADER..self.place.end).unwrap_or_default()
+    }
 }
 
 /// What an ICMP error is about. `None` for all other packets, for errors whose quote is too short or makes no sense, and for

@@ -332,9 +332,9 @@ impl<B: Buffer> Router<B> {
         parse::burst(tables, packets, done, &mut works, |at, reason| verdicts[at] = Verdict::Drop(reason));
         lookup::burst(&desk, tracker, fragments, packets, transport, &mut works, counts);
         source::burst(packets, &mut works);
-        route::burst(tables, *fragment, packets, &mut works);
+        route::burst(&desk, packets, &mut works);
         rewrite::burst(adjacencies, packets, &mut works);
-        answer::burst(tables, packets, &mut works, learned);
+        answer::burst(&desk, packets, &mut works, learned, &mut |told| adjacencies.narrow(told, desk.now));
         icmp_error::burst(tables, now, limiter, packets, &mut works);
 
         for work in &works {

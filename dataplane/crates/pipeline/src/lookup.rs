@@ -193,7 +193,7 @@ pub(crate) fn about<'t>(
     // Whoever answers for the other end speaks with the address that the sender knows; a router on the way has its own.
     let src = if src == sent.dst { becomes.src } else { src };
     let hop = route::destination(desk.tables, ingress, parsed, head, becomes.dst)
-        .and_then(|hop| route::onward(ingress, parsed, offload, desk.fragment, hop, true));
+        .and_then(|hop| route::onward(desk, ingress, parsed, offload, hop, true));
     let turn = Turn::Quote { becomes, src };
     work.state = match hop {
         Ok(hop) => State::Onward(hop, Some(turn)),

@@ -9,22 +9,18 @@ use wire::{Addrs, PacketKind, Parsed, protocol};
 
 use crate::address::{is_host_v4, is_host_v6, is_link_local, is_ours, is_subnet_broadcast, macs};
 use crate::burst::{Halt, Hop, Ingress, Side, State, Station, Works, to_endpoint};
+use crate::decide::Desk;
 use crate::icmp_error::{Complaint, icmp_type};
 use crate::{Buffer, DropReason, Offload, Packet, dhcp6, tunnel};
 
 #[inline]
-pub(crate) fn burst<'t, B: Buffer>(
-    tables: &'t Tables,
-    fragment: bool,
-    packets: &[Packet<B>],
-    works: &mut Works<'t>,
-) {
+pub(crate) fn burst<'t, B: Buffer>(desk: &Desk<'_, 't>, packets: &[Packet<B>], works: &mut Works<'t>) {
     for work in works.iter_mut().filter(|work| matches!(work.state, State::Live)) {
         let packet = &packets[work.at];
         let head = packet.buffer.head();
         let hop = addressed_to(&work.parsed)
-            .and_then(|dst| destination(tables, &work.ingress, &work.parsed, head, dst))
-            .and_then(|hop| onward(&work.ingress, &work.parsed, packet.offload, fragment, hop, false));
+            .and_then(|dst| destination(desk.tables, &work.ingress, &work.parsed, head, dst))
+            .and_then(|hop| onward(desk, &work.ingress, &work.parsed, packet.offload, hop, false));
         work.state = match hop {
             Ok(hop) => State::Onward(hop, None),
             Err(stop) => stop.into(),
@@ -113,10 +109,10 @@ pub(crate) fn hop_to<'t>(tables: &'t Tables, ingress: &Ingress<'_>, dst: IpAddr)
 /// it is `translated`, as a pod's packet to a Service behind which it is itself.
 #[inline]
 pub(crate) fn onward<'t>(
+    desk: &Desk<'_, '_>,
     ingress: &Ingress<'_>,
     parsed: &Parsed,
     offload: Offload,
-    fragment: bool,
     hop: Hop<'t>,
     translated: bool,
 ) -> Result<Hop<'t>, Halt> {
@@ -134,11 +130,12 @@ pub(crate) fn onward<'t>(
     if parsed.ttl <= 1 {
         return Err(Halt::Refused(DropReason::TtlExceeded, Complaint::TimeExceeded));
     }
-    if largest(parsed, offload) > u32::from(hop.port.mtu) {
+    let mtu = desk.mtu(&hop);
+    if largest(parsed, offload) > u32::from(mtu) {
         if parsed.dont_fragment {
-            return Err(Halt::Refused(DropReason::PacketTooBig, Complaint::TooBig(hop.port.mtu)));
+            return Err(Halt::Refused(DropReason::PacketTooBig, Complaint::TooBig(mtu)));
         }
-        if !fragment {
+        if !desk.fragment {
             return Err(DropReason::PacketTooBig.into());
         }
     }

@@ -108,9 +108,9 @@ pub fn trace_packet<B: Buffer>(
         consider(&desk, &tracker, &packets[0], work, &mut steps);
     }
     source::burst(packets, &mut works);
-    route::burst(tables, fragment, packets, &mut works);
+    route::burst(&desk, packets, &mut works);
     rewrite::burst(adjacencies, packets, &mut works);
-    answer::burst(tables, packets, &mut works, &mut ArrayVec::new());
+    answer::burst(&desk, packets, &mut works, &mut ArrayVec::new(), &mut |_| {});
     let plenty = Rates { per_second: 1, burst: 1, port_per_second: 1, port_burst: 1 };
     icmp_error::burst(tables, now, &mut Limiter::new(plenty), packets, &mut works);
     if let Some(Work { state: State::Done(done), .. }) = works.first() {

@@ -12,9 +12,11 @@ use crate::connection::Ends;
 
 mod ecn;
 mod open;
+pub(crate) mod path_mtu;
 mod seal;
 
 pub use open::Decapsulator;
+pub use path_mtu::narrowed;
 pub use seal::Encapsulator;
 
 /// What the MAC address of a peer begins with inside this node: locally administered, and of one station.

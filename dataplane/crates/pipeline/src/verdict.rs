@@ -83,11 +83,13 @@ pub enum ConsumeReason {
     Mld,
     /// A DHCP client's message (RFC 2131, RFC 8415): a pod's is answered, any other is heard.
     Dhcp,
+    /// A router's word that the way to a tunnel's end carries less than was sent (RFC 1191, RFC 8201).
+    PathMtu,
 }
 
 impl ConsumeReason {
     /// All of them, in the order of their numbers.
-    pub const ALL: &[Self] = &[Self::Arp, Self::Nd, Self::Echo, Self::Mld, Self::Dhcp];
+    pub const ALL: &[Self] = &[Self::Arp, Self::Nd, Self::Echo, Self::Mld, Self::Dhcp, Self::PathMtu];
 
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
@@ -101,6 +103,7 @@ impl ConsumeReason {
             Self::Echo => "echo",
             Self::Mld => "mld",
             Self::Dhcp => "dhcp",
+            Self::PathMtu => "path-mtu",
         }
     }
 }

@@ -199,6 +199,7 @@ impl Outcome {
 
     pub(crate) fn link(
         hop: &Hop<'_>,
+        mtu: u16,
         parsed: &Parsed,
         offload: Offload,
         left: Result<Hop<'_>, Halt>,
@@ -207,7 +208,7 @@ impl Outcome {
             Stop::Dropped(reason) => reason,
             Stop::Router => DropReason::NoService,
         });
-        let (port, mtu) = (hop.port.name.clone(), hop.port.mtu);
+        let port = hop.port.name.clone();
         Self::Link { port, length: largest(parsed, offload), mtu, stop }
     }
 }

@@ -1,6 +1,7 @@
 //! Into a tunnel: the header of a datagram, which a worker keeps by peer, and what of it each packet says.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use tables::{PeerNumber, Rests, Tables, Target, Tunnel};
 use wire::{
@@ -17,8 +18,11 @@ use crate::{DropReason, Output};
 /// Bytes of the longest outer header.
 const LONGEST: usize = ETHERNET_HEADER + IPV6_HEADER + UDP_HEADER + VXLAN_HEADER;
 /// Of an outer packet's, without the frame's own.
-const OVER_IPV4: usize = IPV4_HEADER + UDP_HEADER + VXLAN_HEADER;
-const OVER_IPV6: usize = IPV6_HEADER + UDP_HEADER + VXLAN_HEADER;
+pub(super) const OVER_IPV4: usize = IPV4_HEADER + UDP_HEADER + VXLAN_HEADER;
+pub(super) const OVER_IPV6: usize = IPV6_HEADER + UDP_HEADER + VXLAN_HEADER;
+
+/// What source ports are of (RFC 7348, section 5).
+pub(super) const SOURCE_PORTS: RangeInclusive<u16> = 0xc000..=0xffff;
 
 /// Hops that datagrams have to go.
 const HOPS: u8 = 64;
@@ -229,9 +233,10 @@ fn finish_v6(packet: &mut [u8], total: usize, entropy: u32, ecn: u8) -> Result<(
     Ok(())
 }
 
-/// The source port tells flows apart for whoever spreads them by the outer header (RFC 7348, section 5): one of 49152 to 65535.
+/// The source port tells flows apart for whoever spreads them by the outer header (RFC 7348, section 5), and is one of
+/// [`SOURCE_PORTS`].
 fn finish_udp(udp: &mut [u8], len: u16, entropy: u32) {
-    udp[..2].copy_from_slice(&(0xc000 | (entropy >> 18) as u16).to_be_bytes());
+    udp[..2].copy_from_slice(&(SOURCE_PORTS.start() | (entropy >> 18) as u16).to_be_bytes());
     udp[4..6].copy_from_slice(&len.to_be_bytes());
     udp[6..8].copy_from_slice(&[0, 0]);
 }

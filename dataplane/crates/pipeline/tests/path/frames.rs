@@ -50,7 +50,7 @@ pub(crate) struct Bench {
     pub(crate) router: Router<VecBuffer>,
     pub(crate) now: Tick,
     pub(crate) learned: Vec<Learned>,
-    adjacencies: Arc<Adjacencies>,
+    pub(crate) adjacencies: Arc<Adjacencies>,
     flows: Arc<Flows>,
     fragment: bool,
 }

@@ -16,6 +16,7 @@ mod frames;
 mod links;
 mod neighbours;
 mod parts;
+mod path_mtus;
 mod segments;
 mod sources;
 mod trace;
