@@ -13,7 +13,6 @@ use rustix::io::Errno;
 use tap::{Tap, TapConfig, TapError};
 use wire::{IpPrefix, MacAddr};
 
-use crate::nat::Nat;
 use crate::netlink::{self, Netlink, NetlinkError};
 use crate::peers;
 use crate::routes::{self, Links};
@@ -71,11 +70,10 @@ fn set_up(name: &str, mtu: u16) -> Result<(), HostError> {
     netlink::run(None, work).map_err(|source| HostError::Netlink { name: name.to_owned(), source })
 }
 
-/// Follows the desired state for good, on the calling thread.
+/// Has the kernel's device and routes follow the desired state for good, on the calling thread.
 pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
     let (mut seen, mut looked, mut rest) = (0, Instant::now(), LOOK);
     let mut settled: Option<Wanted> = None;
-    let mut nat = Nat::default();
     loop {
         if store.config.wants_subnets()
             && looked.elapsed() >= rest
@@ -89,9 +87,7 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
         if let Some(before) = settled.take().filter(|_| looked.elapsed() < rest) {
             // Most changes are none of the kernel's; most others are a node's, of thousands.
             let stepped = before == wanted
-                || wanted.since(&before, router).is_some_and(|difference| {
-                    nat.step(&wanted, &difference).and_then(|()| step(name, &difference)).is_ok()
-                });
+                || wanted.since(&before, router).is_some_and(|difference| step(name, &difference).is_ok());
             if stepped {
                 settled = Some(wanted);
                 continue;
@@ -108,10 +104,6 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
             }
             Err(error) => vec![format!("{error}; it is tried again every {LOOK:?}")],
         };
-        if let Err(error) = nat.keep(name, &wanted) {
-            settled = None;
-            warnings.push(format!("host interface `{name}`: {error}; it is tried again every {LOOK:?}"));
-        }
         warnings.extend(unforwarded(&wanted));
         looked = Instant::now();
         rest = if warnings.is_empty() { LOOK.max((looked - began) * SHARE) } else { LOOK };
@@ -137,11 +129,11 @@ fn unforwarded(wanted: &Wanted) -> Vec<String> {
 
 /// Time after which the device and its routes are looked at without a change of the desired state: somebody may have
 /// changed them, and what failed may succeed, as when the node gets the address that is to be the source.
-const LOOK: Duration = Duration::from_secs(3);
+pub(crate) const LOOK: Duration = Duration::from_secs(3);
 
 /// A look at thousands of nodes takes tenths of a second, in which a change has to wait: between two of them there is that many times as
 /// much, so that few do.
-const SHARE: u32 = 100;
+pub(crate) const SHARE: u32 = 100;
 
 /// Makes the device anew if somebody deleted it, and sets again what somebody changed.
 fn keep(store: &Store, name: &str) -> Result<(), HostError> {

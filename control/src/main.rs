@@ -116,9 +116,11 @@ fn run(
     })?;
     let (shared, dataplane) = (Arc::clone(&store), args.dataplane.clone());
     start("session", move || session::follow(&shared, &dataplane))?;
-    if let Some(name) = store.config.host.clone() {
-        let shared = Arc::clone(&store);
+    if let Some(host) = store.config.host.clone() {
+        let (shared, name) = (Arc::clone(&store), host.clone());
         start("host", move || host::follow(&shared, &name, &shared.config.router))?;
+        let shared = Arc::clone(&store);
+        start("nat", move || nat::follow(&shared, &host, &shared.config.router))?;
     }
     if let Some(address) = args.health_address {
         let shared = Arc::clone(&store);

@@ -8,20 +8,45 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use desired::{HostPort, KernelTunnel};
+use proto::dataplane::Router;
 use wire::IpPrefix;
 
+use crate::host::{LOOK, SHARE};
 use crate::netlink;
 use crate::peers::DEVICE;
+use crate::store::{Store, Warner};
 use crate::wanted::{Difference, Wanted};
 
 /// Its family is `inet`: both families' rules are in it.
 const TABLE: &str = "podrouter";
 
+/// Follows the desired state for good, on the calling thread. Beside the routes, since nft reads all that there is for each word to it: among
+/// thousands of nodes that takes tens of milliseconds.
+pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
+    let (mut seen, mut looked, mut rest) = (0, Instant::now(), LOOK);
+    let mut nat = Nat::default();
+    loop {
+        let plan = store.next_plan(seen, rest.saturating_sub(looked.elapsed()));
+        seen = plan.revision;
+        let wanted = Wanted::of(&plan.desired);
+        if looked.elapsed() < rest && nat.step(&wanted, router) {
+            continue;
+        }
+        let began = Instant::now();
+        let failed = nat.keep(name, &wanted).err();
+        looked = Instant::now();
+        rest = if failed.is_none() { LOOK.max((looked - began) * SHARE) } else { LOOK };
+        let text = |error| format!("host interface `{name}`: {error}; it is tried again every {LOOK:?}");
+        store.warn(Warner::Nat, failed.map(text).into_iter().collect());
+    }
+}
+
 /// The table as it is known to be.
 #[derive(Debug, Default)]
-pub(crate) struct Nat {
+struct Nat {
     written: Option<Written>,
     /// What an earlier process left is gone.
     swept: bool,
@@ -40,7 +65,7 @@ impl Nat {
     ///
     /// # Errors
     /// `nft` is not installed, or the kernel refuses.
-    pub(crate) fn keep(&mut self, name: &str, wanted: &Wanted) -> Result<(), String> {
+    fn keep(&mut self, name: &str, wanted: &Wanted) -> Result<(), String> {
         if !needs_table(wanted) {
             if !self.swept || self.written.take().is_some() {
                 self.swept = true;
@@ -72,23 +97,23 @@ impl Nat {
         Ok(())
     }
 
-    /// Has it know of nodes that came and went since it was kept, and counts on.
-    ///
-    /// # Errors
-    /// The same.
-    pub(crate) fn step(&mut self, wanted: &Wanted, difference: &Difference) -> Result<(), String> {
-        if !needs_table(wanted) {
-            return Ok(());
+    /// Has it know of nodes that came and went since it was kept, and counts on; whether that was all that was to do, and is done.
+    fn step(&mut self, wanted: &Wanted, router: &Router) -> bool {
+        let Some(written) = &mut self.written else { return self.swept && !needs_table(wanted) };
+        if written.wanted == *wanted {
+            return true;
         }
-        let mut written = self.written.take().ok_or("the table is not known to be there")?;
-        let script = elements(difference);
+        let Some(difference) = wanted.since(&written.wanted, router) else { return false };
+        let script = elements(&difference);
         if !script.is_empty() {
-            nft(&script).map_err(|error| error.to_string())?;
+            if nft(&script).is_err() {
+                self.written = None;
+                return false;
+            }
             written.listed = None;
         }
         written.wanted = wanted.clone();
-        self.written = Some(written);
-        Ok(())
+        true
     }
 }
 
@@ -102,13 +127,18 @@ fn set_of(prefix: IpPrefix) -> String {
     format!("{}_{family}", if prefix.is_host() { "addresses" } else { "ranges" })
 }
 
+/// One that is no range is not told as one.
+fn element(prefix: &IpPrefix) -> String {
+    if prefix.is_host() { prefix.addr().to_string() } else { prefix.to_string() }
+}
+
 /// Adds and deletes elements of sets, in one transaction.
 fn elements(Difference { gone, new }: &Difference) -> String {
     let mut script = String::new();
     for (verb, part) in [("delete", gone), ("add", new)] {
         let mut sets: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for prefix in &part.cluster {
-            sets.entry(set_of(*prefix)).or_default().push(prefix.to_string());
+            sets.entry(set_of(*prefix)).or_default().push(element(prefix));
         }
         let ends = part.ends.iter().map(ToString::to_string);
         sets.entry("tunnel_ends".to_owned()).or_default().extend(ends);
@@ -188,13 +218,14 @@ fn rules(name: &str, wanted: &Wanted) -> String {
         let of = |own: &&IpPrefix| own.addr().is_ipv4() == v4;
         let (addresses, ranges): (Vec<_>, Vec<_>) =
             by_kernel.cluster.iter().filter(of).partition(|own| own.is_host());
-        let outside = by_kernel.outside.iter().filter(of).collect();
+        let outside: Vec<_> = by_kernel.outside.iter().filter(of).collect();
         for (set, flags, elements) in [
             ("addresses", "", addresses),
             ("ranges", "flags interval;", ranges),
             ("outside", "flags interval; auto-merge;", outside),
         ] {
-            sets += &set_text(&format!("{set}_{family}"), nfproto, flags, &elements);
+            let elements = elements.into_iter().map(element).collect();
+            sets += &set_text(&format!("{set}_{family}"), nfproto, flags, elements);
         }
         let known =
             ["addresses", "ranges", "outside"].map(|set| format!("{family} daddr != @{set}_{family} "));
@@ -228,8 +259,7 @@ table inet {TABLE} {{
     )
 }
 
-fn set_text(name: &str, nfproto: &str, flags: &str, elements: &[impl ToString]) -> String {
-    let elements: Vec<String> = elements.iter().map(ToString::to_string).collect();
+fn set_text(name: &str, nfproto: &str, flags: &str, elements: Vec<String>) -> String {
     let elements = match elements.is_empty() {
         true => String::new(),
         false => format!("elements = {{ {} }}", elements.join(", ")),
@@ -242,8 +272,8 @@ fn set_text(name: &str, nfproto: &str, flags: &str, elements: &[impl ToString]) 
 fn tunnel_rules(name: &str, wanted: &Wanted) -> String {
     let Some(KernelTunnel { end, vni, udp_port, .. }) = wanted.by_kernel.tunnel else { return String::new() };
     let (family, nfproto) = if end.address.is_ipv4() { ("ip", "ipv4") } else { ("ip6", "ipv6") };
-    let ends: Vec<_> = wanted.ends().into_iter().collect();
-    let ends = set_text("tunnel_ends", nfproto, "", &ends);
+    let ends = wanted.ends().iter().map(ToString::to_string).collect();
+    let ends = set_text("tunnel_ends", nfproto, "", ends);
     // The VNI is behind eight bytes of UDP and four of VXLAN's flags (RFC 7348, section 5): other tunnels are none of ours.
     let ours = format!("udp dport {udp_port} @th,96,24 {vni}");
     format!(

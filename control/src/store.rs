@@ -89,6 +89,7 @@ pub(crate) enum Warner {
     Journal,
     Source,
     Host,
+    Nat,
     Report,
     Health,
 }

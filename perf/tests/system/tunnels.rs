@@ -46,6 +46,33 @@ fn in_a_tunnel_nodes_reach_each_other_as_without() {
     bed.cluster.ledgers().unwrap();
 }
 
+/// A router between nodes that takes less than they think says so, and pods learn of it.
+#[test]
+fn a_narrow_way_between_nodes_is_told_to_pods() {
+    let bed = Bed::with(&Options { vxlan: Vxlan::Always, routed: true, ..Options::default() }, 2);
+    let [a, b] = [&bed.pods[0], &bed.pods[1]];
+    bed.cluster.lan.narrow(bed.cluster.nodes[1].site, Some(1_400)).unwrap();
+    for family in Family::BOTH {
+        let (to, left) = (b.address(family), family.of(["1350", "1330"]));
+        let headers = family.of(["28", "48"]).parse::<u16>().unwrap();
+        let ping = |size: u16| Ping { size: Some(size - headers), whole: true, ..once() };
+        wait_until("the pod is told", PATIENCE, || {
+            let long = ping(1_430).run(&a.netns, &to)?;
+            let told = [format!("mtu = {left}"), format!("mtu={left}")];
+            anyhow::ensure!(told.iter().any(|told| long.text.contains(told)), "{}", long.text);
+            Ok(())
+        })
+        .unwrap();
+        let whole = Ping { patience: PATIENCE, ..ping(left.parse().unwrap()) };
+        assert!(whole.run(&a.netns, &to).unwrap().complete());
+        let got = transfer(&bed.cluster.nodes[0].run, &b.netns, &a.netns, &to, Load::Tcp, 1).unwrap();
+        assert!(got.bytes > A_MEGABYTE, "{family:?}: {got:?}");
+    }
+    let neighbours = bed.cluster.nodes[0].query().text(&["show", "neighbours"]).unwrap();
+    assert!(neighbours.contains("1350") && neighbours.contains("1330"), "{neighbours}");
+    bed.cluster.ledgers().unwrap();
+}
+
 #[test]
 fn ipv6_crosses_a_network_that_has_none() {
     let underlay = Some(Family::V4);
