@@ -88,6 +88,15 @@ impl Cluster {
         self.manifests.write_nodes(&objects)
     }
 
+    /// Has the cluster have these objects, as one file of that name, in place of those that it had.
+    ///
+    /// # Errors
+    /// As [`Manifests::write`].
+    pub fn set(&self, file: &str, objects: &[serde_json::Value]) -> Result<()> {
+        let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects});
+        self.manifests.write(file, &list.to_string())
+    }
+
     /// Whether every packet is accounted for, on each node.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ mod networks;
 mod nodes;
 mod pings;
 mod restarts;
+mod services;
 mod simulation;
 mod spoofing;
 mod topology;

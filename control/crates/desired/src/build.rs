@@ -9,14 +9,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
-use proto::dataplane::{Limits, PortKind, PortSpec, RouteKey, RouteTarget};
+use proto::dataplane::{FrontendKey, Limits, PortKind, PortSpec, RouteKey, RouteTarget};
 use wire::IpPrefix;
 
 use crate::HOST_PORT;
 use crate::by_kernel::ByKernel;
 use crate::host_ports::HostPort;
 use crate::nodes::Nodes;
+use crate::objects::ObjectName;
 use crate::rows::Rows;
+use crate::services::Services;
 use crate::view::{ClusterView, Local};
 
 /// What the data plane and the node's kernel ought to hold. A copy costs next to nothing.
@@ -35,6 +37,9 @@ pub struct Desired {
     pub by_kernel: ByKernel,
     /// Ports of the node that lead to its pods, each by whom it is asked first.
     pub host_ports: Vec<HostPort>,
+    pub(crate) services: Services,
+    /// Those of `host_ports`.
+    pub(crate) host_frontends: Vec<FrontendKey>,
     /// What was left out, each naming object, field and value, by what it is about.
     warnings: OrdMap<About, Vec<String>>,
     /// All nodes, this one among them.
@@ -55,6 +60,7 @@ pub(crate) enum About {
     Local,
     Node(String),
     Pods,
+    Service(ObjectName),
 }
 
 impl Desired {
@@ -81,6 +87,7 @@ impl Desired {
         } else if local.host.is_some() {
             desired.reach_all_by_kernel(view, local);
         }
+        desired.serve_all(view, local);
         desired
     }
 
@@ -142,6 +149,7 @@ impl Desired {
                 return None;
             }
         }
+        next.serve_changed(old_view, view, local);
         (!next.contested).then_some(next)
     }
 
@@ -242,6 +250,7 @@ mod tests {
             addresses: vec![address],
             router_addresses: Some(format!("172.16.0.{n}")),
             router_way: None,
+            zone: Box::default(),
         };
         (format!("n{n}"), node)
     }

@@ -140,6 +140,7 @@ impl Desired {
                 next.by_kernel.cluster.extend(next.nodes.prefixes_of(name));
             }
         }
+        next.serve_changed(old_view, view, local);
         // What default routes and this node's end rest on.
         let has_host = |desired: &Self| desired.rows.endpoints.contains_key(HOST_PORT);
         let same = has_host(&next) == has_host(self) && next.host_addresses == self.host_addresses;

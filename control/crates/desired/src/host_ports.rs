@@ -5,7 +5,6 @@
 
 use std::net::IpAddr;
 
-use imbl::OrdMap;
 use proto::control::PortMapping;
 use proto::dataplane::{Backend, BackendState, Frontend, FrontendKey};
 
@@ -37,7 +36,9 @@ impl HostPort {
 impl Desired {
     /// Anew, by what is known of this node's addresses and endpoints.
     pub(crate) fn open_host_ports(&mut self, local: &Local) {
-        self.rows.frontends = OrdMap::new();
+        for key in std::mem::take(&mut self.host_frontends) {
+            self.rows.frontends.remove(&key);
+        }
         self.host_ports.clear();
         for attachment in local.attachments.iter().filter(|own| !own.host_ports.is_empty()) {
             let Some(row) = self.rows.endpoints.get(&attachment.endpoint) else { continue };
@@ -65,9 +66,12 @@ impl Desired {
             None => {
                 let backend = Backend { address: pod, port: container_port, state: BackendState::Serving };
                 self.rows.frontends.insert(key, Frontend { key, name, backends: vec![backend] });
+                self.host_frontends.push(key);
             }
             Some(other) if other.name == name => {}
             Some(other) => {
+                // A Service's, which comes after this one where all is made anew.
+                self.contested |= !self.host_frontends.contains(&key);
                 let text = format!(
                     "attachment {}: port {key} of the node is the {}; left out: delete one of the two pods",
                     own.endpoint, other.name

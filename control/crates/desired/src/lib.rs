@@ -10,6 +10,7 @@
 mod build;
 mod by_kernel;
 mod diff;
+mod endpoints;
 mod host_ports;
 mod local;
 mod nodes;
@@ -17,6 +18,7 @@ mod objects;
 mod prefixes;
 mod remote;
 mod rows;
+mod services;
 mod view;
 
 pub use build::{Desired, Prefixes};

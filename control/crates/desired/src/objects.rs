@@ -163,6 +163,19 @@ impl From<&str> for Protocol {
     }
 }
 
+impl Protocol {
+    /// `None` for one that no packet's header is known to name.
+    pub(crate) fn number(&self) -> Option<proto::dataplane::Protocol> {
+        let number = match self {
+            Self::Tcp => wire::protocol::TCP,
+            Self::Udp => wire::protocol::UDP,
+            Self::Sctp => wire::protocol::SCTP,
+            Self::Other(_) => return None,
+        };
+        Some(proto::dataplane::Protocol(number))
+    }
+}
+
 /// The name of an object that is in a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ObjectName {
@@ -196,6 +209,8 @@ pub struct Node {
     pub router_addresses: Option<String>,
     /// The value of the annotation [`crate::ROUTER_WAY`].
     pub router_way: Option<String>,
+    /// The value of the label `topology.kubernetes.io/zone`; empty: not said.
+    pub zone: Box<str>,
 }
 
 /// One of `status.addresses`.

@@ -33,6 +33,7 @@ fn node(n: u8) -> Node {
         .into(),
         router_addresses: Some(format!("172.16.0.{n},fd00:16::{n}")),
         router_way: None,
+        zone: Box::default(),
     }
 }
 

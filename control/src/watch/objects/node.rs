@@ -6,7 +6,6 @@ use std::str::FromStr;
 
 use desired::{Change, Node, NodeAddress, ObjectName, ViewChange};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use wire::IpPrefix;
 
 use super::Trimmed;
@@ -26,9 +25,16 @@ impl Trimmed for Node {
 #[derive(Deserialize)]
 #[serde(bound = "S: Spelling")]
 pub(crate) struct Fields<S> {
-    metadata: Metadata<IgnoredAny, Annotations<S>>,
+    metadata: Metadata<Labels, Annotations<S>>,
     spec: Option<Spec<S>>,
     status: Option<Status<S>>,
+}
+
+/// The label that is read.
+#[derive(Deserialize)]
+struct Labels {
+    #[serde(rename = "topology.kubernetes.io/zone")]
+    zone: Option<String>,
 }
 
 /// The annotations that are read.
@@ -130,6 +136,7 @@ impl<S> From<Fields<S>> for (ObjectName, Node) {
                 .collect(),
             router_addresses: router_addresses.map(String::from),
             router_way,
+            zone: object.metadata.labels.and_then(|own| own.zone).unwrap_or_default().into(),
         };
         (name, node)
     }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use tables::{BackendState, Frontend, FrontendKey, NetworkId, Tables};
+use tables::{Frontend, FrontendKey, NetworkId, Tables};
 use wire::protocol;
 
 use crate::connection::Ends;
@@ -52,16 +52,14 @@ pub(crate) fn frontend<'t>(tables: &'t Tables, ends: &Ends) -> Option<&'t Fronte
 }
 
 /// Whether a flow may keep what was chosen for it. A connection that is opened and closed keeps it to its end, though the backend
-/// be draining or gone; a datagram flow only while its backend serves (Kubernetes, pkg/proxy/conntrack).
+/// be gone; a datagram flow only while its backend serves, if not for new flows (Kubernetes, pkg/proxy/conntrack).
 pub(crate) fn keeps(tables: &Tables, forward: &Ends, went: &Ends) -> bool {
     if forward.protocol != protocol::UDP {
         return true;
     }
     let bound = (forward.dst, forward.dst_port) != (went.dst, went.dst_port);
     match frontend(tables, forward) {
-        Some(frontend) => frontend
-            .backend(went.dst, went.dst_port)
-            .is_some_and(|backend| bound && backend.state == BackendState::Serving),
+        Some(frontend) => bound && frontend.backend(went.dst, went.dst_port).is_some(),
         None => !bound,
     }
 }

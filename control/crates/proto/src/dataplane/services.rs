@@ -55,7 +55,7 @@ pub struct Backend {
 pub enum BackendState {
     /// It does.
     Serving,
-    /// It keeps those that it has.
+    /// It serves those that it has; one that serves nobody is no backend any more.
     Draining,
 }
 

@@ -140,9 +140,12 @@ fn datagrams_leave_a_backend_that_serves_no_more_and_connections_stay() {
         let ask = frame(POD_A, "10.244.1.2:5000", "10.96.0.10:53", protocol, SYN);
         becomes(&mut bench, POD_A, &ask, POD_B, "10.244.1.2:5000", first);
         let go_on = frame(POD_A, "10.244.1.2:5000", "10.96.0.10:53", protocol, ACK);
-        for backends in [&[(first, DRAINING), (second, SERVING)][..], &[(second, SERVING)]] {
+        for (backends, serves) in
+            [(&[(first, DRAINING), (second, SERVING)][..], true), (&[(second, SERVING)], false)]
+        {
             with_frontend(&mut bench, "10.96.0.10:53", protocol, backends);
-            let (output, to) = if protocol == UDP { (PortId(5), second) } else { (POD_B, first) };
+            let stays = serves || protocol == TCP;
+            let (output, to) = if stays { (POD_B, first) } else { (PortId(5), second) };
             becomes(&mut bench, POD_A, &go_on, output, "10.244.1.2:5000", to);
         }
         // With the Service itself gone, too.

@@ -1,0 +1,392 @@
+//! Services: kube-proxy's rules written as plainly as can be, against what the rows are, one change after the other.
+
+#![expect(clippy::unwrap_used, reason = "tests say what they expect by panicking")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use desired::{
+    Address, ClusterView, Desired, EndpointSlice, Hints, Host, Local, Node, ObjectName, Protocol, ROUTER_MAC,
+    Service, ServicePort, SliceEndpoint, SlicePort, Uplink, apply, diff,
+};
+use proptest::prelude::*;
+use proto::dataplane::{BackendState, Ethdev, InterfaceAddress, Router};
+
+const NODE: &str = "node-1";
+
+fn named(name: &str) -> ObjectName {
+    ObjectName { namespace: "shop".into(), name: name.into() }
+}
+
+fn local() -> Local {
+    let own = InterfaceAddress { address: "172.16.0.1".parse().unwrap(), prefix_len: 24 };
+    Local {
+        node: NODE.into(),
+        router: Router {
+            gateway4: "169.254.1.1".parse().unwrap(),
+            gateway6: "fe80::1".parse().unwrap(),
+            dns_servers: vec![],
+            dns_search: vec![],
+        },
+        uplink: Some(Uplink { device: Ethdev::new("d"), mtu: 1500, addresses: vec![own], gateways: vec![] }),
+        host: Some(Host { mac: ROUTER_MAC, mtu: 1500 }),
+        vxlan: None,
+        subnets: vec![],
+        masquerade: Some(vec![]),
+        attachments: vec![],
+    }
+}
+
+fn own_node(zone: &str) -> Node {
+    Node { pod_cidrs: vec!["10.244.1.0/24".into()], zone: zone.into(), ..Node::default() }
+}
+
+fn port(name: &str, protocol: Protocol, port: u16) -> ServicePort {
+    ServicePort { name: name.into(), protocol, port, node_port: 0 }
+}
+
+fn service(ips: &[&str], ports: &[ServicePort]) -> Service {
+    Service {
+        kind: "ClusterIP".into(),
+        cluster_ips: ips.iter().map(|ip| (*ip).into()).collect(),
+        ports: ports.to_vec(),
+        ..Service::default()
+    }
+}
+
+fn slice(of: &str, port: u16, addresses: &[&str]) -> EndpointSlice {
+    EndpointSlice {
+        service: of.into(),
+        family: if addresses.iter().any(|own| own.contains(':')) { "IPv6" } else { "IPv4" }.into(),
+        endpoints: addresses.iter().map(|own| ready(own)).collect(),
+        ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: Some(port) }],
+    }
+}
+
+fn ready(address: &str) -> SliceEndpoint {
+    SliceEndpoint { address: address.into(), ready: true, serving: true, ..SliceEndpoint::default() }
+}
+
+fn view<const S: usize, const E: usize>(
+    services: [(&str, Service); S],
+    slices: [(&str, EndpointSlice); E],
+) -> ClusterView {
+    ClusterView {
+        nodes: [(NODE.to_owned(), own_node("a"))].into_iter().collect(),
+        services: services.into_iter().map(|(name, own)| (named(name), own)).collect(),
+        endpoint_slices: slices.into_iter().map(|(name, own)| (named(name), own)).collect(),
+        ..ClusterView::default()
+    }
+}
+
+/// `address:port/protocol name -> backends`, those that drain in brackets.
+fn frontends(desired: &Desired) -> Vec<String> {
+    let line = |row: &proto::dataplane::Frontend| {
+        let backends = row.backends.iter().map(|own| match own.state {
+            BackendState::Serving => format!("{}:{}", own.address, own.port),
+            BackendState::Draining => format!("({}:{})", own.address, own.port),
+        });
+        format!("{} {} -> {}", row.key, row.name, backends.collect::<Vec<_>>().join(" "))
+    };
+    desired.rows.frontends.values().map(line).collect()
+}
+
+#[test]
+fn each_port_of_each_cluster_address_has_the_endpoints_of_all_slices() {
+    let web = service(
+        &["10.96.0.7", "fd00:96::7"],
+        &[port("http", Protocol::Tcp, 80), port("dns", Protocol::Udp, 53)],
+    );
+    let of = |family: &[&str], ports: &[(&str, Protocol, u16)]| EndpointSlice {
+        ports: ports
+            .iter()
+            .map(|(name, protocol, port)| SlicePort {
+                name: (*name).into(),
+                protocol: protocol.clone(),
+                port: Some(*port),
+            })
+            .collect(),
+        ..slice("web", 0, family)
+    };
+    let (http, dns) = (("http", Protocol::Tcp, 8080), ("dns", Protocol::Udp, 5353));
+    let all = view(
+        [("web", web)],
+        [
+            ("web-1", of(&["10.244.1.2"], &[http.clone(), dns.clone()])),
+            ("web-2", of(&["10.244.2.2"], &[("http", Protocol::Tcp, 9090)])),
+            ("web-6", of(&["fd00::2"], &[http, dns])),
+            ("other", slice("other", 80, &["10.244.9.9"])),
+        ],
+    );
+    let desired = Desired::build(&all, &local());
+    assert_eq!(
+        frontends(&desired),
+        [
+            "10.96.0.7:53/udp shop/web:dns -> 10.244.1.2:5353",
+            "10.96.0.7:80/tcp shop/web:http -> 10.244.1.2:8080 10.244.2.2:9090",
+            "[fd00:96::7]:53/udp shop/web:dns -> fd00::2:5353",
+            "[fd00:96::7]:80/tcp shop/web:http -> fd00::2:8080",
+        ]
+    );
+    // The node itself reaches them by us.
+    let prefixes: Vec<String> = desired.host_prefixes.iter().map(ToString::to_string).collect();
+    assert_eq!(prefixes, ["10.96.0.7/32", "10.244.1.0/24", "fd00:96::7/128"]);
+    assert_eq!(desired.warnings().count(), 0);
+}
+
+#[test]
+fn a_service_that_is_not_ours_or_has_no_address_has_no_frontend() {
+    let ports = [port("", Protocol::Tcp, 80)];
+    let plain = service(&["10.96.0.7"], &ports);
+    for (not_ours, why) in [
+        (Service { left_alone: true, ..plain.clone() }, "another proxy's"),
+        (Service { kind: "ExternalName".into(), ..plain.clone() }, "a name"),
+        (service(&["None"], &ports), "headless"),
+        (service(&[], &ports), "not given an address yet"),
+    ] {
+        let desired = Desired::build(&view([("web", not_ours)], []), &local());
+        assert_eq!((frontends(&desired), desired.warnings().count()), (vec![], 0), "{why}");
+    }
+    // What cannot be honoured is named.
+    let mut more = service(&["10.96.0.7", "127.0.0.1"], &ports);
+    (more.ports[0].node_port, more.affinity_seconds) = (30_080, Some(60));
+    let desired = Desired::build(&view([("web", more)], []), &local());
+    let told: Vec<&str> = desired.warnings().collect();
+    assert_eq!(frontends(&desired), ["10.96.0.7:80/tcp shop/web -> "]);
+    assert!(told[0].contains("spec.clusterIPs[1] `127.0.0.1`"), "{told:?}");
+    assert!(told[1].contains("nodePort") && told[1].contains("sessionAffinity"), "{told:?}");
+    // Of two that claim one address and port, one has it, and the other is told.
+    let twice = view([("a", plain.clone()), ("b", plain)], []);
+    let desired = Desired::build(&twice, &local());
+    assert_eq!(frontends(&desired), ["10.96.0.7:80/tcp shop/a -> "]);
+    assert!(desired.warnings().any(|text| text.contains("shop/b") && text.contains("the shop/a")));
+}
+
+/// kube-proxy's pkg/proxy/topology.go, of one port of one family: who gets new flows.
+fn oracle(service: &Service, of: &[(IpAddr, u16, SliceEndpoint)], zone: &str) -> BTreeSet<(IpAddr, u16)> {
+    let is_local = |own: &SliceEndpoint| &*own.node == NODE;
+    let hints = |own: &SliceEndpoint| own.hints.as_deref().cloned().unwrap_or_default();
+    let for_node = |own: &SliceEndpoint| hints(own).nodes.iter().any(|hint| **hint == *NODE);
+    let for_zone = |own: &SliceEndpoint| hints(own).zones.iter().any(|hint| **hint == *zone);
+    let ready: Vec<_> = of.iter().filter(|(_, _, own)| own.ready).collect();
+    let last: Vec<_> = of.iter().filter(|(_, _, own)| own.serving && own.terminating).collect();
+    let mut usable = Vec::new();
+    if service.internal_local {
+        usable.extend(ready.iter().filter(|(_, _, own)| is_local(own)).copied());
+        if usable.is_empty() {
+            usable.extend(last.iter().filter(|(_, _, own)| is_local(own)).copied());
+        }
+    } else {
+        let all_say_nodes = ready.iter().all(|(_, _, own)| !hints(own).nodes.is_empty());
+        let all_say_zones = ready.iter().all(|(_, _, own)| !hints(own).zones.is_empty());
+        if all_say_nodes && ready.iter().any(|(_, _, own)| for_node(own)) {
+            usable.extend(ready.iter().filter(|(_, _, own)| for_node(own)).copied());
+        } else if all_say_zones && ready.iter().any(|(_, _, own)| for_zone(own)) {
+            usable.extend(ready.iter().filter(|(_, _, own)| for_zone(own)).copied());
+        } else {
+            usable.extend(ready.iter().copied());
+        }
+        if usable.is_empty() {
+            usable.extend(last.iter().copied());
+        }
+    }
+    usable.iter().map(|(address, port, _)| (*address, *port)).collect()
+}
+
+/// All frontends with their backends, and whether each takes new flows.
+type Served = BTreeMap<String, BTreeMap<(IpAddr, u16), bool>>;
+
+fn expected(view: &ClusterView) -> Served {
+    let zone = view.nodes.get(NODE).map(|own| own.zone.clone()).unwrap_or_default();
+    let mut all = Served::new();
+    for (name, service) in &view.services {
+        if service.left_alone || service.kind == "ExternalName" || service.cluster_ips.is_empty() {
+            continue;
+        }
+        for (ip, port) in
+            service.cluster_ips.iter().flat_map(|ip| service.ports.iter().map(move |own| (ip, own)))
+        {
+            let address: IpAddr = ip.parse().unwrap();
+            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            // By address and port, first by first slice, save that one of this node comes before others.
+            let mut merged: Vec<(IpAddr, u16, SliceEndpoint)> = Vec::new();
+            for slice in view.endpoint_slices.values() {
+                if *slice.service != *name.name || *slice.family != *family {
+                    continue;
+                }
+                for slice_port in &slice.ports {
+                    if slice_port.name != port.name || slice_port.protocol != port.protocol {
+                        continue;
+                    }
+                    for endpoint in &slice.endpoints {
+                        let (Address::Ip(at), Some(number)) = (&endpoint.address, slice_port.port) else {
+                            continue;
+                        };
+                        let there = merged.iter().position(|own| (own.0, own.1) == (*at, number));
+                        match there {
+                            Some(place) if &*endpoint.node == NODE => merged[place].2 = endpoint.clone(),
+                            Some(_) => {}
+                            None => merged.push((*at, number, endpoint.clone())),
+                        }
+                    }
+                }
+            }
+            let used = oracle(service, &merged, &zone);
+            let serving = merged.iter().filter(|(_, _, own)| own.serving).map(|own| (own.0, own.1));
+            let backends =
+                serving.chain(used.iter().copied()).map(|own| (own, used.contains(&own))).collect();
+            let number = match port.protocol {
+                Protocol::Tcp => "tcp",
+                Protocol::Udp => "udp",
+                _ => "sctp",
+            };
+            all.insert(format!("{}/{number}", std::net::SocketAddr::new(address, port.port)), backends);
+        }
+    }
+    all
+}
+
+fn served(desired: &Desired) -> Served {
+    let row = |row: &proto::dataplane::Frontend| {
+        let backend =
+            |own: &proto::dataplane::Backend| ((own.address, own.port), own.state == BackendState::Serving);
+        (row.key.to_string(), row.backends.iter().map(backend).collect())
+    };
+    desired.rows.frontends.values().map(row).collect()
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Service(u8, Option<Service>),
+    Slice(u8, Option<EndpointSlice>),
+    Zone(u8),
+    Other(bool),
+}
+
+fn some_port() -> impl Strategy<Value = (String, Protocol, u16)> {
+    (prop_oneof!["", "a", "b"], 0u8..3, 1u16..4).prop_map(|(name, protocol, port)| {
+        (name, [Protocol::Tcp, Protocol::Udp, Protocol::Sctp][usize::from(protocol)].clone(), port)
+    })
+}
+
+fn some_service(n: u8) -> impl Strategy<Value = Service> {
+    let ports = prop::collection::vec(some_port(), 1..3);
+    (ports, any::<bool>(), any::<bool>(), prop::bool::weighted(0.1)).prop_map(
+        move |(ports, both, internal_local, left_alone)| {
+            let ips = [format!("10.96.0.{n}"), format!("fd00:96::{n}")];
+            let ips: Vec<&str> = ips[..=usize::from(both)].iter().map(String::as_str).collect();
+            // One of each protocol and number, as the API demands.
+            let mut numbers = BTreeSet::new();
+            let ports: Vec<ServicePort> = ports
+                .into_iter()
+                .filter(|(_, protocol, number)| numbers.insert((protocol.clone(), *number)))
+                .map(|(name, protocol, number)| port(&name, protocol, number))
+                .collect();
+            Service { internal_local, left_alone, ..service(&ips, &ports) }
+        },
+    )
+}
+
+fn some_endpoint(v4: bool) -> impl Strategy<Value = SliceEndpoint> {
+    let few = |kind: &'static str| {
+        prop::collection::vec((0u8..3).prop_map(move |n| format!("{kind}{n}").into()), 0..3)
+    };
+    let hints = prop::option::weighted(0.7, (few("zone-"), few("node-")));
+    let condition = prop::bool::weighted(0.6);
+    (1u8..5, condition, condition, any::<bool>(), 0u8..3, hints).prop_map(
+        move |(n, ready, serving, terminating, node, hints)| SliceEndpoint {
+            address: if v4 { format!("10.244.1.{n}") } else { format!("fd00::{n}") }.as_str().into(),
+            ready,
+            serving: ready || serving,
+            terminating: terminating && !ready,
+            node: format!("node-{node}").into(),
+            zone: "".into(),
+            hints: hints.map(|(zones, nodes)| Box::new(Hints { zones, nodes })),
+        },
+    )
+}
+
+fn some_slice() -> impl Strategy<Value = EndpointSlice> {
+    any::<bool>().prop_flat_map(|v4| {
+        let endpoints = prop::collection::vec(some_endpoint(v4), 0..5);
+        let ports = prop::collection::vec(some_port(), 1..3);
+        (0u8..3, endpoints, ports).prop_map(move |(of, endpoints, ports)| EndpointSlice {
+            service: format!("service-{of}").into(),
+            family: if v4 { "IPv4" } else { "IPv6" }.into(),
+            endpoints,
+            ports: ports
+                .into_iter()
+                .map(|(name, protocol, port)| SlicePort {
+                    name: name.as_str().into(),
+                    protocol,
+                    port: Some(port),
+                })
+                .collect(),
+        })
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (0u8..3).prop_flat_map(|n| prop::option::weighted(0.8, some_service(n)).prop_map(move |own| Step::Service(n, own))),
+        6 => (0u8..5, prop::option::weighted(0.8, some_slice())).prop_map(|(n, own)| Step::Slice(n, own)),
+        1 => (0u8..3).prop_map(Step::Zone),
+        1 => any::<bool>().prop_map(Step::Other),
+    ]
+}
+
+fn take(step: Step, view: &mut ClusterView) {
+    match step {
+        Step::Service(n, own) => {
+            let name = named(&format!("service-{n}"));
+            match own {
+                Some(own) => drop(view.services.insert(name, own)),
+                None => drop(view.services.remove(&name)),
+            }
+        }
+        Step::Slice(n, own) => {
+            let name = named(&format!("slice-{n}"));
+            match own {
+                Some(own) => drop(view.endpoint_slices.insert(name, own)),
+                None => drop(view.endpoint_slices.remove(&name)),
+            }
+        }
+        Step::Zone(n) => drop(view.nodes.insert(NODE.into(), own_node(&format!("zone-{n}")))),
+        Step::Other(is_there) => {
+            let other = Node { pod_cidrs: vec!["10.244.2.0/24".into()], ..Node::default() };
+            if is_there {
+                view.nodes.insert("node-2".into(), other);
+            } else {
+                view.nodes.remove("node-2");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// After each change as kube-proxy has it, as all at once would have it, and with the operations between.
+    #[test]
+    fn services_are_served_as_kube_proxy_serves_them(
+        steps in prop::collection::vec(step(), 1..24),
+        by_kernel in any::<bool>(),
+    ) {
+        let (mut view, mut local) = (view([], []), local());
+        if by_kernel {
+            local.uplink = None;
+        }
+        let mut desired = Desired::build(&view, &local);
+        let mut rows = desired.rows.clone();
+        for step in steps {
+            let before = view.clone();
+            take(step.clone(), &mut view);
+            let next = desired.next((&before, &local), &view, &local);
+            prop_assert_eq!(served(&next), expected(&view), "after {:?}", step);
+            prop_assert_eq!(&next, &Desired::build(&view, &local), "after {:?}", step);
+            prop_assert_eq!(apply(&mut rows, &diff(&desired.rows, &next.rows)), Ok(()));
+            prop_assert_eq!(&rows, &next.rows);
+            desired = next;
+        }
+    }
+}
