@@ -1,11 +1,14 @@
-//! What control does in a cluster of 5,000 nodes: rows from the whole view, once, and for each change rows from the rows before
+//! What control does in a cluster of 5,000 nodes, and in one of 20,000 Services with 200,000 endpoints: rows from the whole view, once, and for each change rows from the rows before
 //! and the operations between, which bounds how fast a change can be in force.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use desired::{ClusterView, Desired, Local, Node, NodeAddress, Uplink, diff};
+use desired::{
+    ClusterView, Desired, EndpointSlice, Local, Node, NodeAddress, ObjectName, Protocol, Service,
+    ServicePort, SliceEndpoint, SlicePort, Uplink, diff,
+};
 use proto::dataplane::{Ethdev, InterfaceAddress, Router};
 
 const NODES: u16 = 5_000;
@@ -19,7 +22,7 @@ fn node(n: u16) -> (String, Node) {
             .map(|address| NodeAddress { kind: "InternalIP".to_owned(), address })
             .into(),
         router_addresses: Some(format!("172.17.{a}.{b},fd00:17::{n:x}")),
-        router_way: None,
+        ..Node::default()
     };
     (format!("node-{n:05}"), node)
 }
@@ -42,9 +45,10 @@ fn local() -> Local {
                 own(Ipv6Addr::new(0xfd00, 0x17, 0, 0, 0, 0, 0, 1).into(), 64),
             ],
             gateways: vec![],
-            vxlan: None,
         }),
         host: None,
+        vxlan: None,
+        subnets: vec![],
         masquerade: Some(vec![]),
         attachments: vec![],
     }
@@ -76,5 +80,65 @@ fn nodes(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, nodes);
+/// Ten endpoints each.
+const SERVICES: u16 = 20_000;
+
+fn slice(n: u16, last: u8) -> (ObjectName, EndpointSlice) {
+    let [a, b] = n.to_be_bytes();
+    let endpoint = |i: u8| SliceEndpoint {
+        address: format!("10.{}.{b}.{}", 64 + a, 1 + i).as_str().into(),
+        ready: i != last,
+        serving: true,
+        terminating: i == last,
+        ..SliceEndpoint::default()
+    };
+    let slice = EndpointSlice {
+        service: format!("service-{n}").into(),
+        family: "IPv4".into(),
+        endpoints: (0..10).map(endpoint).collect(),
+        ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: Some(8080) }],
+    };
+    (ObjectName { namespace: "shop".into(), name: format!("service-{n}-x").into() }, slice)
+}
+
+fn services(c: &mut Criterion) {
+    let service = |n: u16| {
+        let [a, b] = n.to_be_bytes();
+        let own = Service {
+            kind: "ClusterIP".to_owned(),
+            cluster_ips: vec![format!("10.96.{a}.{b}").into()],
+            ports: vec![ServicePort { port: 80, ..ServicePort::default() }],
+            ..Service::default()
+        };
+        (ObjectName { namespace: "shop".into(), name: format!("service-{n}").into() }, own)
+    };
+    let mut view = ClusterView {
+        nodes: (1..=1).map(node).collect(),
+        services: (1..=SERVICES).map(service).collect(),
+        endpoint_slices: (1..=SERVICES).map(|n| slice(n, 99)).collect(),
+        ..ClusterView::default()
+    };
+    let local = local();
+    let before = Desired::build(&view, &local);
+    assert_eq!((before.warnings().next(), before.rows.frontends.len()), (None, usize::from(SERVICES)));
+    let old_view = view.clone();
+    view.endpoint_slices.extend([slice(SERVICES / 2, 3)]);
+    let after = before.next((&old_view, &local), &view, &local);
+    let mut group = c.benchmark_group("desired/20000-services");
+    group.sample_size(10);
+    group.bench_function("build", |b| b.iter(|| Desired::build(black_box(&view), black_box(&local))));
+    group.bench_function("next-by-one-slice", |b| {
+        b.iter(|| black_box(&before).next((black_box(&old_view), &local), black_box(&view), &local));
+    });
+    group.bench_function("diff-of-one-slice", |b| {
+        b.iter(|| {
+            let ops = diff(black_box(&before.rows), black_box(&after.rows));
+            assert_eq!(ops.len(), 1);
+            ops
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, nodes, services);
 criterion_main!(benches);

@@ -35,7 +35,7 @@ fn frontend(n: u32, port: u16) -> Frontend {
     let state = BackendState::Serving;
     let backends =
         (0..4).map(|i| Backend { addr: pod(n.wrapping_mul(4) % 1_000_000 + i), port, state }).collect();
-    Frontend { key: service(n), name: format!("default/service-{n}:https"), backends }
+    Frontend { key: service(n), name: format!("default/service-{n}:https"), backends, drops: false }
 }
 
 /// Twenty rules: some of ports that all may reach, some of peers that may reach all.

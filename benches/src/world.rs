@@ -148,6 +148,7 @@ fn frontend(number: u32, v6: bool, protocol: u8) -> Frontend {
         key: FrontendKey { network: PODS, addr: service(number, v6), port: SERVICE_PORT, protocol },
         name: format!("default/service-{number}"),
         backends: (0..BACKENDS).map(backend).collect(),
+        drops: false,
     }
 }
 

@@ -224,6 +224,7 @@ fn services() -> Vec<Frontend> {
         },
         name: name.into(),
         backends,
+        drops: false,
     };
     let (serving, draining) = (BackendState::Serving, BackendState::Draining);
     vec![
@@ -469,7 +470,7 @@ fn services_with_their_backends() {
         "shop/front:http 0 10.96.0.10:80/tcp 10.244.1.2:8080 serving",
         "shop/front:http 0 10.96.0.10:80/tcp 10.244.2.3:8080 draining",
     ];
-    assert_eq!(ask(&[]), [&front[..], &["shop/idle:http 0 [fd00:96::2]:80/udp - no backend"]].concat());
+    assert_eq!(ask(&[]), [&front[..], &["shop/idle:http 0 [fd00:96::2]:80/udp - none: refused"]].concat());
     for filter in ["shop/front", "shop/front:http", "10.96.0.10", "10.244.2.3"] {
         assert_eq!(ask(&[filter]), front, "{filter}");
     }

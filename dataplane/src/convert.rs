@@ -23,7 +23,7 @@ pub(crate) fn frontend(row: &rows::Frontend) -> Frontend {
         },
     };
     let backends = row.backends.iter().map(backend).collect();
-    Frontend { key: frontend_key(row.key), name: row.name.clone(), backends }
+    Frontend { key: frontend_key(row.key), name: row.name.clone(), backends, drops: row.drops }
 }
 
 pub(crate) fn frontend_row(frontend: &Frontend) -> rows::Frontend {
@@ -45,6 +45,7 @@ pub(crate) fn frontend_row(frontend: &Frontend) -> rows::Frontend {
         },
         name: frontend.name.clone(),
         backends: frontend.backends.iter().map(backend).collect(),
+        drops: frontend.drops,
     }
 }
 

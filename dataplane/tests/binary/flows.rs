@@ -33,6 +33,7 @@ fn frontend(last: u8, backends: &[u8]) -> Frontend {
         key: FrontendKey { network: 0, address, port: 53, protocol: UDP },
         name: format!("shop/dns-{last}:udp"),
         backends: backends.iter().map(backend).collect(),
+        drops: false,
     }
 }
 

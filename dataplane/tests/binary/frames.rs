@@ -28,6 +28,7 @@ pub(crate) fn service(at: SocketAddr, backends: &[(SocketAddr, BackendState)]) -
         key: FrontendKey { network: 0, address: at.ip(), port: at.port(), protocol: Protocol(protocol) },
         name: format!("shop/{at}"),
         backends: backends.iter().map(backend).collect(),
+        drops: false,
     };
     Op::SetFrontends { frontends: [6, 17].map(frontend).into() }
 }

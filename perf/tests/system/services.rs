@@ -38,7 +38,7 @@ fn service(number: u8, ports: &[(&str, &str, u16)], labels: &Value) -> Value {
     })
 }
 
-/// One a family; endpoints are told as pod and condition.
+/// One a family; endpoints are told as pod and condition: `ready`, `unready`, or else `draining`.
 fn slices(number: u8, name: &str, ports: &[(&str, &str, u16)], endpoints: &[(&Pod, &str)]) -> Vec<Value> {
     let ports: Vec<Value> = ports
         .iter()
@@ -49,8 +49,7 @@ fn slices(number: u8, name: &str, ports: &[(&str, &str, u16)], endpoints: &[(&Po
             let (ready, serving, terminating) = match *condition {
                 "ready" => (true, true, false),
                 "unready" => (false, false, false),
-                "draining" => (false, true, true),
-                other => panic!("{other}"),
+                _ => (false, true, true),
             };
             json!({"addresses": [pod.address(family)], "conditions":
                 {"ready": ready, "serving": serving, "terminating": terminating}})
@@ -232,7 +231,35 @@ fn a_service_follows_its_endpoints_and_its_labels() {
         wait_for(&bed, "it is served", |shown| shown.contains("service-7"));
         reaches(&a.netns, b);
     }
-    // Control may be away.
+    bed.cluster.ledgers().unwrap();
+}
+
+/// Where only a node's own endpoints are meant, another node's pods and the node itself hear nothing.
+#[test]
+fn an_internal_local_service_stays_on_its_node() {
+    let bed = Bed::new(2);
+    let [a, b] = [&bed.pods[0], &bed.pods[1]];
+    let mut own = service(7, &[("", "TCP", 80)], &json!({}));
+    own["spec"]["internalTrafficPolicy"] = json!("Local");
+    let mut objects = vec![own];
+    objects.extend(slices(7, "b", &[("", "TCP", 8080)], &[(b, "ready")]));
+    for slice in &mut objects[1..] {
+        slice["endpoints"][0]["nodeName"] = json!(bed.cluster.nodes[1].site.name());
+    }
+    bed.cluster.set(FILE, &objects).unwrap();
+    wait_for(&bed, "it is there", |shown| shown.contains("service-7"));
+    let query = bed.cluster.nodes[0].query();
+    assert!(query.text(&["show", "services"]).unwrap().contains("none here: dropped"));
+    for family in Family::BOTH {
+        says(&bed.cluster.nodes[1].host, b, 8080, 7, 80, family, By::Tcp).unwrap();
+        let at = SocketAddr::new(address(7, family), 80);
+        for from in [&a.netns, &bed.cluster.nodes[0].host] {
+            let before = query.dropped("no-local-backend").unwrap();
+            let tried = inside(from, || TcpStream::connect_timeout(&at, Duration::from_millis(300)));
+            assert_eq!(tried.unwrap_err().kind(), ErrorKind::TimedOut);
+            assert!(query.dropped("no-local-backend").unwrap() > before);
+        }
+    }
     bed.cluster.ledgers().unwrap();
 }
 

@@ -100,7 +100,7 @@ impl Simulation {
         let (from, to) = (bed.pods[0].netns.clone(), bed.pods[1].address(Family::V4));
         let (pinged, mut delays) = pinged_while(&from, &to, 10, || {
             let delay = |change: u32| {
-                let (n, gone) = (nth(change), change % 4 == 0);
+                let (n, gone) = (nth(change), change.is_multiple_of(4));
                 until(n, gone, &|| match gone {
                     true => server.delete("Node", "", &format!("simulated-{n:05}")),
                     false => drop(server.set(other(n, 1))),
@@ -210,7 +210,8 @@ impl Heard {
             for verb in ["add", "del"] {
                 host.ip(&["route", verb, "198.51.100.1/32", "dev", "lo"])?;
             }
-            Ok(drop(lines.recv_timeout(Duration::from_millis(100))?))
+            lines.recv_timeout(Duration::from_millis(100))?;
+            Ok(())
         })
         .unwrap();
         Self { process, lines }

@@ -177,7 +177,7 @@ mod tests {
                 };
                 let key = FrontendKey { network, address, port, protocol };
                 let backends = backends.into_iter().map(backend).collect();
-                (key, Frontend { key, name: format!("service{at}"), backends })
+                (key, Frontend { key, name: format!("service{at}"), backends, drops: at % 3 == 0 })
             };
             rows.into_iter().map(row).collect()
         })

@@ -27,14 +27,14 @@ enum Topology {
 }
 
 /// The backends of a port of this name and protocol, for clients within the cluster: those that take new flows, and those that serve and
-/// keep what they have.
+/// keep what they have; and whether there are some for new flows, but none for this node, so that what comes is dropped.
 pub(crate) fn backends(
     service: &Service,
     (name, protocol): (&str, &Protocol),
     v4: bool,
     slices: &[&EndpointSlice],
     place: Place<'_>,
-) -> Vec<Backend> {
+) -> (Vec<Backend>, bool) {
     let all = endpoints(name, protocol, v4, slices, place);
     let chosen = if service.internal_local { on_this_node(&all, place) } else { anywhere(&all, place) };
     let backend = |(key, endpoint): (&(IpAddr, u16), &&SliceEndpoint)| {
@@ -45,7 +45,9 @@ pub(crate) fn backends(
         };
         Some(Backend { address: key.0, port: key.1, state })
     };
-    all.iter().filter_map(backend).collect()
+    let usable = |own: &&SliceEndpoint| own.ready || own.serving && own.terminating;
+    let drops = chosen.is_empty() && all.values().any(usable);
+    (all.iter().filter_map(backend).collect(), drops)
 }
 
 /// Those of all slices. One may be in several: one that says that it is on this node comes before the others.

@@ -65,7 +65,9 @@ impl Desired {
         match self.rows.frontends.get(&key) {
             None => {
                 let backend = Backend { address: pod, port: container_port, state: BackendState::Serving };
-                self.rows.frontends.insert(key, Frontend { key, name, backends: vec![backend] });
+                self.rows
+                    .frontends
+                    .insert(key, Frontend { key, name, backends: vec![backend], drops: false });
                 self.host_frontends.push(key);
             }
             Some(other) if other.name == name => {}

@@ -101,14 +101,14 @@ impl Desired {
             for port in &service.ports {
                 let Some(key) = key(address, port) else { continue };
                 let named = (&*port.name, &port.protocol);
-                let backends = backends(service, named, address.is_ipv4(), &slices, place);
+                let (backends, drops) = backends(service, named, address.is_ipv4(), &slices, place);
                 if let Some(other) = self.rows.frontends.get(&key) {
                     self.contested = true;
                     let text = format!("Service {name}: {key} is the {} already; left out", other.name);
                     self.warn(about.clone(), text);
                     continue;
                 }
-                self.rows.frontends.insert(key, Frontend { key, name: title(name, port), backends });
+                self.rows.frontends.insert(key, Frontend { key, name: title(name, port), backends, drops });
                 keys.push(key);
             }
             // By its kernel, answers of other nodes' pods to the node itself would not come by us.

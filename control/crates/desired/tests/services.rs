@@ -193,8 +193,8 @@ fn oracle(service: &Service, of: &[(IpAddr, u16, SliceEndpoint)], zone: &str) ->
     usable.iter().map(|(address, port, _)| (*address, *port)).collect()
 }
 
-/// All frontends with their backends, and whether each takes new flows.
-type Served = BTreeMap<String, BTreeMap<(IpAddr, u16), bool>>;
+/// All frontends with their backends, and whether each takes new flows; and whether what none takes is dropped.
+type Served = BTreeMap<String, (BTreeMap<(IpAddr, u16), bool>, bool)>;
 
 fn expected(view: &ClusterView) -> Served {
     let zone = view.nodes.get(NODE).map(|own| own.zone.clone()).unwrap_or_default();
@@ -235,12 +235,18 @@ fn expected(view: &ClusterView) -> Served {
             let serving = merged.iter().filter(|(_, _, own)| own.serving).map(|own| (own.0, own.1));
             let backends =
                 serving.chain(used.iter().copied()).map(|own| (own, used.contains(&own))).collect();
+            // hasAnyEndpoints: whether it is dropped, which else is refused.
+            let any = merged.iter().any(|(_, _, own)| own.ready || own.serving && own.terminating);
+            let drops = used.is_empty() && any;
             let number = match port.protocol {
                 Protocol::Tcp => "tcp",
                 Protocol::Udp => "udp",
                 _ => "sctp",
             };
-            all.insert(format!("{}/{number}", std::net::SocketAddr::new(address, port.port)), backends);
+            all.insert(
+                format!("{}/{number}", std::net::SocketAddr::new(address, port.port)),
+                (backends, drops),
+            );
         }
     }
     all
@@ -250,7 +256,7 @@ fn served(desired: &Desired) -> Served {
     let row = |row: &proto::dataplane::Frontend| {
         let backend =
             |own: &proto::dataplane::Backend| ((own.address, own.port), own.state == BackendState::Serving);
-        (row.key.to_string(), row.backends.iter().map(backend).collect())
+        (row.key.to_string(), (row.backends.iter().map(backend).collect(), row.drops))
     };
     desired.rows.frontends.values().map(row).collect()
 }

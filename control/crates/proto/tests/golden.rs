@@ -106,6 +106,7 @@ fn frontend() -> Frontend {
             backend("10.244.1.2", BackendState::Serving),
             backend("10.244.2.3", BackendState::Draining),
         ],
+        drops: true,
     }
 }
 

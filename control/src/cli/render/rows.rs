@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use proto::dataplane::{
-    DeviceCounter, DeviceStatus, Frontend, Limit, Limits, NeighbourStatus, Policy, PolicyStatus, PortKind,
-    PortStatus, RouteStatus, Rule,
+    BackendState, DeviceCounter, DeviceStatus, Frontend, Limit, Limits, NeighbourStatus, Policy,
+    PolicyStatus, PortKind, PortStatus, RouteStatus, Rule,
 };
 
 use crate::table::{Cell, Style, Table};
@@ -120,10 +120,10 @@ pub(crate) fn routes(routes: &[RouteStatus], style: Style, out: &mut impl Write)
     table.print(style, out)
 }
 
-/// A line each backend; a service without any has a line too, since it is why connections fail.
+/// A line each backend; a service that none serves has a line for that too, since it is why connections fail.
 pub(crate) fn services(services: &[Frontend], style: Style, out: &mut impl Write) -> io::Result<()> {
     let mut table = Table::new(&["SERVICE", ">NETWORK", "FRONTEND", "BACKEND", "STATE"]);
-    for Frontend { key, name, backends } in services {
+    for Frontend { key, name, backends, drops } in services {
         let socket = SocketAddr::new(key.address, key.port);
         let mut line = |backend: Cell, state: Cell| {
             let frontend = format!("{socket}/{}", key.protocol);
@@ -135,8 +135,9 @@ pub(crate) fn services(services: &[Frontend], style: Style, out: &mut impl Write
                 state,
             ]);
         };
-        if backends.is_empty() {
-            line("".into(), Cell::from("no backend").alert_if(true));
+        if !backends.iter().any(|backend| backend.state == BackendState::Serving) {
+            let why = if *drops { "none here: dropped" } else { "none: refused" };
+            line("".into(), Cell::from(why).alert_if(true));
         }
         for backend in backends {
             let socket = SocketAddr::new(backend.address, backend.port).to_string();

@@ -97,7 +97,8 @@ impl<'t> Desk<'_, 't> {
         let mut went = **ends;
         match service::choose(tables, ends, *frontend, witness) {
             Choice::Backend(addr, port) => (went.dst, went.dst_port) = (addr, port),
-            Choice::NoBackend => {
+            Choice::NoBackend { drops: true } => return Err(DropReason::NoLocalBackend.into()),
+            Choice::NoBackend { drops: false } => {
                 return Err(Halt::Refused(DropReason::NoBackend, Complaint::PortUnreachable));
             }
             // An answer whose connection nobody remembers: it would need the Service's address as its source, and nobody

@@ -140,6 +140,8 @@ drop_reasons! {
     PolicyIngress = "policy-ingress", "The receiver's policy does not allow it.";
     /// A frontend without backends that serve.
     NoBackend = "no-backend", "A Service without an endpoint that takes new connections.";
+    /// A frontend without backends that serve here.
+    NoLocalBackend = "no-local-backend", "A Service for this node's endpoints alone, of which none takes new connections.";
     /// From a backend, of a connection that is not known.
     ReplyUnbound = "reply-unbound", "An answer from behind a Service, of a connection that is not known: it cannot be translated.";
     /// Another worker decides the same flow.

@@ -15,8 +15,8 @@ pub(crate) enum Choice {
     Plain,
     /// To this backend, address and port.
     Backend(IpAddr, u16),
-    /// There is a frontend, and nobody behind it.
-    NoBackend,
+    /// There is a frontend, and nobody behind it: which is refused, or dropped.
+    NoBackend { drops: bool },
 }
 
 /// Chooses by the client's and the frontend's address and port alone, so that every node, and every process after another, chooses the
@@ -37,7 +37,7 @@ pub(crate) fn choose(
     witness.note("service", || Outcome::chosen(frontend, chosen));
     match chosen {
         Some(backend) => Choice::Backend(backend.addr, backend.port),
-        None => Choice::NoBackend,
+        None => Choice::NoBackend { drops: frontend.drops },
     }
 }
 

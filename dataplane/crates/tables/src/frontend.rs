@@ -64,6 +64,8 @@ pub struct Frontend {
     pub name: String,
     /// Each address and port once.
     pub backends: Vec<Backend>,
+    /// Whether what no backend takes is dropped rather than refused: others, elsewhere, would.
+    pub drops: bool,
 }
 
 /// One of those that serve a frontend.

@@ -103,7 +103,10 @@ impl Tables {
         check_frontend(&frontend)?;
         let new = sockets(&frontend.backends);
         let (before, renamed) = match old {
-            Some(old) => (sockets(&old.backends), old.backends == frontend.backends),
+            Some(old) => {
+                let renamed = (&old.backends, old.drops) == (&frontend.backends, frontend.drops);
+                (sockets(&old.backends), renamed)
+            }
             None => (BTreeSet::new(), false),
         };
         let first_here = old.is_none() && count(&mut self.services.addresses, address(key.network, key.addr));
@@ -154,7 +157,7 @@ impl Tables {
 }
 
 fn check_frontend(frontend: &Frontend) -> Result<(), TableError> {
-    let Frontend { key, name, backends } = frontend;
+    let Frontend { key, name, backends, drops: _ } = frontend;
     let item = || format!("frontend {key}");
     if name.is_empty() {
         return Err(TableError::EmptyName { item: item() });

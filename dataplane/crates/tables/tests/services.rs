@@ -39,7 +39,7 @@ fn draining(addr: &str) -> Backend {
 }
 
 fn frontend(addr: &str, port: u16, backends: Vec<Backend>) -> Frontend {
-    Frontend { key: key(addr, port), name: "shop/front".into(), backends }
+    Frontend { key: key(addr, port), name: "shop/front".into(), backends, drops: false }
 }
 
 #[track_caller]
@@ -267,7 +267,7 @@ proptest! {
             if set {
                 let state = BackendState::Serving;
                 let backends = backends.into_iter().map(|n| Backend { addr: addr(n), port: 80, state }).collect();
-                tables.set_frontend(Frontend { key, name: "s".into(), backends }).unwrap();
+                tables.set_frontend(Frontend { key, name: "s".into(), backends, drops: false }).unwrap();
             } else {
                 prop_assert_eq!(tables.remove_frontend(key).is_ok(), before.frontend(&key).is_some());
             }

@@ -116,7 +116,12 @@ fn change(tables: &mut Tables, [kind, a, b, c]: [u8; 4]) {
                 state: if n < 128 { BackendState::Serving } else { BackendState::Draining },
             };
             let backends = if c & 1 == 0 { vec![backend(b)] } else { vec![backend(b), backend(c)] };
-            tables.set_frontend(Frontend { key: key(a, b), name: format!("s{}", c % 2), backends })
+            tables.set_frontend(Frontend {
+                key: key(a, b),
+                name: format!("s{}", c % 2),
+                backends,
+                drops: false,
+            })
         }
         13 => tables.remove_frontend(key(a, b)),
         14 if b == 0 => {
@@ -247,7 +252,7 @@ fn service(addr: &str, backends: &[&str]) -> Frontend {
     let key = FrontendKey { network: NETWORKS[0], addr: ip(addr), port: 80, protocol: TCP };
     let state = BackendState::Serving;
     let backends = backends.iter().map(|addr| Backend { addr: ip(addr), port: 8080, state }).collect();
-    Frontend { key, name: "shop/front".into(), backends }
+    Frontend { key, name: "shop/front".into(), backends, drops: false }
 }
 
 #[test]

@@ -142,11 +142,13 @@ pub(super) struct FrontendFields {
     protocol: Protocol,
     name: String,
     backends: Vec<Backend>,
+    #[serde(default)]
+    drops: bool,
 }
 
 impl From<FrontendFields> for Frontend {
     fn from(row: FrontendFields) -> Self {
-        let FrontendFields { network, address, port, protocol, name, backends } = row;
-        Self { key: FrontendKey { network, address, port, protocol }, name, backends }
+        let FrontendFields { network, address, port, protocol, name, backends, drops } = row;
+        Self { key: FrontendKey { network, address, port, protocol }, name, backends, drops }
     }
 }

@@ -39,6 +39,14 @@ pub struct Frontend {
     pub name: String,
     /// Of the frontend's own address family, each address and port once.
     pub backends: Vec<Backend>,
+    /// Whether what no backend takes is dropped rather than refused: others, elsewhere, would.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub drops: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(own: &bool) -> bool {
+    !own
 }
 
 /// One of those that serve a frontend.

@@ -75,6 +75,7 @@ fn frontend(addr: &str, protocol: u8, backends: &[(&str, BackendState)]) -> Fron
             .iter()
             .map(|&(text, state)| Backend { addr: sock(text).ip(), port: sock(text).port(), state })
             .collect(),
+        drops: false,
     }
 }
 
@@ -127,6 +128,10 @@ fn a_service_without_backends_is_refused_and_one_that_comes_is_used() {
     let fate = Fate::Dropped(DropReason::NoBackend);
     assert_eq!(verdict, Verdict::Answer { fate, output: by(POD_A) });
     assert_eq!((read(&answer).icmp().0, read(&answer).icmp().1), (3, 3));
+    // One that has them elsewhere alone says nothing.
+    let silent = Frontend { drops: true, ..frontend("10.96.0.10:53", UDP, &[]) };
+    bench.change(|tables| tables.set_frontend(silent).unwrap());
+    assert_eq!(bench.send(POD_A, &ask).0, Verdict::Drop(DropReason::NoLocalBackend));
     with_frontend(&mut bench, "10.96.0.10:53", UDP, &[("10.244.1.3:53", SERVING)]);
     becomes(&mut bench, POD_A, &ask, POD_B, "10.244.1.2:5000", "10.244.1.3:53");
 }

@@ -14,7 +14,9 @@ fn bench() -> Bench {
         for (vip, backend) in [("10.96.0.10", "10.244.1.3"), ("fd00:96::10", "fd00:1::3")] {
             let key = FrontendKey { network: NET, addr: ip(vip), port: 53, protocol: UDP };
             let backends = vec![Backend { addr: ip(backend), port: 5353, state: BackendState::Serving }];
-            tables.set_frontend(Frontend { key, name: "default/dns".to_owned(), backends }).unwrap();
+            tables
+                .set_frontend(Frontend { key, name: "default/dns".to_owned(), backends, drops: false })
+                .unwrap();
         }
         let masquerade = Masquerade {
             source4: Some(v4("192.0.2.1")),
@@ -109,7 +111,9 @@ fn fragments_of_what_a_pod_says_to_itself_by_a_service_come_back_to_it() {
         bench.change(|tables| {
             let key = FrontendKey { network: NET, addr: ip(vip), port: 53, protocol: UDP };
             let backends = vec![Backend { addr: ip(pod), port: 5353, state: BackendState::Serving }];
-            tables.set_frontend(Frontend { key, name: "default/dns".to_owned(), backends }).unwrap();
+            tables
+                .set_frontend(Frontend { key, name: "default/dns".to_owned(), backends, drops: false })
+                .unwrap();
         });
         let (asked, answered) = (udp(4000, 53, &[7; 40]), udp(5353, 4000, &[8; 40]));
         for (to, datagram, src) in [(vip, asked, gateway), (gateway, answered, vip)] {

@@ -34,6 +34,7 @@ fn frontend(backends: &[(&str, BackendState)]) -> Frontend {
             .iter()
             .map(|&(addr, state)| Backend { addr: ip(addr), port: 8080, state })
             .collect(),
+        drops: false,
     }
 }
 
