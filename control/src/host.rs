@@ -75,12 +75,6 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
     let (mut seen, mut looked, mut rest) = (0, Instant::now(), LOOK);
     let mut settled: Option<Wanted> = None;
     loop {
-        if store.config.wants_subnets()
-            && looked.elapsed() >= rest
-            && let Ok(subnets) = subnets(name)
-        {
-            store.know_subnets(subnets);
-        }
         let plan = store.next_plan(seen, rest.saturating_sub(looked.elapsed()));
         seen = plan.revision;
         let wanted = Wanted::of(&plan.desired);
@@ -94,6 +88,12 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
             }
         }
         let began = Instant::now();
+        // Other networks make another plan, which comes next.
+        if store.config.wants_subnets()
+            && let Ok(subnets) = subnets(name)
+        {
+            store.know_subnets(subnets);
+        }
         let kept = keep(store, name).map_err(|error| error.to_string());
         let mut warnings = match kept.and_then(|()| {
             sync(name, &wanted, router).map_err(|error| format!("host interface `{name}`: {error}"))
@@ -153,8 +153,10 @@ fn sync(name: &str, wanted: &Wanted, router: &Router) -> Result<Vec<String>, Net
     netlink::run(None, async |kernel: Netlink| {
         let host = kernel.link(name).await?.ok_or_else(|| NetlinkError::NoLink(name.to_owned()))?;
         let whole = wanted.whole(router);
-        let tunnel = peers::prepare(&kernel, name, wanted.by_kernel.tunnel.as_ref(), &whole).await?;
-        routes::sync(&kernel, Links { host, tunnel }, &whole.routes).await
+        let (tunnel, mut warnings) =
+            peers::prepare(&kernel, name, wanted.by_kernel.tunnel.as_ref(), &whole).await?;
+        warnings.extend(routes::sync(&kernel, Links { host, tunnel }, &whole.routes).await?);
+        Ok(warnings)
     })
 }
 
@@ -164,8 +166,13 @@ fn step(name: &str, difference: &Difference) -> Result<(), String> {
     let stepped = netlink::run(None, async |kernel: Netlink| {
         let host = kernel.link(name).await?.ok_or_else(|| NetlinkError::NoLink(name.to_owned()))?;
         let tunnel = kernel.link(peers::DEVICE).await?;
-        if let Some(link) = tunnel {
-            peers::meet(&kernel, link, new.neighbours.keys()).await?;
+        if tunnel.is_none() && difference.needs_tunnel() {
+            return Err(NetlinkError::NoLink(peers::DEVICE.to_owned()));
+        }
+        if let Some(link) = tunnel
+            && let [first, ..] = &*peers::meet(&kernel, link, new.neighbours.keys()).await
+        {
+            return Ok(Err(first.clone()));
         }
         let stepped = routes::step(&kernel, Links { host, tunnel }, difference).await;
         if let Some(link) = tunnel {

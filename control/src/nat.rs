@@ -206,7 +206,7 @@ fn rules(name: &str, wanted: &Wanted) -> String {
         let nfproto = if v4 { "ipv4" } else { "ipv6" };
         if let Some(source) = wanted.sources.iter().find(|own| own.is_ipv4() == v4) {
             // With an uplink of the data plane's, answers to others would leave by that.
-            let whose = if is_way_out { "" } else { "fib saddr type local " };
+            let whose = if is_way_out { "fib saddr type local " } else { "" };
             let _ = writeln!(
                 out,
                 "    oifname \"{name}\" meta nfproto {nfproto} {whose}ct status dnat snat {family} to {source}"
@@ -285,12 +285,13 @@ fn tunnel_rules(name: &str, wanted: &Wanted) -> String {
     {ours} {family} saddr != @tunnel_ends counter name tunnel-peer-unknown drop
     {ours} {family} daddr != {own} counter name tunnel-port-closed drop
     iifname \"{name}\" {ours} counter name tunnel-port-closed drop
-    iifname \"{DEVICE}\" fib saddr type local counter name tunnel-source-spoofed drop
-    iifname \"{DEVICE}\" fib saddr oifname \"{name}\" counter name tunnel-source-spoofed drop
   }}
   chain tunnel_forward {{
     type filter hook forward priority filter; policy accept;
     iifname \"{name}\" {ours} {family} daddr @tunnel_ends counter name tunnel-port-closed drop
+  }}
+  chain tunnel_prerouting {{
+    type filter hook prerouting priority filter; policy accept;
     iifname \"{DEVICE}\" fib saddr type local counter name tunnel-source-spoofed drop
     iifname \"{DEVICE}\" fib saddr oifname \"{name}\" counter name tunnel-source-spoofed drop
   }}

@@ -20,7 +20,7 @@ pub(crate) const DEVICE: &str = "podrouter.vxlan";
 /// An address of its own: with none, `rp_filter` takes only what the kernel's own way back for is by this very device.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 3);
 
-/// Brings device, neighbours and rule there, for what comes by `host`; gives the device, if there is to be one.
+/// Brings device, neighbours and rule there, for what comes by `host`; gives the device, if there is to be one, and what could not be done.
 ///
 /// # Errors
 /// The kernel refuses the device, or to list what it has.
@@ -29,14 +29,16 @@ pub(crate) async fn prepare(
     host: &str,
     tunnel: Option<&KernelTunnel>,
     wanted: &Part,
-) -> Result<Option<Link>, NetlinkError> {
+) -> Result<(Option<Link>, Vec<String>), NetlinkError> {
+    let mut warnings = Vec::new();
     let link = match tunnel {
         Some(tunnel) => {
             let link = device(kernel, tunnel).await?;
             let known = kernel.neighbours(link).await?;
             let wanted: BTreeSet<Neighbour> = wanted.neighbours.keys().copied().collect();
-            meet(kernel, link, wanted.difference(&known)).await?;
+            // An address has one entry: what it is to be comes after what it was.
             forget(kernel, link, known.difference(&wanted)).await?;
+            warnings = meet(kernel, link, wanted.difference(&known)).await;
             Some(link)
         }
         None => {
@@ -48,22 +50,22 @@ pub(crate) async fn prepare(
         }
     };
     kernel.set_rule(host, TABLE, PROTOCOL, tunnel.is_some()).await?;
-    Ok(link)
+    Ok((link, warnings))
 }
 
-/// Has the device know these.
-///
-/// # Errors
-/// The kernel refuses one.
+/// Has the device know these; gives what could not be done, as of IPv6 where there is none.
 pub(crate) async fn meet(
     kernel: &Netlink,
     link: Link,
     neighbours: impl Iterator<Item = &Neighbour>,
-) -> Result<(), NetlinkError> {
+) -> Vec<String> {
+    let mut warnings = Vec::new();
     for own in neighbours {
-        kernel.add_neighbour(link, *own).await?;
+        if let Err(error) = kernel.add_neighbour(link, *own).await {
+            warnings.push(format!("interface `{DEVICE}`: {error}"));
+        }
     }
-    Ok(())
+    warnings
 }
 
 /// Has it know these no more.

@@ -61,13 +61,14 @@ pub(crate) async fn sync(
                 warnings.push(error.to_string());
             }
         }
-        present.push((link, here, wanted));
+        let keys: BTreeSet<_> = here.iter().map(key).collect();
+        present.push((link, here, keys, wanted));
     }
     // What has moved from one device to another is gone there by now.
-    for (link, present, wanted) in &present {
+    for (link, present, keys, wanted) in &present {
         for route in wanted.difference(present) {
             // Replacing would take a route of somebody else's by another device just as well.
-            let own = present.iter().any(|there| key(there) == key(route));
+            let own = keys.contains(&key(route));
             let bare = present.contains(&KernelRoute { source: None, ..*route });
             if let Err(warning) = add(kernel, *link, *route, own, bare).await {
                 warnings.push(warning);

@@ -55,6 +55,13 @@ pub(crate) struct Difference {
     pub(crate) new: Part,
 }
 
+impl Difference {
+    pub(crate) fn needs_tunnel(&self) -> bool {
+        let needs = |part: &Part| part.routes.iter().any(|(device, _)| *device == Device::Tunnel);
+        needs(&self.gone) || needs(&self.new)
+    }
+}
+
 impl Wanted {
     pub(crate) fn of(desired: &Desired) -> Self {
         let prefixes = match desired.ports.contains_key(HOST_PORT) {

@@ -1,6 +1,5 @@
 //! What a revision asks of the data plane, and how the next plan goes on from the one before.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,8 +58,8 @@ impl Store {
             Some(before) => before.plan.desired.next((&before.view, &before.local), &view, &local),
             None => Desired::build(&view, &local),
         };
-        let known: BTreeSet<&str> = planned.iter().flat_map(|own| own.plan.desired.warnings()).collect();
-        for warning in desired.warnings().filter(|warning| !known.contains(warning)) {
+        let before = planned.as_ref().map(|own| Arc::clone(&own.plan.desired)).unwrap_or_default();
+        for warning in desired.warnings_since(&before) {
             tracing::warn!("{warning}");
         }
         let plan = Plan { revision, desired: Arc::new(desired) };

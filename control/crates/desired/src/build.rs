@@ -158,6 +158,15 @@ impl Desired {
         self.warnings.values().flatten().map(String::as_str)
     }
 
+    /// Those that there were not `before`, in the time of what is different.
+    pub fn warnings_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a str> {
+        before.warnings.diff(&self.warnings).flat_map(|item| {
+            let (old, new) = both(item);
+            let known = move |text: &&String| old.is_some_and(|old| old.contains(*text));
+            new.into_iter().flatten().filter(move |text| !known(text)).map(String::as_str)
+        })
+    }
+
     /// Those that are of this node's own making, or about its own Node.
     pub fn own_warnings(&self, node: &str) -> impl Iterator<Item = &str> {
         let own = [About::Local, About::Node(node.to_owned())];

@@ -73,7 +73,12 @@ impl Desired {
         self.take_back(&about);
         for key in self.services.frontends.remove(name).unwrap_or_default() {
             self.rows.frontends.remove(&key);
-            self.host_prefixes.remove(&IpPrefix::host(key.address));
+            let first = FrontendKey { port: 0, protocol: Protocol(0), ..key };
+            let next = self.rows.frontends.range(first..).next();
+            // Another may have the address, with other ports.
+            if next.is_none_or(|(other, _)| (other.network, other.address) != (key.network, key.address)) {
+                self.host_prefixes.remove(&IpPrefix::host(key.address));
+            }
         }
         let Some(service) = view.services.get(name).filter(|own| is_ours(own)) else { return };
         let slices: Vec<&EndpointSlice> = self
@@ -112,7 +117,7 @@ impl Desired {
                 keys.push(key);
             }
             // By its kernel, answers of other nodes' pods to the node itself would not come by us.
-            if local.uplink.is_some() {
+            if local.uplink.is_some() && keys.iter().any(|key: &FrontendKey| key.address == address) {
                 self.host_prefixes.insert(IpPrefix::host(address));
             }
         }
