@@ -40,13 +40,8 @@ pub struct Frontend {
     /// Of the frontend's own address family, each address and port once.
     pub backends: Vec<Backend>,
     /// Whether what no backend takes is dropped rather than refused: others, elsewhere, would.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drops: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn is_false(own: &bool) -> bool {
-    !own
 }
 
 /// One of those that serve a frontend.
