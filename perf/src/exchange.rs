@@ -99,7 +99,11 @@ fn receive(socket: &UdpSocket) -> Option<SocketAddr> {
     socket.recv_from(&mut [0; 16]).ok().map(|(_, peer)| peer)
 }
 
-fn inside<T: Send>(netns: &Netns, make: impl FnOnce() -> T + Send) -> Result<T> {
+/// Does something on a thread inside a namespace, such as to make a socket there.
+///
+/// # Errors
+/// The namespace is gone.
+pub fn inside<T: Send>(netns: &Netns, make: impl FnOnce() -> T + Send) -> Result<T> {
     let file = std::fs::File::open(netns.path()).with_context(|| format!("{} is gone", netns.name()))?;
     Ok(tap::netns::in_netns(file.as_fd(), make)?)
 }

@@ -2,11 +2,10 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lab::exchange::{By, through};
+use lab::exchange::{By, inside, through};
 use lab::netns::Netns;
 use lab::node::{Node, Options, Uplink, Vxlan};
 use lab::pktgen::reflector;
@@ -91,11 +90,6 @@ fn wait_for(bed: &Bed, what: &str, is_so: impl Fn(&str) -> bool) {
     }
 }
 
-fn inside<T: Send>(netns: &Netns, work: impl FnOnce() -> T + Send) -> T {
-    let file = std::fs::File::open(netns.path()).unwrap();
-    tap::netns::in_netns(file.as_fd(), work).unwrap()
-}
-
 /// Refused at once: a reset, or a port unreachable.
 fn refuses(from: &Netns, at: SocketAddr, by: By) -> Result<()> {
     let error = inside(from, || match by {
@@ -108,7 +102,7 @@ fn refuses(from: &Netns, at: SocketAddr, by: By) -> Result<()> {
             socket.send(b"word").unwrap();
             socket.recv(&mut [0; 8]).unwrap_err()
         }
-    });
+    })?;
     ensure!(error.kind() == ErrorKind::ConnectionRefused, "{by:?} to {at}: {error}");
     Ok(())
 }
@@ -255,7 +249,7 @@ fn an_internal_local_service_stays_on_its_node() {
         let at = SocketAddr::new(address(7, family), 80);
         for from in [&a.netns, &bed.cluster.nodes[0].host] {
             let before = query.dropped("no-local-backend").unwrap();
-            let tried = inside(from, || TcpStream::connect_timeout(&at, Duration::from_millis(300)));
+            let tried = inside(from, || TcpStream::connect_timeout(&at, Duration::from_millis(300))).unwrap();
             assert_eq!(tried.unwrap_err().kind(), ErrorKind::TimedOut);
             assert!(query.dropped("no-local-backend").unwrap() > before);
         }
@@ -286,7 +280,7 @@ fn a_dpdk_pod_stands_behind_a_service() {
                     let mut word = [0; 8];
                     let (n, peer) = socket.recv_from(&mut word)?;
                     std::io::Result::Ok((word[..n].to_vec(), peer))
-                })?;
+                })??;
                 ensure!((got.as_slice(), peer) == (b"word".as_slice(), at), "{got:?} from {peer}");
                 Ok(())
             })
