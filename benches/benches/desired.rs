@@ -50,6 +50,7 @@ fn local() -> Local {
         vxlan: None,
         subnets: vec![],
         masquerade: Some(vec![]),
+        node_port_addresses: vec![],
         attachments: vec![],
     }
 }

@@ -8,9 +8,9 @@ use benches::{Random, sizes};
 use criterion::{Criterion, criterion_group, criterion_main};
 use measured::Group;
 use tables::{
-    Backend, BackendState, Classifier, Endpoint, EndpointId, EndpointKind, Frontend, FrontendKey, Generation,
-    IdentityId, Masquerade, NetworkId, Peer, Policy, PortEntry, PortId, PortRole, Rests, Rule, RuleVerdict,
-    TableError, Tables,
+    Asker, Backend, BackendState, Classifier, Endpoint, EndpointId, EndpointKind, Frontend, FrontendKey,
+    Generation, IdentityId, Masquerade, NetworkId, Peer, Policy, PortEntry, PortId, PortRole, Rests, Rule,
+    RuleVerdict, TableError, Tables,
 };
 use wire::{IpPrefix, MacAddr};
 
@@ -35,7 +35,13 @@ fn frontend(n: u32, port: u16) -> Frontend {
     let state = BackendState::Serving;
     let backends =
         (0..4).map(|i| Backend { addr: pod(n.wrapping_mul(4) % 1_000_000 + i), port, state }).collect();
-    Frontend { key: service(n), name: format!("default/service-{n}:https"), backends, drops: false }
+    Frontend {
+        key: service(n),
+        name: format!("default/service-{n}:https"),
+        backends,
+        drops: false,
+        sources: vec![],
+    }
 }
 
 /// Twenty rules: some of ports that all may reach, some of peers that may reach all.
@@ -112,7 +118,7 @@ fn run(c: &mut Criterion) -> Result<(), TableError> {
         });
         group.bench("frontend, choice, identity, policy", size, || {
             let &(client, key, endpoint) = next.next()?;
-            let backend = tables.frontend(&key)?.choose(u64::from(endpoint.0))?;
+            let backend = tables.frontend(&key)?.choose(u64::from(endpoint.0), Asker::Own)?;
             let identity = tables.identity(PODS, client);
             let ingress = tables.policy(endpoint)?.ingress.as_ref()?;
             Some(ingress.decide(identity, TCP, backend.port).verdict)
@@ -134,7 +140,7 @@ fn run(c: &mut Criterion) -> Result<(), TableError> {
             next.next().and_then(|(_, key, _)| tables.frontend(key))
         });
         group.bench("service step: frontend, choice", size, || {
-            next.next().and_then(|(_, key, _)| tables.frontend(key)?.choose(u64::from(key.port)))
+            next.next().and_then(|(_, key, _)| tables.frontend(key)?.choose(u64::from(key.port), Asker::Own))
         });
         group.bench("policy step: 20 rules", size.div_ceil(10), || {
             let &(.., endpoint) = next.next()?;

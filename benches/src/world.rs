@@ -149,6 +149,7 @@ fn frontend(number: u32, v6: bool, protocol: u8) -> Frontend {
         name: format!("default/service-{number}"),
         backends: (0..BACKENDS).map(backend).collect(),
         drops: false,
+        sources: vec![],
     }
 }
 

@@ -88,6 +88,9 @@ pub(crate) struct Args {
     /// Addresses beyond the cluster that see pods as themselves.
     #[arg(long, value_name = "PREFIX", conflicts_with = "no_masquerade")]
     pub(crate) no_masquerade_to: Vec<IpPrefix>,
+    /// NodePorts are served on those of the node's addresses that are in one of these; without this on all.
+    #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
+    pub(crate) nodeport_addresses: Vec<IpPrefix>,
     /// The host's TAP; `none`: the host has no port.
     #[arg(long, value_name = "NAME", default_value = "podrouter0", value_parser = non_empty)]
     pub(crate) host_interface: String,
@@ -134,6 +137,8 @@ pub(crate) struct Config {
     pub(crate) router: Router,
     /// Where beyond the cluster pods are seen as themselves; `None`: everywhere.
     pub(crate) masquerade: Option<Vec<IpPrefix>>,
+    /// In which of the node's addresses NodePorts are; empty: in all.
+    pub(crate) node_port_addresses: Vec<IpPrefix>,
     /// Of pods that ask for nothing else, and of the host: what the uplink allows.
     pub(crate) mtu: u16,
 }
@@ -187,6 +192,7 @@ impl Args {
                     .collect(),
             },
             masquerade: (!self.no_masquerade).then(|| self.no_masquerade_to.clone()),
+            node_port_addresses: self.nodeport_addresses.clone(),
             mtu: pod_mtu(self.uplink_mtu, uplink.as_ref(), vxlan),
             uplink,
             vxlan,

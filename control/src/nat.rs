@@ -1,16 +1,16 @@
 //! What the node's kernel translates: its own connections to ports of the node that lead to pods, and those by a NIC of its
-//! (`hostPort`); and, where the kernel is the way out, the source of what pods send beyond the cluster, and who may use a tunnel.
+//! (`hostPort`) and Services (NodePorts); and, where the kernel is the way out, the source of what pods send beyond the cluster, and who may use a tunnel.
 //!
 //! One nftables table of ours, written whole in one transaction. What always holds: no other table is touched; with nothing to translate there
 //! is none of ours either; one that somebody changed or removed is written again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use desired::{HostPort, KernelTunnel};
+use desired::{HostPort, KernelTunnel, NodePort};
 use proto::dataplane::Router;
 use wire::IpPrefix;
 
@@ -27,7 +27,7 @@ const TABLE: &str = "podrouter";
 /// thousands of nodes that takes tens of milliseconds.
 pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
     let (mut seen, mut looked, mut rest) = (0, Instant::now(), LOOK);
-    let mut nat = Nat::default();
+    let mut nat = Nat { within: store.config.node_port_addresses.clone(), ..Nat::default() };
     loop {
         let plan = store.next_plan(seen, rest.saturating_sub(looked.elapsed()));
         seen = plan.revision;
@@ -47,6 +47,8 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
 /// The table as it is known to be.
 #[derive(Debug, Default)]
 struct Nat {
+    /// In which of the node's addresses NodePorts are; empty: in all.
+    within: Vec<IpPrefix>,
     written: Option<Written>,
     /// What an earlier process left is gone.
     swept: bool,
@@ -89,9 +91,9 @@ impl Nat {
         }
         self.written = None;
         // From 127.0.0.1 to a pod, and the answers back: else such addresses never leave the loopback (ip-sysctl, route_localnet).
-        let localnet = if wanted.ports.is_empty() { "0" } else { "1" };
+        let localnet = if has_ports(wanted) { "1" } else { "0" };
         netlink::sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), localnet);
-        nft(&rules(name, wanted)).map_err(|error| error.to_string())?;
+        nft(&rules(name, wanted, &self.within)).map_err(|error| error.to_string())?;
         let listed = list().map_err(|error| error.to_string())?;
         self.written = Some(Written { wanted: wanted.clone(), listed: Some(listed) });
         Ok(())
@@ -118,7 +120,21 @@ impl Nat {
 }
 
 fn needs_table(wanted: &Wanted) -> bool {
-    !wanted.ports.is_empty() || !wanted.by_kernel.cluster.is_empty()
+    has_ports(wanted) || !wanted.by_kernel.cluster.is_empty()
+}
+
+/// Whether ports of the node lead to pods.
+fn has_ports(wanted: &Wanted) -> bool {
+    !wanted.ports.is_empty() || !wanted.node_ports.is_empty()
+}
+
+/// The set that a NodePort is in.
+fn node_ports(v4: bool) -> &'static str {
+    if v4 { "node_ports_ip" } else { "node_ports_ip6" }
+}
+
+fn node_port(NodePort { protocol, port, .. }: &NodePort) -> String {
+    format!("{protocol} . {port}")
 }
 
 /// The set of nodes' ranges or addresses that a prefix is in. Neither overlap, so that each can be taken out again as it was put in.
@@ -139,6 +155,9 @@ fn elements(Difference { gone, new }: &Difference) -> String {
         let mut sets: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for prefix in &part.cluster {
             sets.entry(set_of(*prefix)).or_default().push(element(prefix));
+        }
+        for port in &part.node_ports {
+            sets.entry(node_ports(port.v4).to_owned()).or_default().push(node_port(port));
         }
         let ends = part.ends.iter().map(ToString::to_string);
         sets.entry("tunnel_ends".to_owned()).or_default().extend(ends);
@@ -190,7 +209,7 @@ fn run(command: &mut Command, input: &str) -> Result<String, Failed> {
 }
 
 /// The table, in place of the one before.
-fn rules(name: &str, wanted: &Wanted) -> String {
+fn rules(name: &str, wanted: &Wanted, within: &[IpPrefix]) -> String {
     let mut to_pods = String::new();
     for port in &wanted.ports {
         for v4 in [true, false] {
@@ -199,11 +218,25 @@ fn rules(name: &str, wanted: &Wanted) -> String {
             }
         }
     }
+    let mut sets = String::new();
+    for v4 in [true, false] {
+        let Some(router) = wanted.routers.iter().find(|own| own.is_ipv4() == v4) else { continue };
+        let ports = wanted.node_ports.iter().filter(|own| own.v4 == v4).map(node_port).collect();
+        sets += &set_text(node_ports(v4), "inet_proto . inet_service", "", ports);
+        if let Some(which) = on_node(v4, within) {
+            let set = node_ports(v4);
+            let _ = writeln!(
+                to_pods,
+                "    {which}meta l4proto . th dport @{set} dnat {} to {router}",
+                family(v4)
+            );
+        }
+    }
     let by_kernel = &wanted.by_kernel;
     let is_way_out = !by_kernel.cluster.is_empty();
-    let (mut sets, mut out) = (String::new(), String::new());
-    for (v4, family) in [(true, "ip"), (false, "ip6")] {
-        let nfproto = if v4 { "ipv4" } else { "ipv6" };
+    let mut out = String::new();
+    for v4 in [true, false] {
+        let (family, nfproto) = (family(v4), if v4 { "ipv4" } else { "ipv6" });
         if let Some(source) = wanted.sources.iter().find(|own| own.is_ipv4() == v4) {
             // With an uplink of the data plane's, answers to others would leave by that.
             let whose = if is_way_out { "fib saddr type local " } else { "" };
@@ -225,7 +258,7 @@ fn rules(name: &str, wanted: &Wanted) -> String {
             ("outside", "flags interval; auto-merge;", outside),
         ] {
             let elements = elements.into_iter().map(element).collect();
-            sets += &set_text(&format!("{set}_{family}"), nfproto, flags, elements);
+            sets += &set_text(&format!("{set}_{family}"), &format!("{nfproto}_addr"), flags, elements);
         }
         let known =
             ["addresses", "ranges", "outside"].map(|set| format!("{family} daddr != @{set}_{family} "));
@@ -259,12 +292,12 @@ table inet {TABLE} {{
     )
 }
 
-fn set_text(name: &str, nfproto: &str, flags: &str, elements: Vec<String>) -> String {
+fn set_text(name: &str, kind: &str, flags: &str, elements: Vec<String>) -> String {
     let elements = match elements.is_empty() {
         true => String::new(),
         false => format!("elements = {{ {} }}", elements.join(", ")),
     };
-    format!("  set {name} {{\n    type {nfproto}_addr; {flags}\n    {elements}\n  }}\n")
+    format!("  set {name} {{\n    type {kind}; {flags}\n    {elements}\n  }}\n")
 }
 
 /// Who may send into the tunnel, and what: no datagram is taken but from an end that is known, none is sent by a pod to one, and what was in
@@ -273,7 +306,7 @@ fn tunnel_rules(name: &str, wanted: &Wanted) -> String {
     let Some(KernelTunnel { end, vni, udp_port, .. }) = wanted.by_kernel.tunnel else { return String::new() };
     let (family, nfproto) = if end.address.is_ipv4() { ("ip", "ipv4") } else { ("ip6", "ipv6") };
     let ends = wanted.ends().iter().map(ToString::to_string).collect();
-    let ends = set_text("tunnel_ends", nfproto, "", ends);
+    let ends = set_text("tunnel_ends", &format!("{nfproto}_addr"), "", ends);
     // The VNI is behind eight bytes of UDP and four of VXLAN's flags (RFC 7348, section 5): other tunnels are none of ours.
     let ours = format!("udp dport {udp_port} @th,96,24 {vni}");
     format!(
@@ -298,6 +331,25 @@ fn tunnel_rules(name: &str, wanted: &Wanted) -> String {
 ",
         own = end.address
     )
+}
+
+fn family(v4: bool) -> &'static str {
+    if v4 { "ip" } else { "ip6" }
+}
+
+/// What is sent to one of the node's addresses that NodePorts are on, if any of the family is.
+fn on_node(v4: bool, within: &[IpPrefix]) -> Option<String> {
+    if within.is_empty() {
+        // What is sent to ::1 cannot leave the loopback.
+        return Some(if v4 { "meta nfproto ipv4 " } else { "ip6 daddr != ::1 " }.to_owned());
+    }
+    // nft takes none that another one holds.
+    let held =
+        |own: &IpPrefix| within.iter().any(|other| other.len() < own.len() && other.contains(own.addr()));
+    let own = within.iter().filter(|own| own.addr().is_ipv4() == v4 && !held(own));
+    let own: BTreeSet<String> = own.map(ToString::to_string).collect();
+    let list = own.into_iter().collect::<Vec<_>>().join(", ");
+    (!list.is_empty()).then(|| format!("{} daddr {{ {list} }} ", family(v4)))
 }
 
 /// Whose a rule is: within what `nft` takes, 128 bytes (nft(8)), and nothing that would end the word.
@@ -362,6 +414,53 @@ mod tests {
         );
         assert_eq!(says(Some("::"), 6)[0], "");
         assert_eq!(rule(&port(None, 6, &both[..1]), false), None);
+    }
+
+    #[test]
+    fn a_node_port_is_on_the_addresses_that_are_meant() {
+        let within = |texts: &[&str]| {
+            let within: Vec<IpPrefix> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            [true, false].map(|v4| on_node(v4, &within).unwrap_or_default())
+        };
+        assert_eq!(within(&[]), ["meta nfproto ipv4 ", "ip6 daddr != ::1 "]);
+        assert_eq!(
+            within(&["10.0.0.0/8", "10.1.0.0/16", "192.168.77.11/32", "10.0.0.0/8"]),
+            ["ip daddr { 10.0.0.0/8, 192.168.77.11/32 } ", ""]
+        );
+        let (v4, v6) = (true, false);
+        let port = |v4, protocol, port| NodePort { v4, protocol: Protocol(protocol), port };
+        let wanted = Wanted {
+            node_ports: [port(v4, 6, 30_080), port(v4, 17, 30_053), port(v6, 132, 30_080)]
+                .into_iter()
+                .collect(),
+            routers: vec!["10.244.1.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            ..Wanted::default()
+        };
+        let rules = rules("podrouter0", &wanted, &[]);
+        for line in [
+            "elements = { tcp . 30080, udp . 30053 }",
+            "elements = { sctp . 30080 }",
+            "meta nfproto ipv4 meta l4proto . th dport @node_ports_ip dnat ip to 10.244.1.1",
+            "ip6 daddr != ::1 meta l4proto . th dport @node_ports_ip6 dnat ip6 to fd00::1",
+        ] {
+            assert!(rules.lines().any(|own| own.trim() == line), "{line}:\n{rules}");
+        }
+        // One comes and one goes: no other is told.
+        let mut later = wanted.clone();
+        later.node_ports.remove(&port(v4, 6, 30_080));
+        later.node_ports.insert(port(v6, 6, 30_081));
+        let router = Router {
+            gateway4: [169, 254, 1, 1].into(),
+            gateway6: "fe80::1".parse().unwrap(),
+            dns_servers: vec![],
+            dns_search: vec![],
+        };
+        let script = elements(&later.since(&wanted, &router).unwrap());
+        assert_eq!(
+            script,
+            "delete element inet podrouter node_ports_ip { tcp . 30080 }\n\
+             add element inet podrouter node_ports_ip6 { tcp . 30081 }\n"
+        );
     }
 
     #[test]

@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
-use desired::{ByKernel, Desired, End, HOST_PORT, HostPort, Prefixes, Way};
+use desired::{ByKernel, Desired, End, HOST_PORT, HostPort, NodePort, Prefixes, Way};
 use imbl::ordmap::DiffItem;
-use imbl::ordset;
+use imbl::{OrdSet, ordset};
 use proto::dataplane::Router;
 use wire::{IpPrefix, MacAddr};
 
@@ -24,6 +24,9 @@ pub(crate) struct Wanted {
     /// The node's own addresses, as others see it.
     pub(crate) sources: Vec<IpAddr>,
     pub(crate) ports: Vec<HostPort>,
+    /// Services' ports on the node, which are asked at the router's addresses.
+    pub(crate) node_ports: OrdSet<NodePort>,
+    pub(crate) routers: Vec<IpAddr>,
     pub(crate) by_kernel: ByKernel,
 }
 
@@ -46,6 +49,7 @@ pub(crate) struct Part {
     pub(crate) ends: BTreeSet<IpAddr>,
     /// Whom pods reach as themselves.
     pub(crate) cluster: Vec<IpPrefix>,
+    pub(crate) node_ports: Vec<NodePort>,
 }
 
 /// What is no more, and what is new. What changed is in both.
@@ -72,6 +76,8 @@ impl Wanted {
             prefixes,
             sources: desired.host_addresses.clone(),
             ports: desired.host_ports.clone(),
+            node_ports: desired.node_ports.clone(),
+            routers: desired.router_addresses.clone(),
             by_kernel: desired.by_kernel.clone(),
         }
     }
@@ -83,9 +89,10 @@ impl Wanted {
 
     /// `None` where not only nodes and their ranges are different.
     pub(crate) fn since(&self, before: &Self, router: &Router) -> Option<Difference> {
-        let Self { prefixes, sources, ports, by_kernel } = self;
+        let Self { prefixes, sources, ports, node_ports, routers, by_kernel } = self;
         let old = &before.by_kernel;
-        let same = (&before.sources, &before.ports) == (sources, ports)
+        let same = (&before.sources, &before.ports, &before.routers) == (sources, ports, routers)
+            && before.node_ports.is_empty() == node_ports.is_empty()
             && (&old.tunnel, &old.outside) == (&by_kernel.tunnel, &by_kernel.outside)
             && old.cluster.is_empty() == by_kernel.cluster.is_empty()
             && before.prefixes.is_empty() == prefixes.is_empty();
@@ -104,6 +111,11 @@ impl Wanted {
             let (old, now) = ends_of(item);
             gone.cluster.extend(old);
             new.cluster.extend(now);
+        }
+        for item in before.node_ports.diff(&self.node_ports) {
+            let (old, now) = ends_of(item);
+            gone.node_ports.extend(old);
+            new.node_ports.extend(now);
         }
         for item in before.by_kernel.pods.diff(&self.by_kernel.pods) {
             let (old, now) = both(item);
@@ -192,7 +204,7 @@ fn both<'a, 'b, K, V>(item: DiffItem<'a, 'b, K, V>) -> (Entry<'a, K, V>, Entry<'
     }
 }
 
-fn ends_of<'a, 'b>(item: ordset::DiffItem<'a, 'b, IpPrefix>) -> (Option<&'a IpPrefix>, Option<&'b IpPrefix>) {
+fn ends_of<'a, 'b, T>(item: ordset::DiffItem<'a, 'b, T>) -> (Option<&'a T>, Option<&'b T>) {
     match item {
         ordset::DiffItem::Add(new) => (None, Some(new)),
         ordset::DiffItem::Remove(old) => (Some(old), None),
@@ -248,6 +260,7 @@ mod tests {
             vxlan,
             subnets: vec!["192.168.1.0/24".parse().unwrap(), "192.168.2.0/24".parse().unwrap()],
             masquerade: Some(vec![]),
+            node_port_addresses: vec![],
             attachments: vec![],
         };
         Wanted::of(&Desired::build(view, &local))

@@ -225,6 +225,7 @@ fn services() -> Vec<Frontend> {
         name: name.into(),
         backends,
         drops: false,
+        sources: vec![],
     };
     let (serving, draining) = (BackendState::Serving, BackendState::Draining);
     vec![

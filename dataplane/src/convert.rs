@@ -19,11 +19,18 @@ pub(crate) fn frontend(row: &rows::Frontend) -> Frontend {
         port: row.port,
         state: match row.state {
             rows::BackendState::Serving => BackendState::Serving,
+            rows::BackendState::ServingOwn => BackendState::ServingOwn,
+            rows::BackendState::ServingOthers => BackendState::ServingOthers,
             rows::BackendState::Draining => BackendState::Draining,
         },
     };
-    let backends = row.backends.iter().map(backend).collect();
-    Frontend { key: frontend_key(row.key), name: row.name.clone(), backends, drops: row.drops }
+    Frontend {
+        key: frontend_key(row.key),
+        name: row.name.clone(),
+        backends: row.backends.iter().map(backend).collect(),
+        drops: row.drops,
+        sources: row.sources.clone(),
+    }
 }
 
 pub(crate) fn frontend_row(frontend: &Frontend) -> rows::Frontend {
@@ -33,6 +40,8 @@ pub(crate) fn frontend_row(frontend: &Frontend) -> rows::Frontend {
         port: backend.port,
         state: match backend.state {
             BackendState::Serving => rows::BackendState::Serving,
+            BackendState::ServingOwn => rows::BackendState::ServingOwn,
+            BackendState::ServingOthers => rows::BackendState::ServingOthers,
             BackendState::Draining => rows::BackendState::Draining,
         },
     };
@@ -46,6 +55,7 @@ pub(crate) fn frontend_row(frontend: &Frontend) -> rows::Frontend {
         name: frontend.name.clone(),
         backends: frontend.backends.iter().map(backend).collect(),
         drops: frontend.drops,
+        sources: frontend.sources.clone(),
     }
 }
 
@@ -100,24 +110,30 @@ fn rule_row(rule: &Rule) -> rows::Rule {
 }
 
 pub(crate) fn masquerade(row: &rows::Masquerade) -> Masquerade {
-    let rows::Masquerade { network: _, source4, source6, exclude, link_local, ports } = row;
+    let rows::Masquerade { network: _, source4, source6, exclude, link_local, service4, service6, ports } =
+        row;
     Masquerade {
         source4: *source4,
         source6: *source6,
         exclude: exclude.clone(),
         link_local: *link_local,
+        service4: *service4,
+        service6: *service6,
         ports: (ports.first, ports.last),
     }
 }
 
 pub(crate) fn masquerade_row(network: NetworkId, masquerade: &Masquerade) -> rows::Masquerade {
-    let Masquerade { source4, source6, exclude, link_local, ports: (first, last) } = masquerade;
+    let Masquerade { source4, source6, exclude, link_local, service4, service6, ports: (first, last) } =
+        masquerade;
     rows::Masquerade {
         network: network.0,
         source4: *source4,
         source6: *source6,
         exclude: exclude.clone(),
         link_local: *link_local,
+        service4: *service4,
+        service6: *service6,
         ports: rows::PortRange { first: *first, last: *last },
     }
 }

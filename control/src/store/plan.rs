@@ -50,6 +50,7 @@ impl Store {
             vxlan: self.config.vxlan,
             subnets,
             masquerade: self.config.masquerade.clone(),
+            node_port_addresses: self.config.node_port_addresses.clone(),
             attachments,
         };
         // It may be newer than the revision; then there is another one for it.

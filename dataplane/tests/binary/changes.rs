@@ -71,6 +71,7 @@ fn services_and_policies_come_back_as_they_were_set() {
         name: "shop/front:https".into(),
         backends: vec![backend(3, BackendState::Serving), backend(2, BackendState::Draining)],
         drops: true,
+        sources: vec![],
     };
     let identity =
         Identity { key: IdentityKey { network: 3, prefix: "10.244.0.0/16".parse().unwrap() }, identity: 7 };
@@ -88,6 +89,8 @@ fn services_and_policies_come_back_as_they_were_set() {
         source6: None,
         exclude: vec!["10.0.0.0/8".parse().unwrap()],
         link_local: true,
+        service4: None,
+        service6: None,
         ports: PortRange { first: 1024, last: 2048 },
     };
     let all = vec![

@@ -34,6 +34,7 @@ fn frontend(last: u8, backends: &[u8]) -> Frontend {
         name: format!("shop/dns-{last}:udp"),
         backends: backends.iter().map(backend).collect(),
         drops: false,
+        sources: vec![],
     }
 }
 

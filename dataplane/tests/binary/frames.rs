@@ -29,6 +29,7 @@ pub(crate) fn service(at: SocketAddr, backends: &[(SocketAddr, BackendState)]) -
         name: format!("shop/{at}"),
         backends: backends.iter().map(backend).collect(),
         drops: false,
+        sources: vec![],
     };
     Op::SetFrontends { frontends: [6, 17].map(frontend).into() }
 }

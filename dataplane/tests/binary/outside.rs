@@ -87,6 +87,8 @@ impl Outside {
             source6: Some(NODE[1].parse().unwrap()),
             exclude: vec![excluded.parse().unwrap()],
             link_local: false,
+            service4: None,
+            service6: None,
             ports: PORTS,
         };
         vec![

@@ -94,7 +94,7 @@ fn from_everywhere(uplink: Uplink) {
     web.detach(a).unwrap();
     wait_until("it is gone", PATIENCE, || {
         match a.host.succeed("nft", &["list", "ruleset", "inet"])?.as_str() {
-            rules if rules.contains("dnat ip") => Err(anyhow::anyhow!("{rules}")),
+            rules if rules.contains("default/web") => Err(anyhow::anyhow!("{rules}")),
             _ => Ok(()),
         }
     })

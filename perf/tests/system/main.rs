@@ -11,6 +11,7 @@ mod host_ports;
 mod kernel_tunnels;
 mod lifecycle;
 mod networks;
+mod node_ports;
 mod nodes;
 mod pings;
 mod restarts;

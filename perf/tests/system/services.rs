@@ -13,18 +13,19 @@ use lab::pod::{Family, Kind, Pod};
 use lab::wait::{PATIENCE, wait_until};
 use serde_json::{Value, json};
 
+use crate::node_ports::router;
 use crate::nodes::Bed;
 
-const FILE: &str = "services.json";
+pub(crate) const FILE: &str = "services.json";
 /// Of each Service, by its number.
 const ADDRESSES: [&str; 2] = ["10.96.0.", "fd00:96::"];
 
-fn address(number: u8, family: Family) -> IpAddr {
+pub(crate) fn address(number: u8, family: Family) -> IpAddr {
     format!("{}{number}", family.of(ADDRESSES)).parse().unwrap()
 }
 
 /// Ports are told as name, protocol, number.
-fn service(number: u8, ports: &[(&str, &str, u16)], labels: &Value) -> Value {
+pub(crate) fn service(number: u8, ports: &[(&str, &str, u16)], labels: &Value) -> Value {
     let ports: Vec<Value> = ports
         .iter()
         .map(|(name, protocol, port)| json!({"name": name, "protocol": protocol, "port": port}))
@@ -38,7 +39,12 @@ fn service(number: u8, ports: &[(&str, &str, u16)], labels: &Value) -> Value {
 }
 
 /// One a family; endpoints are told as pod and condition: `ready`, `unready`, or else `draining`.
-fn slices(number: u8, name: &str, ports: &[(&str, &str, u16)], endpoints: &[(&Pod, &str)]) -> Vec<Value> {
+pub(crate) fn slices(
+    number: u8,
+    name: &str,
+    ports: &[(&str, &str, u16)],
+    endpoints: &[(&Pod, &str)],
+) -> Vec<Value> {
     let ports: Vec<Value> = ports
         .iter()
         .map(|(name, protocol, port)| json!({"name": name, "protocol": protocol, "port": port}))
@@ -79,7 +85,7 @@ fn says(
     through(from, &to.netns, listen, Some(SocketAddr::new(address(number, family), port)), by)
 }
 
-fn wait_for(bed: &Bed, what: &str, is_so: impl Fn(&str) -> bool) {
+pub(crate) fn wait_for(bed: &Bed, what: &str, is_so: impl Fn(&str) -> bool) {
     for node in &bed.cluster.nodes {
         wait_until(what, PATIENCE, || {
             let shown = node.query().text(&["show", "services"])?;
@@ -91,7 +97,7 @@ fn wait_for(bed: &Bed, what: &str, is_so: impl Fn(&str) -> bool) {
 }
 
 /// Refused at once: a reset, or a port unreachable.
-fn refuses(from: &Netns, at: SocketAddr, by: By) -> Result<()> {
+pub(crate) fn refuses(from: &Netns, at: SocketAddr, by: By) -> Result<()> {
     let error = inside(from, || match by {
         By::Tcp => TcpStream::connect_timeout(&at, PATIENCE).map(drop).unwrap_err(),
         By::Udp => {
@@ -107,7 +113,7 @@ fn refuses(from: &Netns, at: SocketAddr, by: By) -> Result<()> {
     Ok(())
 }
 
-fn own(node: &Node, family: Family) -> IpAddr {
+pub(crate) fn own(node: &Node, family: Family) -> IpAddr {
     node.site.host()[usize::from(family == Family::V6)].parse().unwrap()
 }
 
@@ -117,6 +123,7 @@ fn a_service_is_reached_from_pods_and_hosts_who_stay_themselves() {
         (Uplink::Dedicated, Vxlan::Never),
         (Uplink::Dedicated, Vxlan::Always),
         (Uplink::Kernel, Vxlan::Never),
+        (Uplink::Kernel, Vxlan::Always),
     ] {
         let bed = Bed::with(&Options { uplink, vxlan, masquerade: true, ..Options::default() }, 2);
         let [a, b] = [&bed.pods[0], &bed.pods[1]];
@@ -131,14 +138,18 @@ fn a_service_is_reached_from_pods_and_hosts_who_stay_themselves() {
             shown.contains("service-8") && shown.contains("9090")
         });
         let mut clients = vec![(&a.netns, None), (&b.netns, None)];
-        if uplink == Uplink::Dedicated {
-            clients.extend(bed.cluster.nodes.iter().map(|node| (&node.host, Some(node))));
-        }
+        clients.extend(bed.cluster.nodes.iter().map(|node| (&node.host, Some(node))));
         for family in Family::BOTH {
             for (from, node) in &clients {
                 for (target, port, by) in [(8080, 80, By::Tcp), (5353, 80, By::Udp), (9090, 81, By::Tcp)] {
                     let seen = says(from, b, target, 7, port, family, by).unwrap();
                     let expected = match node {
+                        // By its kernel, another node's pod would not answer by us.
+                        Some(node)
+                            if uplink == Uplink::Kernel && std::ptr::eq(*node, &bed.cluster.nodes[0]) =>
+                        {
+                            router(node, family)
+                        }
                         Some(node) => own(node, family),
                         None if std::ptr::eq(*from, &a.netns) => a.address(family).parse().unwrap(),
                         // To itself, by an address that it does not have.

@@ -18,7 +18,7 @@ use crate::host_ports::HostPort;
 use crate::nodes::Nodes;
 use crate::objects::ObjectName;
 use crate::rows::Rows;
-use crate::services::Services;
+use crate::services::{NodePort, Services};
 use crate::view::{ClusterView, Local};
 
 /// What the data plane and the node's kernel ought to hold. A copy costs next to nothing.
@@ -37,6 +37,12 @@ pub struct Desired {
     pub by_kernel: ByKernel,
     /// Ports of the node that lead to its pods, each by whom it is asked first.
     pub host_ports: Vec<HostPort>,
+    /// The router's own among its pods' addresses, one a family.
+    pub router_addresses: Vec<IpAddr>,
+    /// Services' ports on the node's addresses: there the kernel passes them on to the router's address.
+    pub node_ports: OrdSet<NodePort>,
+    /// Those addresses, and the router's.
+    pub(crate) node_port_addresses: Vec<IpAddr>,
     pub(crate) services: Services,
     /// Those of `host_ports`.
     pub(crate) host_frontends: Vec<FrontendKey>,
@@ -101,10 +107,21 @@ impl Desired {
     fn advanced(&self, before: (&ClusterView, &Local), view: &ClusterView, local: &Local) -> Option<Self> {
         let (old_view, old_local) = before;
         let same_but_attachments = {
-            let Local { node, router, uplink, host, vxlan, subnets, masquerade, attachments: _ } = local;
+            let Local {
+                node,
+                router,
+                uplink,
+                host,
+                vxlan,
+                subnets,
+                masquerade,
+                node_port_addresses,
+                attachments: _,
+            } = local;
             let way = (&old_local.uplink, &old_local.host, &old_local.vxlan, &old_local.subnets);
             (&old_local.node, &old_local.router, &old_local.masquerade) == (node, router, masquerade)
                 && way == (uplink, host, vxlan, subnets)
+                && old_local.node_port_addresses == *node_port_addresses
         };
         if self.contested || !same_but_attachments {
             return None;
@@ -117,6 +134,9 @@ impl Desired {
             }
             let old: BTreeSet<IpAddr> = next.rows.addresses().collect();
             next.local(local);
+            if next.node_port_addresses != self.node_port_addresses {
+                return None;
+            }
             if next
                 .rows
                 .addresses()
@@ -130,9 +150,15 @@ impl Desired {
             if *name == local.node || self.has_strays {
                 return None;
             }
+            if next.is_served_at(name) {
+                return None;
+            }
             let old = next.forget(name);
             if let Some(node) = node {
                 next.judge(name, node);
+                if next.is_served_at(name) {
+                    return None;
+                }
                 let own = own.get_or_insert_with(|| next.rows.addresses().collect());
                 next.reach(name, local, uplink, own);
             }
@@ -285,6 +311,7 @@ mod tests {
                 vxlan: None,
                 subnets: vec![],
                 masquerade: Some(vec![]),
+                node_port_addresses: vec![],
                 attachments: vec![],
             };
             take_the_short_way(local);

@@ -123,9 +123,15 @@ impl Desired {
         let mut next = self.clone();
         if old_local.attachments != local.attachments {
             next.local(local);
+            if next.node_port_addresses != self.node_port_addresses {
+                return None;
+            }
         }
         for (name, node) in old_view.nodes.diff(&view.nodes).map(changed) {
             if *name == local.node {
+                return None;
+            }
+            if next.is_served_at(name) {
                 return None;
             }
             for prefix in next.nodes.prefixes_of(name) {
@@ -136,6 +142,9 @@ impl Desired {
             next.forget(name);
             if let Some(node) = node {
                 next.judge(name, node);
+                if next.is_served_at(name) {
+                    return None;
+                }
                 next.reach_by_kernel(name, local);
                 next.by_kernel.cluster.extend(next.nodes.prefixes_of(name));
             }

@@ -177,7 +177,16 @@ mod tests {
                 };
                 let key = FrontendKey { network, address, port, protocol };
                 let backends = backends.into_iter().map(backend).collect();
-                (key, Frontend { key, name: format!("service{at}"), backends, drops: at % 3 == 0 })
+                (
+                    key,
+                    Frontend {
+                        key,
+                        name: format!("service{at}"),
+                        backends,
+                        drops: at % 3 == 0,
+                        sources: vec![],
+                    },
+                )
             };
             rows.into_iter().map(row).collect()
         })
@@ -212,9 +221,11 @@ mod tests {
             let row = |(network, n)| {
                 let ports = PortRange { first: 1024, last: u16::MAX };
                 let (source4, source6) = (Some(Ipv4Addr::new(192, 0, 2, n)), None);
+                let (exclude, service4, service6) = (vec![], source4.filter(|_| n > 1), None);
+                let link_local = n == 1;
                 (
                     network,
-                    Masquerade { network, source4, source6, exclude: vec![], link_local: n == 1, ports },
+                    Masquerade { network, source4, source6, exclude, link_local, service4, service6, ports },
                 )
             };
             rows.into_iter().map(row).collect()

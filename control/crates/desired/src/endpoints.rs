@@ -26,27 +26,44 @@ enum Topology {
     SameNode,
 }
 
-/// The backends of a port of this name and protocol, for clients within the cluster: those that take new flows, and those that serve and
-/// keep what they have; and whether there are some for new flows, but none for this node, so that what comes is dropped.
+/// Who may know an address of a Service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// The cluster alone (`internalTrafficPolicy`).
+    Cluster,
+    /// The world (`externalTrafficPolicy`); this node's own pods, and the node itself, are served there as in the cluster.
+    World,
+}
+
+/// The backends of a port of this name and protocol: those that take new flows, and those that serve and keep what they have; and whether
+/// there are some for new flows, but none for this node, so that what comes is dropped.
 pub(crate) fn backends(
     service: &Service,
+    reach: Reach,
     (name, protocol): (&str, &Protocol),
     v4: bool,
     slices: &[&EndpointSlice],
     place: Place<'_>,
 ) -> (Vec<Backend>, bool) {
     let all = endpoints(name, protocol, v4, slices, place);
-    let chosen = if service.internal_local { on_this_node(&all, place) } else { anywhere(&all, place) };
+    let (own, others) = match reach {
+        Reach::Cluster if service.internal_local => (on_this_node(&all, place), None),
+        Reach::World if service.external_local => (anywhere(&all, place), Some(on_this_node(&all, place))),
+        Reach::Cluster | Reach::World => (anywhere(&all, place), None),
+    };
+    let others = others.as_ref().unwrap_or(&own);
     let backend = |(key, endpoint): (&(IpAddr, u16), &&SliceEndpoint)| {
-        let state = match (chosen.contains_key(key), endpoint.serving) {
-            (true, _) => BackendState::Serving,
-            (false, true) => BackendState::Draining,
+        let state = match (own.contains_key(key), others.contains_key(key)) {
+            (true, true) => BackendState::Serving,
+            (true, false) => BackendState::ServingOwn,
+            (false, true) => BackendState::ServingOthers,
+            (false, false) if endpoint.serving => BackendState::Draining,
             (false, false) => return None,
         };
         Some(Backend { address: key.0, port: key.1, state })
     };
     let usable = |own: &&SliceEndpoint| own.ready || own.serving && own.terminating;
-    let drops = chosen.is_empty() && all.values().any(usable);
+    let drops = others.is_empty() && all.values().any(usable);
     (all.iter().filter_map(backend).collect(), drops)
 }
 

@@ -65,9 +65,10 @@ impl Desired {
         match self.rows.frontends.get(&key) {
             None => {
                 let backend = Backend { address: pod, port: container_port, state: BackendState::Serving };
-                self.rows
-                    .frontends
-                    .insert(key, Frontend { key, name, backends: vec![backend], drops: false });
+                self.rows.frontends.insert(
+                    key,
+                    Frontend { key, name, backends: vec![backend], drops: false, sources: vec![] },
+                );
                 self.host_frontends.push(key);
             }
             Some(other) if other.name == name => {}

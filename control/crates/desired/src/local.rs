@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use imbl::OrdMap;
-use proto::dataplane::{Endpoint, EndpointKind, Interface, Masquerade, PortKind, PortRange, PortSpec};
-use wire::IpPrefix;
-
 use crate::build::{About, Desired};
+use crate::prefixes::router_address;
 use crate::remote::tunnel_mac;
 use crate::view::{Attachment, Host, Local, Uplink, Vxlan, pod_mtu};
 use crate::{HOST_PORT, ROUTER_MAC, TUNNEL_PORT, UPLINK_PORT};
+use imbl::OrdMap;
+use proto::dataplane::{Endpoint, EndpointKind, Interface, Masquerade, PortKind, PortRange, PortSpec};
 
 /// Above the NodePorts (30000 to 32767), which the same address may serve.
 const MASQUERADE_PORTS: PortRange = PortRange { first: 32_768, last: u16::MAX };
@@ -30,13 +29,15 @@ impl Desired {
         }
         if let Some(uplink) = &local.uplink {
             self.uplink(uplink, local);
-            self.masquerade(uplink, local.masquerade.as_deref());
         }
         self.attachments(&local.attachments);
         if let Some(host) = &local.host {
             self.host(host, local);
         }
+        self.name_router();
+        self.masquerade(local);
         self.open_host_ports(local);
+        self.node_port_addresses = self.node_port_addresses(local);
         let others = self.nodes.len() - usize::from(self.nodes.get(&local.node).is_some());
         if local.uplink.is_none() && local.host.is_none() && others > 0 {
             let text = "other node(s) cannot be reached: there is neither an uplink nor a host interface; start with one";
@@ -55,22 +56,73 @@ impl Desired {
         }
     }
 
-    /// What pods send beyond the cluster leaves by the uplink with its address.
-    fn masquerade(&mut self, uplink: &Uplink, exclude: Option<&[IpPrefix]>) {
-        self.rows.masquerades.remove(&0);
-        let Some(exclude) = exclude else { return };
+    /// The router's own address among its pods', one a family: what asks other nodes' endpoints for a Service's clients, so that they answer
+    /// by us.
+    fn name_router(&mut self) {
+        self.router_addresses.clear();
+        let taken: BTreeSet<IpAddr> = self.rows.addresses().collect();
+        for address in self.own_cidrs.clone().into_iter().filter_map(router_address) {
+            if self.router_addresses.iter().any(|own| own.is_ipv4() == address.is_ipv4()) {
+                continue;
+            }
+            if taken.contains(&address) {
+                let text = format!(
+                    "address {address} is the router's own, and something on this node has it: clients from beyond this node do not reach \
+                     Services' endpoints on others; have IPAM leave it out"
+                );
+                self.warn(About::Local, text);
+                continue;
+            }
+            self.router_addresses.push(address);
+        }
+    }
+
+    /// What pods send beyond the cluster leaves by the uplink with its address; what would be answered by another way, with the router's.
+    fn masquerade(&mut self, local: &Local) {
         let (mut source4, mut source6) = (None, None);
-        for own in &uplink.addresses {
+        let uplink = local.uplink.iter().filter(|_| local.masquerade.is_some());
+        for own in uplink.flat_map(|uplink| &uplink.addresses) {
             match own.address {
                 IpAddr::V4(own) => source4 = source4.or(Some(own)),
                 IpAddr::V6(own) if own.is_unicast_link_local() => {}
                 IpAddr::V6(own) => source6 = source6.or(Some(own)),
             }
         }
-        let exclude = exclude.to_vec();
-        let ports = MASQUERADE_PORTS;
-        let row = Masquerade { network: 0, source4, source6, exclude, link_local: false, ports };
-        self.rows.masquerades.insert(0, row);
+        let (mut service4, mut service6) = (None, None);
+        for own in &self.router_addresses {
+            match *own {
+                IpAddr::V4(own) => service4 = Some(own),
+                IpAddr::V6(own) => service6 = Some(own),
+            }
+        }
+        let row = Masquerade {
+            network: 0,
+            source4,
+            source6,
+            exclude: local.masquerade.clone().unwrap_or_default(),
+            link_local: false,
+            service4,
+            service6,
+            ports: MASQUERADE_PORTS,
+        };
+        if source4.or(service4).is_some() || source6.or(service6).is_some() {
+            self.rows.masquerades.insert(0, row);
+        } else {
+            self.rows.masquerades.remove(&0);
+        }
+    }
+
+    /// Where a NodePort is: the addresses that others know of this node, and the one that its kernel passes on to us.
+    fn node_port_addresses(&self, local: &Local) -> Vec<IpAddr> {
+        let configured = &local.node_port_addresses;
+        let mut found = self.nodes.get(&local.node).map(|own| own.addresses.clone()).unwrap_or_default();
+        found.extend(local.uplink.iter().flat_map(|uplink| &uplink.addresses).map(|own| own.address));
+        found.retain(|own| configured.is_empty() || configured.iter().any(|prefix| prefix.contains(*own)));
+        found.retain(|own| !matches!(own, IpAddr::V6(own) if own.is_unicast_link_local()));
+        found.extend(&self.router_addresses);
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 
     fn attachments(&mut self, attachments: &[Attachment]) {

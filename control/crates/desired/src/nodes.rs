@@ -39,6 +39,12 @@ impl Nodes {
         self.addresses.get(&address).map(String::as_str)
     }
 
+    /// Whether it is a node's, or in a podCIDR.
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
+        let before = self.cidrs.get_prev(&address);
+        self.addresses.contains_key(&address) || before.is_some_and(|(_, (cidr, _))| cidr.contains(address))
+    }
+
     pub(crate) fn remove(&mut self, name: &str) -> Option<Arc<NodeRanges>> {
         let node = self.ranges.remove(name)?;
         for prefix in &node.pod_cidrs {

@@ -57,6 +57,15 @@ pub(crate) fn overlap(a: IpPrefix, b: IpPrefix) -> bool {
     a.contains(b.addr()) || b.contains(a.addr())
 }
 
+/// The router's own address in a range of pods', behind the network's; none is free in one that has room for a single address.
+pub(crate) fn router_address(cidr: IpPrefix) -> Option<IpAddr> {
+    let address = match cidr.addr() {
+        IpAddr::V4(network) => IpAddr::V4((network.to_bits().checked_add(1)?).into()),
+        IpAddr::V6(network) => IpAddr::V6((network.to_bits().checked_add(1)?).into()),
+    };
+    cidr.contains(address).then_some(address)
+}
+
 /// An address that one station can have, beyond its own link.
 pub(crate) fn station(address: &Address) -> Result<IpAddr, String> {
     let Address::Ip(address) = *address else { return Err("is no IP address".to_owned()) };

@@ -1,4 +1,4 @@
-//! Services: a frontend for each port of each cluster address, with the endpoints of the Service's slices behind it.
+//! Services: a frontend for each port of each of its addresses, with the endpoints of the Service's slices behind it.
 //!
 //! A Service is made anew when it or a slice of it changes, whatever else there is. What always holds: a Service has the frontends that it alone
 //! would have, less those that something else had before it.
@@ -8,10 +8,10 @@ use std::net::IpAddr;
 
 use imbl::{OrdMap, OrdSet};
 use proto::dataplane::{Frontend, FrontendKey, Protocol};
-use wire::IpPrefix;
+use wire::{AddrError, IpPrefix};
 
 use crate::build::{About, Desired, changed};
-use crate::endpoints::{Place, backends};
+use crate::endpoints::{Place, Reach, backends};
 use crate::objects::{EndpointSlice, ObjectName, Service, ServicePort};
 use crate::prefixes::station;
 use crate::view::{ClusterView, Local};
@@ -21,8 +21,42 @@ use crate::view::{ClusterView, Local};
 pub(crate) struct Services {
     /// Slices of each Service that any says to be of.
     slices: OrdMap<ObjectName, OrdSet<ObjectName>>,
-    /// Frontends of each.
-    frontends: OrdMap<ObjectName, Vec<FrontendKey>>,
+    held: OrdMap<ObjectName, Held>,
+}
+
+/// What is there for one Service.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Held {
+    frontends: Vec<FrontendKey>,
+    /// What the node's kernel routes to us.
+    routed: Vec<IpAddr>,
+}
+
+/// A Service's port on the node's addresses, in one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NodePort {
+    pub v4: bool,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+/// An address of a Service.
+#[derive(Debug, Clone, Copy)]
+struct Door {
+    address: IpAddr,
+    kind: DoorKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DoorKind {
+    /// `spec.clusterIPs`.
+    Cluster,
+    /// `status.loadBalancer.ingress`, which `spec.loadBalancerSourceRanges` guard.
+    LoadBalancer,
+    /// `spec.externalIPs`.
+    External,
+    /// The node's own, with `spec.ports[].nodePort`.
+    Node,
 }
 
 impl Desired {
@@ -71,15 +105,7 @@ impl Desired {
     fn serve(&mut self, name: &ObjectName, view: &ClusterView, local: &Local) {
         let about = About::Service(name.clone());
         self.take_back(&about);
-        for key in self.services.frontends.remove(name).unwrap_or_default() {
-            self.rows.frontends.remove(&key);
-            let first = FrontendKey { port: 0, protocol: Protocol(0), ..key };
-            let next = self.rows.frontends.range(first..).next();
-            // Another may have the address, with other ports.
-            if next.is_none_or(|(other, _)| (other.network, other.address) != (key.network, key.address)) {
-                self.host_prefixes.remove(&IpPrefix::host(key.address));
-            }
-        }
+        self.withdraw(name);
         let Some(service) = view.services.get(name).filter(|own| is_ours(own)) else { return };
         let slices: Vec<&EndpointSlice> = self
             .services
@@ -91,48 +117,149 @@ impl Desired {
             .collect();
         let zone = view.nodes.get(&local.node).map_or("", |own| &own.zone);
         let place = Place { node: &local.node, zone };
-        let mut keys = Vec::new();
-        for (i, text) in service.cluster_ips.iter().enumerate() {
-            let address = match station(&text.as_ref().into()) {
-                Ok(address) => address,
-                Err(why) => {
-                    self.warn(
-                        about.clone(),
-                        format!("Service {name}: spec.clusterIPs[{i}] `{text}`: {why}; left out"),
-                    );
-                    continue;
+        let mut problems = Vec::new();
+        let mut doors = doors(service, &self.node_port_addresses, &mut problems);
+        let ranges = source_ranges(service, &mut problems);
+        if ranges.is_empty() && !service.source_ranges.is_empty() {
+            doors.retain(|door| door.kind != DoorKind::LoadBalancer);
+        }
+        let mut held = Held::default();
+        for port in &service.ports {
+            let named = (&*port.name, &port.protocol);
+            for v4 in [true, false] {
+                let behind = |reach| backends(service, reach, named, v4, &slices, place);
+                let (mut cluster, mut world) = (None, None);
+                for door in doors.iter().filter(|door| door.address.is_ipv4() == v4) {
+                    let Some(key) = door.key(port) else { continue };
+                    let (backends, drops) = match door.kind {
+                        DoorKind::Cluster => cluster.get_or_insert_with(|| behind(Reach::Cluster)),
+                        _ => world.get_or_insert_with(|| behind(Reach::World)),
+                    }
+                    .clone();
+                    let sources =
+                        if door.kind == DoorKind::LoadBalancer { ranges.clone() } else { Vec::new() };
+                    let row = Frontend { key, name: title(name, port), backends, drops, sources };
+                    match self.rows.frontends.get(&key) {
+                        None => drop(self.rows.frontends.insert(key, row)),
+                        // Its own, by another field.
+                        Some(_) if held.frontends.contains(&key) => continue,
+                        Some(other) => {
+                            problems.push(format!("{key} is the {} already; left out", other.name));
+                            self.contested = true;
+                            continue;
+                        }
+                    }
+                    held.frontends.push(key);
+                    if door.kind == DoorKind::Node && self.router_addresses.contains(&key.address) {
+                        self.node_ports.insert(NodePort { v4, protocol: key.protocol, port: key.port });
+                    }
                 }
-            };
-            for port in &service.ports {
-                let Some(key) = key(address, port) else { continue };
-                let named = (&*port.name, &port.protocol);
-                let (backends, drops) = backends(service, named, address.is_ipv4(), &slices, place);
-                if let Some(other) = self.rows.frontends.get(&key) {
-                    self.contested = true;
-                    let text = format!("Service {name}: {key} is the {} already; left out", other.name);
-                    self.warn(about.clone(), text);
-                    continue;
-                }
-                self.rows.frontends.insert(key, Frontend { key, name: title(name, port), backends, drops });
-                keys.push(key);
-            }
-            // By its kernel, answers of other nodes' pods to the node itself would not come by us.
-            if local.uplink.is_some() && keys.iter().any(|key: &FrontendKey| key.address == address) {
-                self.host_prefixes.insert(IpPrefix::host(address));
             }
         }
-        if !keys.is_empty() {
-            self.services.frontends.insert(name.clone(), keys);
+        for Door { address, kind } in doors.into_iter().filter(|door| door.kind != DoorKind::Node) {
+            if !held.frontends.iter().any(|key| key.address == address) || held.routed.contains(&address) {
+                continue;
+            }
+            // All ports of an address take the kernel's one route.
+            if self.nodes.has(address) {
+                if kind != DoorKind::Cluster {
+                    let text = "is a node's or a pod's own; the node itself, and who comes by its kernel, are not served there";
+                    problems.push(format!("address {address} {text}"));
+                }
+                continue;
+            }
+            self.host_prefixes.insert(IpPrefix::host(address));
+            held.routed.push(address);
+        }
+        if !held.frontends.is_empty() {
+            self.services.held.insert(name.clone(), held);
         }
         let unserved = unserved(service);
         if !unserved.is_empty() {
-            let text = format!(
-                "Service {name}: {} not honoured yet; its cluster addresses are served",
-                unserved.join(", ")
-            );
-            self.warn(about, text);
+            problems.push(format!("{} not honoured yet; the rest is", unserved.join(", ")));
+        }
+        for problem in problems {
+            self.warn(about.clone(), format!("Service {name}: {problem}"));
         }
     }
+
+    /// Undoes what [`Self::serve`] did for a Service.
+    fn withdraw(&mut self, name: &ObjectName) {
+        let Held { frontends, routed } = self.services.held.remove(name).unwrap_or_default();
+        for key in frontends {
+            self.rows.frontends.remove(&key);
+            if self.router_addresses.contains(&key.address) {
+                let FrontendKey { address, protocol, port, .. } = key;
+                self.node_ports.remove(&NodePort { v4: address.is_ipv4(), protocol, port });
+            }
+        }
+        for prefix in routed.into_iter().map(IpPrefix::host) {
+            // Another may have the address, with other ports.
+            if !self.is_served_in(prefix) {
+                self.host_prefixes.remove(&prefix);
+            }
+        }
+    }
+
+    fn is_served_in(&self, prefix: IpPrefix) -> bool {
+        let first = FrontendKey { network: 0, address: prefix.addr(), port: 0, protocol: Protocol(0) };
+        let next = self.rows.frontends.range(first..).next();
+        next.is_some_and(|(key, _)| key.network == 0 && prefix.contains(key.address))
+    }
+
+    /// Whether a Service has an address of a node's, or of its pods: what is done about it depends on both.
+    pub(crate) fn is_served_at(&self, node: &str) -> bool {
+        self.nodes.prefixes_of(node).into_iter().any(|prefix| self.is_served_in(prefix))
+    }
+}
+
+impl Door {
+    fn key(&self, port: &ServicePort) -> Option<FrontendKey> {
+        let protocol: Protocol = port.protocol.number()?;
+        let number = if self.kind == DoorKind::Node { port.node_port } else { port.port };
+        (number != 0).then_some(FrontendKey { network: 0, address: self.address, port: number, protocol })
+    }
+}
+
+/// Where a Service is asked, in the families that it has.
+fn doors(service: &Service, node: &[IpAddr], problems: &mut Vec<String>) -> Vec<Door> {
+    let mut found = Vec::new();
+    let balanced = service.load_balancer.iter().enumerate().filter(|(_, own)| !own.is_proxy);
+    let texts = [
+        ("spec.clusterIPs", DoorKind::Cluster, service.cluster_ips.iter().enumerate().collect()),
+        // Before the other external ones: the same address may be among them, and is guarded here.
+        (
+            "status.loadBalancer.ingress",
+            DoorKind::LoadBalancer,
+            balanced.map(|(i, own)| (i, &own.ip)).collect(),
+        ),
+        ("spec.externalIPs", DoorKind::External, service.external_ips.iter().enumerate().collect::<Vec<_>>()),
+    ];
+    for (field, kind, addresses) in texts {
+        for (i, text) in addresses {
+            match station(&text.as_ref().into()) {
+                Ok(address) => found.push(Door { address, kind }),
+                Err(why) => problems.push(format!("{field}[{i}] `{text}`: {why}; left out")),
+            }
+        }
+    }
+    found.extend(node.iter().map(|&address| Door { address, kind: DoorKind::Node }));
+    let has = |v4| found.iter().any(|door| door.kind == DoorKind::Cluster && door.address.is_ipv4() == v4);
+    let families = [has(false), has(true)];
+    found.retain(|door| families[usize::from(door.address.is_ipv4())]);
+    found
+}
+
+/// From where load balancers' addresses may be asked.
+fn source_ranges(service: &Service, problems: &mut Vec<String>) -> Vec<IpPrefix> {
+    let mut found = Vec::new();
+    for (i, text) in service.source_ranges.iter().enumerate() {
+        match text.trim().parse() {
+            Ok(prefix) | Err(AddrError::HostBits(_, prefix)) => found.push(prefix),
+            Err(why) => problems.push(format!("spec.loadBalancerSourceRanges[{i}]: {why}; left out")),
+        }
+    }
+    found
 }
 
 /// The Service that a slice is of, in the slice's own namespace.
@@ -147,11 +274,6 @@ fn is_ours(service: &Service) -> bool {
     !service.left_alone && !headless && service.kind != "ExternalName"
 }
 
-fn key(address: IpAddr, port: &ServicePort) -> Option<FrontendKey> {
-    let protocol: Protocol = port.protocol.number()?;
-    (port.port != 0).then_some(FrontendKey { network: 0, address, port: port.port, protocol })
-}
-
 /// As `namespace/service:port`.
 fn title(name: &ObjectName, port: &ServicePort) -> String {
     if port.name.is_empty() { name.to_string() } else { format!("{name}:{}", port.name) }
@@ -160,10 +282,8 @@ fn title(name: &ObjectName, port: &ServicePort) -> String {
 /// What of a Service is asked for and not done.
 fn unserved(service: &Service) -> Vec<&'static str> {
     let asked = [
-        (service.ports.iter().any(|port| port.node_port != 0), "spec.ports[].nodePort"),
-        (!service.external_ips.is_empty(), "spec.externalIPs"),
-        (!service.load_balancer.is_empty(), "status.loadBalancer"),
         (service.affinity_seconds.is_some(), "spec.sessionAffinity"),
+        (service.health_check_node_port != 0, "spec.healthCheckNodePort"),
     ];
     asked.into_iter().filter(|(asked, _)| *asked).map(|(_, field)| field).collect()
 }

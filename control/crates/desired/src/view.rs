@@ -112,6 +112,8 @@ pub struct Local {
     pub subnets: Vec<IpPrefix>,
     /// Where beyond the cluster pods are seen as themselves; `None`: everywhere. All else sees this node.
     pub masquerade: Option<Vec<IpPrefix>>,
+    /// In which of the node's addresses NodePorts are; empty: in all.
+    pub node_port_addresses: Vec<IpPrefix>,
     pub attachments: Vec<Attachment>,
 }
 

@@ -76,6 +76,7 @@ fn local() -> Local {
         vxlan: None,
         subnets: vec![],
         masquerade: None,
+        node_port_addresses: vec![],
         attachments: vec![Attachment {
             port: "p0".into(),
             endpoint: "shop/front".into(),
@@ -238,7 +239,8 @@ fn a_nodes_end_is_not_reached_through_itself() {
 #[test]
 fn what_pods_send_beyond_the_cluster_has_the_uplinks_address() {
     let view = view([(1, node(1)), (2, node(2))], []);
-    assert!(Desired::build(&view, &local()).rows.masquerades.is_empty());
+    let plain = Desired::build(&view, &local()).rows.masquerades[&0].clone();
+    assert_eq!((plain.source4, plain.source6), (None, None));
     let exclude = vec!["10.0.0.0/8".parse().unwrap()];
     let mut masked = Local { masquerade: Some(exclude.clone()), ..local() };
     masked.uplink.as_mut().unwrap().addresses.insert(0, own("fe80::7", 64));

@@ -6,13 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use desired::{
-    Address, ClusterView, Desired, EndpointSlice, Hints, Host, Local, Node, ObjectName, Protocol, ROUTER_MAC,
-    Service, ServicePort, SliceEndpoint, SlicePort, Uplink, apply, diff,
+    Address, ClusterView, Desired, EndpointSlice, Hints, Host, LoadBalancerAddress, Local, Node, NodeAddress,
+    ObjectName, Protocol, ROUTER_MAC, Service, ServicePort, SliceEndpoint, SlicePort, Uplink, apply, diff,
 };
 use proptest::prelude::*;
 use proto::dataplane::{BackendState, Ethdev, InterfaceAddress, Router};
 
 const NODE: &str = "node-1";
+/// Of this node, those of its router among them.
+const NODE_ADDRESSES: [&str; 4] = ["172.16.0.1", "10.244.1.1", "fd00:1::1", "fd01::1"];
+const ROUTER: [&str; 2] = ["10.244.1.1", "fd00:1::1"];
+/// Of another, where it is there.
+const OTHER_NODE: &str = "172.16.0.2";
 
 fn named(name: &str) -> ObjectName {
     ObjectName { namespace: "shop".into(), name: name.into() }
@@ -33,12 +38,19 @@ fn local() -> Local {
         vxlan: None,
         subnets: vec![],
         masquerade: Some(vec![]),
+        node_port_addresses: vec![],
         attachments: vec![],
     }
 }
 
 fn own_node(zone: &str) -> Node {
-    Node { pod_cidrs: vec!["10.244.1.0/24".into()], zone: zone.into(), ..Node::default() }
+    let address = |own: &str| NodeAddress { kind: "InternalIP".into(), address: own.into() };
+    Node {
+        pod_cidrs: vec!["10.244.1.0/24".into(), "fd00:1::/64".into()],
+        addresses: vec![address("172.16.0.1"), address("fd01::1")],
+        zone: zone.into(),
+        ..Node::default()
+    }
 }
 
 fn port(name: &str, protocol: Protocol, port: u16) -> ServicePort {
@@ -84,6 +96,8 @@ fn frontends(desired: &Desired) -> Vec<String> {
     let line = |row: &proto::dataplane::Frontend| {
         let backends = row.backends.iter().map(|own| match own.state {
             BackendState::Serving => format!("{}:{}", own.address, own.port),
+            BackendState::ServingOwn => format!("own:{}:{}", own.address, own.port),
+            BackendState::ServingOthers => format!("others:{}:{}", own.address, own.port),
             BackendState::Draining => format!("({}:{})", own.address, own.port),
         });
         format!("{} {} -> {}", row.key, row.name, backends.collect::<Vec<_>>().join(" "))
@@ -130,7 +144,7 @@ fn each_port_of_each_cluster_address_has_the_endpoints_of_all_slices() {
     );
     // The node itself reaches them by us.
     let prefixes: Vec<String> = desired.host_prefixes.iter().map(ToString::to_string).collect();
-    assert_eq!(prefixes, ["10.96.0.7/32", "10.244.1.0/24", "fd00:96::7/128"]);
+    assert_eq!(prefixes, ["10.96.0.7/32", "10.244.1.0/24", "fd00:1::/64", "fd00:96::7/128"]);
     assert_eq!(desired.warnings().count(), 0);
 }
 
@@ -149,12 +163,12 @@ fn a_service_that_is_not_ours_or_has_no_address_has_no_frontend() {
     }
     // What cannot be honoured is named.
     let mut more = service(&["10.96.0.7", "127.0.0.1"], &ports);
-    (more.ports[0].node_port, more.affinity_seconds) = (30_080, Some(60));
+    (more.health_check_node_port, more.affinity_seconds) = (30_080, Some(60));
     let desired = Desired::build(&view([("web", more)], []), &local());
     let told: Vec<&str> = desired.warnings().collect();
     assert_eq!(frontends(&desired), ["10.96.0.7:80/tcp shop/web -> "]);
     assert!(told[0].contains("spec.clusterIPs[1] `127.0.0.1`"), "{told:?}");
-    assert!(told[1].contains("nodePort") && told[1].contains("sessionAffinity"), "{told:?}");
+    assert!(told[1].contains("healthCheckNodePort") && told[1].contains("sessionAffinity"), "{told:?}");
     // Of two that claim one address and port, one has it, and the other is told.
     let twice = view([("a", plain.clone()), ("b", plain)], []);
     let desired = Desired::build(&twice, &local());
@@ -163,7 +177,7 @@ fn a_service_that_is_not_ours_or_has_no_address_has_no_frontend() {
 }
 
 /// kube-proxy's pkg/proxy/topology.go, of one port of one family: who gets new flows.
-fn oracle(service: &Service, of: &[(IpAddr, u16, SliceEndpoint)], zone: &str) -> BTreeSet<(IpAddr, u16)> {
+fn oracle(local: bool, of: &[(IpAddr, u16, SliceEndpoint)], zone: &str) -> BTreeSet<(IpAddr, u16)> {
     let is_local = |own: &SliceEndpoint| &*own.node == NODE;
     let hints = |own: &SliceEndpoint| own.hints.as_deref().cloned().unwrap_or_default();
     let for_node = |own: &SliceEndpoint| hints(own).nodes.iter().any(|hint| **hint == *NODE);
@@ -171,7 +185,7 @@ fn oracle(service: &Service, of: &[(IpAddr, u16, SliceEndpoint)], zone: &str) ->
     let ready: Vec<_> = of.iter().filter(|(_, _, own)| own.ready).collect();
     let last: Vec<_> = of.iter().filter(|(_, _, own)| own.serving && own.terminating).collect();
     let mut usable = Vec::new();
-    if service.internal_local {
+    if local {
         usable.extend(ready.iter().filter(|(_, _, own)| is_local(own)).copied());
         if usable.is_empty() {
             usable.extend(last.iter().filter(|(_, _, own)| is_local(own)).copied());
@@ -193,8 +207,41 @@ fn oracle(service: &Service, of: &[(IpAddr, u16, SliceEndpoint)], zone: &str) ->
     usable.iter().map(|(address, port, _)| (*address, *port)).collect()
 }
 
-/// All frontends with their backends, and whether each takes new flows; and whether what none takes is dropped.
-type Served = BTreeMap<String, (BTreeMap<(IpAddr, u16), bool>, bool)>;
+/// All frontends with their backends, and whether each takes new flows of this node's own pods, and of others; whether what none takes is
+/// dropped; and from where they may be asked.
+type Served = BTreeMap<String, (BTreeMap<(IpAddr, u16), (bool, bool)>, bool, Vec<String>)>;
+
+/// One of a Service's addresses: with which port, of a policy that is Local or not for this node's own pods and for others.
+struct Way<'a> {
+    address: &'a str,
+    port: u16,
+    own_local: bool,
+    others_local: bool,
+    sources: Vec<String>,
+}
+
+fn ways<'a>(service: &'a Service, port: &ServicePort) -> Vec<Way<'a>> {
+    let (number, others_local) = (port.port, service.external_local);
+    let cluster = |address| Way {
+        address,
+        port: number,
+        own_local: service.internal_local,
+        others_local: service.internal_local,
+        sources: vec![],
+    };
+    let external = |address, port| Way { address, port, own_local: false, others_local, sources: vec![] };
+    let mut all: Vec<Way<'a>> = service.cluster_ips.iter().map(|ip| cluster(&**ip)).collect();
+    let sources: Vec<String> = service.source_ranges.iter().map(ToString::to_string).collect();
+    let balanced = service.load_balancer.iter().filter(|own| !own.is_proxy);
+    all.extend(balanced.map(|own| Way { sources: sources.clone(), ..external(&*own.ip, number) }));
+    all.extend(service.external_ips.iter().map(|ip| external(&**ip, number)));
+    if port.node_port != 0 {
+        all.extend(NODE_ADDRESSES.map(|own| external(own, port.node_port)));
+    }
+    // A family that the Service does not have is not served.
+    all.retain(|way| service.cluster_ips.iter().any(|ip| ip.contains(':') == way.address.contains(':')));
+    all
+}
 
 fn expected(view: &ClusterView) -> Served {
     let zone = view.nodes.get(NODE).map(|own| own.zone.clone()).unwrap_or_default();
@@ -203,10 +250,10 @@ fn expected(view: &ClusterView) -> Served {
         if service.left_alone || service.kind == "ExternalName" || service.cluster_ips.is_empty() {
             continue;
         }
-        for (ip, port) in
-            service.cluster_ips.iter().flat_map(|ip| service.ports.iter().map(move |own| (ip, own)))
-        {
-            let address: IpAddr = ip.parse().unwrap();
+        let ways =
+            service.ports.iter().flat_map(|port| ways(service, port).into_iter().map(move |way| (way, port)));
+        for (way, port) in ways {
+            let address: IpAddr = way.address.parse().unwrap();
             let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
             // By address and port, first by first slice, save that one of this node comes before others.
             let mut merged: Vec<(IpAddr, u16, SliceEndpoint)> = Vec::new();
@@ -231,22 +278,23 @@ fn expected(view: &ClusterView) -> Served {
                     }
                 }
             }
-            let used = oracle(service, &merged, &zone);
+            let [own, others] = [way.own_local, way.others_local].map(|local| oracle(local, &merged, &zone));
             let serving = merged.iter().filter(|(_, _, own)| own.serving).map(|own| (own.0, own.1));
-            let backends =
-                serving.chain(used.iter().copied()).map(|own| (own, used.contains(&own))).collect();
+            let backends = serving
+                .chain(own.iter().chain(&others).copied())
+                .map(|key| (key, (own.contains(&key), others.contains(&key))))
+                .collect();
             // hasAnyEndpoints: whether it is dropped, which else is refused.
             let any = merged.iter().any(|(_, _, own)| own.ready || own.serving && own.terminating);
-            let drops = used.is_empty() && any;
+            let drops = others.is_empty() && any;
             let number = match port.protocol {
                 Protocol::Tcp => "tcp",
                 Protocol::Udp => "udp",
                 _ => "sctp",
             };
-            all.insert(
-                format!("{}/{number}", std::net::SocketAddr::new(address, port.port)),
-                (backends, drops),
-            );
+            let key = format!("{}/{number}", std::net::SocketAddr::new(address, way.port));
+            // Of two that claim an address and port, the first has it.
+            all.entry(key).or_insert((backends, drops, way.sources));
         }
     }
     all
@@ -254,11 +302,42 @@ fn expected(view: &ClusterView) -> Served {
 
 fn served(desired: &Desired) -> Served {
     let row = |row: &proto::dataplane::Frontend| {
-        let backend =
-            |own: &proto::dataplane::Backend| ((own.address, own.port), own.state == BackendState::Serving);
-        (row.key.to_string(), (row.backends.iter().map(backend).collect(), row.drops))
+        let backend = |own: &proto::dataplane::Backend| {
+            let takes = match own.state {
+                BackendState::Serving => (true, true),
+                BackendState::ServingOwn => (true, false),
+                BackendState::ServingOthers => (false, true),
+                BackendState::Draining => (false, false),
+            };
+            ((own.address, own.port), takes)
+        };
+        let sources = row.sources.iter().map(ToString::to_string).collect();
+        (row.key.to_string(), (row.backends.iter().map(backend).collect(), row.drops, sources))
     };
     desired.rows.frontends.values().map(row).collect()
+}
+
+/// What the node's kernel is told: addresses that lead to us, but those that nodes or pods have; and ports of its own.
+fn expected_of_kernel(view: &ClusterView, served: &Served) -> (BTreeSet<IpAddr>, BTreeSet<String>) {
+    let (mut routed, mut ports) = (BTreeSet::new(), BTreeSet::new());
+    for key in served.keys() {
+        let (socket, protocol) = key.split_once('/').unwrap();
+        let socket: std::net::SocketAddr = socket.parse().unwrap();
+        if NODE_ADDRESSES.contains(&socket.ip().to_string().as_str()) {
+            if ROUTER.contains(&socket.ip().to_string().as_str()) {
+                ports.insert(format!("{} {protocol} {}", socket.is_ipv4(), socket.port()));
+            }
+        } else if socket.ip().to_string() != OTHER_NODE || !view.nodes.contains_key("node-2") {
+            routed.insert(socket.ip());
+        }
+    }
+    (routed, ports)
+}
+
+fn of_kernel(desired: &Desired) -> (BTreeSet<IpAddr>, BTreeSet<String>) {
+    let hosts = desired.host_prefixes.iter().filter(|prefix| prefix.is_host()).map(|prefix| prefix.addr());
+    let ports = desired.node_ports.iter().map(|own| format!("{} {} {}", own.v4, own.protocol, own.port));
+    (hosts.collect(), ports.collect())
 }
 
 #[derive(Debug, Clone)]
@@ -277,8 +356,21 @@ fn some_port() -> impl Strategy<Value = (String, Protocol, u16)> {
 
 fn some_service(n: u8) -> impl Strategy<Value = Service> {
     let ports = prop::collection::vec(some_port(), 1..3);
-    (ports, any::<bool>(), any::<bool>(), prop::bool::weighted(0.1)).prop_map(
-        move |(ports, both, internal_local, left_alone)| {
+    let external = || {
+        let one = prop::sample::select(vec!["192.0.2.1", "192.0.2.2", OTHER_NODE, "2001:db8::1"]);
+        prop::collection::btree_set(one, 0..3)
+    };
+    let ranges = prop::collection::vec(prop::sample::select(vec!["198.51.100.0/24", "2001:db8::/32"]), 0..2);
+    let policies = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.1), any::<bool>());
+    (ports, any::<bool>(), policies, external(), external(), ranges).prop_map(
+        move |(
+            ports,
+            both,
+            (internal_local, external_local, left_alone, on_node),
+            external,
+            balanced,
+            ranges,
+        )| {
             let ips = [format!("10.96.0.{n}"), format!("fd00:96::{n}")];
             let ips: Vec<&str> = ips[..=usize::from(both)].iter().map(String::as_str).collect();
             // One of each protocol and number, as the API demands.
@@ -286,9 +378,22 @@ fn some_service(n: u8) -> impl Strategy<Value = Service> {
             let ports: Vec<ServicePort> = ports
                 .into_iter()
                 .filter(|(_, protocol, number)| numbers.insert((protocol.clone(), *number)))
-                .map(|(name, protocol, number)| port(&name, protocol, number))
+                .map(|(name, protocol, number)| ServicePort {
+                    // One number and protocol is one Service's.
+                    node_port: if on_node { 30_000 + 10 * u16::from(n) + number } else { 0 },
+                    ..port(&name, protocol, number)
+                })
                 .collect();
-            Service { internal_local, left_alone, ..service(&ips, &ports) }
+            let ingress = |(i, ip): (usize, &str)| LoadBalancerAddress { ip: ip.into(), is_proxy: i > 1 };
+            Service {
+                internal_local,
+                external_local,
+                left_alone,
+                external_ips: external.into_iter().map(Into::into).collect(),
+                load_balancer: balanced.into_iter().enumerate().map(ingress).collect(),
+                source_ranges: ranges.into_iter().map(Into::into).collect(),
+                ..service(&ips, &ports)
+            }
         },
     )
 }
@@ -359,7 +464,13 @@ fn take(step: Step, view: &mut ClusterView) {
         }
         Step::Zone(n) => drop(view.nodes.insert(NODE.into(), own_node(&format!("zone-{n}")))),
         Step::Other(is_there) => {
-            let other = Node { pod_cidrs: vec!["10.244.2.0/24".into()], ..Node::default() };
+            let address = NodeAddress { kind: "InternalIP".into(), address: OTHER_NODE.into() };
+            let other = Node {
+                pod_cidrs: vec!["10.244.2.0/24".into()],
+                addresses: vec![address],
+                router_addresses: Some(OTHER_NODE.into()),
+                ..Node::default()
+            };
             if is_there {
                 view.nodes.insert("node-2".into(), other);
             } else {
@@ -388,7 +499,9 @@ proptest! {
             let before = view.clone();
             take(step.clone(), &mut view);
             let next = desired.next((&before, &local), &view, &local);
-            prop_assert_eq!(served(&next), expected(&view), "after {:?}", step);
+            let expected = expected(&view);
+            prop_assert_eq!(served(&next), expected.clone(), "after {:?}", step);
+            prop_assert_eq!(of_kernel(&next), expected_of_kernel(&view, &expected), "after {:?}", step);
             prop_assert_eq!(&next, &Desired::build(&view, &local), "after {:?}", step);
             prop_assert_eq!(apply(&mut rows, &diff(&desired.rows, &next.rows)), Ok(()));
             prop_assert_eq!(&rows, &next.rows);

@@ -104,9 +104,12 @@ fn frontend() -> Frontend {
         name: "shop/front:http".into(),
         backends: vec![
             backend("10.244.1.2", BackendState::Serving),
+            backend("10.244.1.4", BackendState::ServingOwn),
+            backend("10.244.1.5", BackendState::ServingOthers),
             backend("10.244.2.3", BackendState::Draining),
         ],
         drops: true,
+        sources: vec![prefix("198.51.100.0/24")],
     }
 }
 
@@ -137,6 +140,8 @@ fn masquerade() -> Masquerade {
         source6: None,
         exclude: vec![prefix("10.244.0.0/16"), prefix("fd00:10:244::/48")],
         link_local: false,
+        service4: Some("10.244.1.1".parse().unwrap()),
+        service6: None,
         ports: PortRange { first: 32_768, last: 65_535 },
     }
 }

@@ -123,7 +123,7 @@ pub(crate) fn routes(routes: &[RouteStatus], style: Style, out: &mut impl Write)
 /// A line each backend; a service that none serves has a line for that too, since it is why connections fail.
 pub(crate) fn services(services: &[Frontend], style: Style, out: &mut impl Write) -> io::Result<()> {
     let mut table = Table::new(&["SERVICE", ">NETWORK", "FRONTEND", "BACKEND", "STATE"]);
-    for Frontend { key, name, backends, drops } in services {
+    for Frontend { key, name, backends, drops, sources } in services {
         let socket = SocketAddr::new(key.address, key.port);
         let mut line = |backend: Cell, state: Cell| {
             let frontend = format!("{socket}/{}", key.protocol);
@@ -135,9 +135,20 @@ pub(crate) fn services(services: &[Frontend], style: Style, out: &mut impl Write
                 state,
             ]);
         };
-        if !backends.iter().any(|backend| backend.state == BackendState::Serving) {
-            let why = if *drops { "none here: dropped" } else { "none: refused" };
+        let serves = |state: &dyn Fn(BackendState) -> bool| backends.iter().any(|own| state(own.state));
+        let all = serves(&|state| state == BackendState::Serving);
+        let others = all || serves(&|state| state == BackendState::ServingOthers);
+        if !others {
+            let why = match (drops, serves(&|state| state == BackendState::ServingOwn)) {
+                (true, true) => "none here: others are dropped",
+                (true, false) => "none here: dropped",
+                (false, _) => "none: refused",
+            };
             line("".into(), Cell::from(why).alert_if(true));
+        }
+        if !sources.is_empty() {
+            let sources: Vec<String> = sources.iter().map(ToString::to_string).collect();
+            line("".into(), format!("only from {}", sources.join(", ")).into());
         }
         for backend in backends {
             let socket = SocketAddr::new(backend.address, backend.port).to_string();

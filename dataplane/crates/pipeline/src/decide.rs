@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use flow::{Action, Binding, Direction, Seconds, Signal, State as FlowState};
-use tables::{EndpointKind, Frontend, NetworkId, PortRole, Tables};
+use tables::{Asker, Endpoint, EndpointKind, Frontend, NetworkId, PortRole, Tables};
 use wire::Parsed;
 
 use crate::adjacency::Adjacencies;
@@ -50,9 +50,19 @@ pub(crate) struct Plan<'t> {
     pub(crate) hop: Hop<'t>,
     /// The packet's ends after the choice of a backend, before any change of the source.
     pub(crate) went: Ends,
-    /// The source that it gets instead of its own, and the ports to choose from.
-    pub(crate) source: Option<(IpAddr, (u16, u16))>,
+    /// What it gets instead of its own.
+    pub(crate) source: Option<Source>,
     pub(crate) rules: Rules,
+}
+
+/// A source that is not the sender's.
+#[derive(Clone, Copy)]
+pub(crate) struct Source {
+    pub(crate) addr: IpAddr,
+    /// To choose from, first and last.
+    pub(crate) ports: (u16, u16),
+    /// Whether it is for answers to come by this router, which is to translate them; or else for the world outside, which knows no pod.
+    pub(crate) returns: bool,
 }
 
 impl Plan<'_> {
@@ -95,8 +105,11 @@ impl<'t> Desk<'_, 't> {
         let Subject { ingress, parsed, offload, head, ends, frontend, signal } = subject;
         let tables = self.tables;
         let mut went = **ends;
-        match service::choose(tables, ends, *frontend, witness) {
+        let sender = policy::party(tables, ingress, ends.src);
+        let asker = if sender.is_some() { Asker::Own } else { Asker::Other };
+        match service::choose(tables, ends, asker, *frontend, witness) {
             Choice::Backend(addr, port) => (went.dst, went.dst_port) = (addr, port),
+            Choice::Denied => return Err(DropReason::ServiceSourceDenied.into()),
             Choice::NoBackend { drops: true } => return Err(DropReason::NoLocalBackend.into()),
             Choice::NoBackend { drops: false } => {
                 return Err(Halt::Refused(DropReason::NoBackend, Complaint::PortUnreachable));
@@ -120,8 +133,7 @@ impl<'t> Desk<'_, 't> {
         if tunnel::forbids(tables, ingress, &went, &hop) {
             return Err(DropReason::TunnelPortClosed.into());
         }
-        let parties =
-            Parties { sender: policy::party(tables, ingress, went.src), receiver: hop.holder(went.dst) };
+        let parties = Parties { sender, receiver: hop.holder(went.dst) };
         let rules = if has_states(ends.protocol) && *signal != Signal::Open {
             policy::judge_either(tables, &went, parties, witness)
         } else {
@@ -131,7 +143,8 @@ impl<'t> Desk<'_, 't> {
         let left = route::onward(self, ingress, parsed, *offload, hop, translated);
         witness.note("link", || Outcome::link(&hop, self.mtu(&hop), parsed, *offload, left));
         let hop = left?;
-        Ok(Plan { hop, went, source: self.source(ingress, &went, &hop, translated), rules })
+        let source = self.source(ingress, &went, sender, &hop, translated)?;
+        Ok(Plan { hop, went, source, rules })
     }
 
     /// Makes the flow that a plan asks for.
@@ -316,28 +329,45 @@ impl<'t> Desk<'_, 't> {
         adjacency.map_or(Action::NONE, new)
     }
 
-    /// The source that a packet gets: the gateway's where it would come back to its sender, and where it leaves the cluster by an uplink
-    /// the one that is configured.
+    /// The source that a packet gets instead of its own: the gateway's where it would come back to its sender; where it leaves the cluster
+    /// by an uplink, the one that is configured; and the router's where a backend would answer by another way.
     fn source(
         &self,
         ingress: &Ingress<'_>,
         went: &Ends,
+        sender: Option<&Endpoint>,
         hop: &Hop<'_>,
         translated: bool,
-    ) -> Option<(IpAddr, (u16, u16))> {
-        if translated && went.src == went.dst {
+    ) -> Result<Option<Source>, DropReason> {
+        if translated && went.src == went.dst && hop.holder(went.dst).is_some() {
             let router = self.tables.router();
-            let gateway =
-                if went.src.is_ipv4() { router.gateway4.into() } else { IpAddr::V6(router.gateway6) };
-            return Some((gateway, (1024, u16::MAX)));
+            let addr = if went.src.is_ipv4() { router.gateway4.into() } else { IpAddr::V6(router.gateway6) };
+            return Ok(Some(Source { addr, ports: (1024, u16::MAX), returns: true }));
         }
         let from_pod = matches!(ingress.side, Side::Endpoint(own) if own.kind == EndpointKind::Pod);
-        if !from_pod || hop.port.role != PortRole::Uplink || hop.inside {
-            return None;
+        let outside = hop.port.role == PortRole::Uplink && !hop.inside;
+        let returns = translated && !is_answered_here(sender, hop);
+        if !(returns || from_pod && outside) {
+            return Ok(None);
         }
-        let masquerade = self.tables.masquerade(ingress.network)?;
-        Some((masquerade.source_for(went.dst)?, masquerade.ports))
+        let masquerade = self.tables.masquerade(ingress.network);
+        let of_outside = masquerade.filter(|_| outside).and_then(|own| own.source_for(went.dst));
+        let of_router = || masquerade.filter(|_| returns).and_then(|own| own.service_source_for(went.dst));
+        match (of_outside.or_else(of_router), masquerade) {
+            (Some(addr), Some(masquerade)) => Ok(Some(Source { addr, ports: masquerade.ports, returns })),
+            _ if returns => Err(DropReason::ServiceSourceUnknown),
+            _ => Ok(None),
+        }
     }
+}
+
+/// Whether the answers of a backend there come by this router: what pods of this node send and are sent does, and what other nodes send
+/// to the node itself where the way to them is an uplink of ours.
+fn is_answered_here(sender: Option<&Endpoint>, hop: &Hop<'_>) -> bool {
+    let is_pod = |own: &Endpoint| own.kind == EndpointKind::Pod;
+    let to_pod = matches!(hop.to, Station::Endpoint(own) if is_pod(own));
+    let by_uplink = hop.inside && matches!(hop.port.role, PortRole::Uplink | PortRole::Tunnel { .. });
+    to_pod || sender.is_some_and(|own| is_pod(own) || by_uplink)
 }
 
 /// The ends that policy sees: the backend's, and the sender's own.
@@ -355,7 +385,8 @@ fn went_before_masquerade(tracker: &Tracker, known: Known, first: &Ends, went: &
 pub(crate) fn replies(plan: &Plan<'_>, translated: bool) -> (Ends, impl Iterator<Item = u16> + use<>) {
     let went = plan.went;
     let own = went.src_port;
-    let (src, (first, last)) = plan.source.unwrap_or((went.src, (1024, u16::MAX)));
+    let (src, (first, last)) =
+        plan.source.map_or((went.src, (1024, u16::MAX)), |source| (source.addr, source.ports));
     let choice = translated && has_ports(went.protocol);
     // Its own port if it may have that; then from somewhere in the range, which the ends choose.
     let keeps_own = !choice || plan.source.is_none() || (first..=last).contains(&own);

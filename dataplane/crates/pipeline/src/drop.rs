@@ -142,6 +142,10 @@ drop_reasons! {
     NoBackend = "no-backend", "A Service without an endpoint that takes new connections.";
     /// A frontend without backends that serve here.
     NoLocalBackend = "no-local-backend", "A Service for this node's endpoints alone, of which none takes new connections.";
+    /// A client outside of a frontend's source ranges.
+    ServiceSourceDenied = "service-source-denied", "Not from an address that may ask for this Service (spec.loadBalancerSourceRanges).";
+    /// To a backend that would not answer by us, and no source is known by which it would.
+    ServiceSourceUnknown = "service-source-unknown", "To a Service's endpoint that would not answer by this node, which has no podCIDR of that family to be asked from.";
     /// From a backend, of a connection that is not known.
     ReplyUnbound = "reply-unbound", "An answer from behind a Service, of a connection that is not known: it cannot be translated.";
     /// Another worker decides the same flow.

@@ -129,8 +129,8 @@ fn fragment<B: Buffer>(
         Addrs::V6 { dst, .. } => IpAddr::V6(dst),
         Addrs::None => return None,
     };
-    // Where an address of the router's stands for a pod's, its flows are known by what the first fragment says: the gateway's, for a
-    // pod that reaches itself by a Service, and the one that pods leave with.
+    // Where an address of the router's stands for another's, its flows are known by what the first fragment says: the gateway's, for a
+    // pod that reaches itself by a Service, and those that others' packets leave with.
     let router = desk.tables.router();
     let stands_in = match work.ingress.side {
         Side::Endpoint(_) if [router.gateway4.into(), IpAddr::V6(router.gateway6)].contains(&dst) => true,

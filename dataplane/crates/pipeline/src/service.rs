@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use tables::{Frontend, FrontendKey, NetworkId, Tables};
+use tables::{Asker, Frontend, FrontendKey, NetworkId, Tables};
 use wire::protocol;
 
 use crate::connection::Ends;
@@ -17,6 +17,8 @@ pub(crate) enum Choice {
     Backend(IpAddr, u16),
     /// There is a frontend, and nobody behind it: which is refused, or dropped.
     NoBackend { drops: bool },
+    /// There is a frontend, and this client may not ask there.
+    Denied,
 }
 
 /// Chooses by the client's and the frontend's address and port alone, so that every node, and every process after another, chooses the
@@ -24,6 +26,7 @@ pub(crate) enum Choice {
 pub(crate) fn choose(
     tables: &Tables,
     ends: &Ends,
+    asker: Asker,
     found: Option<Option<&Frontend>>,
     witness: &mut impl Witness,
 ) -> Choice {
@@ -33,8 +36,12 @@ pub(crate) fn choose(
         });
         return Choice::Plain;
     };
-    let chosen = frontend.choose(hash(ends));
-    witness.note("service", || Outcome::chosen(frontend, chosen));
+    if !frontend.admits(ends.src) {
+        witness.note("service", || Outcome::NotAdmitted { service: frontend.name.clone() });
+        return Choice::Denied;
+    }
+    let chosen = frontend.choose(hash(ends), asker);
+    witness.note("service", || Outcome::chosen(frontend, asker, chosen));
     match chosen {
         Some(backend) => Choice::Backend(backend.addr, backend.port),
         None => Choice::NoBackend { drops: frontend.drops },

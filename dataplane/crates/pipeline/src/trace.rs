@@ -13,7 +13,7 @@ use tables::{NetworkId, PortId, Tables};
 use crate::adjacency::Adjacencies;
 use crate::burst::{Halt, Hop, Ingress, Side, State, Station, Turn, Work, Works};
 use crate::connection::{Ends, ends, signal};
-use crate::decide::{Decision, Desk, Plan, Renewal, Subject, replies};
+use crate::decide::{Decision, Desk, Plan, Renewal, Source, Subject, replies};
 use crate::icmp_quote::quoted;
 use crate::limit::{Limiter, Rates};
 use crate::lookup::{Ready, Replay, about, ready};
@@ -258,12 +258,9 @@ fn vouched(checked: Result<(), Halt>) -> Outcome {
 fn source_of(plan: &Plan<'_>, reply: Option<Ends>) -> Outcome {
     match plan.source {
         None => Outcome::KeepsSource,
-        Some((source, ports)) => Outcome::Source {
-            hairpin: plan.went.src == plan.went.dst,
-            source,
-            ports,
-            chosen: reply.map(|reply| reply.dst_port),
-        },
+        Some(Source { addr, ports, returns }) => {
+            Outcome::Source { returns, source: addr, ports, chosen: reply.map(|reply| reply.dst_port) }
+        }
     }
 }
 

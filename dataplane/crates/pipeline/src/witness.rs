@@ -6,8 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use tables::{
-    Backend, BackendState, Decision, Endpoint, Frontend, IdentityId, NetworkId, Origin, RuleVerdict, Tables,
-    Target,
+    Asker, Backend, Decision, Endpoint, Frontend, IdentityId, NetworkId, Origin, RuleVerdict, Tables, Target,
 };
 use wire::{IpPrefix, MacAddr, Parsed};
 
@@ -74,6 +73,8 @@ pub enum Outcome {
     NoFrontend { address: bool },
     /// A Service, and who serves this connection.
     Chosen { service: String, backend: SocketAddr, serving: usize, backends: usize },
+    /// A Service that is not for this client.
+    NotAdmitted { service: String },
     /// A Service that nobody serves.
     NoBackend { service: String, backends: usize },
     /// It comes from behind a Service, and its connection is not known.
@@ -98,8 +99,8 @@ pub enum Outcome {
     Link { port: String, length: u32, mtu: u16, stop: Option<DropReason> },
     /// It keeps its source.
     KeepsSource,
-    /// It gets another one; `hairpin`: for its answers to come back here.
-    Source { hairpin: bool, source: IpAddr, ports: (u16, u16), chosen: Option<u16> },
+    /// It gets another one; `returns`: for its answers to come back here.
+    Source { returns: bool, source: IpAddr, ports: (u16, u16), chosen: Option<u16> },
     /// The answers that it might have are those of other flows.
     NoReply(DropReason),
     /// What it becomes.
@@ -155,13 +156,13 @@ impl Outcome {
         }
     }
 
-    pub(crate) fn chosen(frontend: &Frontend, chosen: Option<&Backend>) -> Self {
+    pub(crate) fn chosen(frontend: &Frontend, asker: Asker, chosen: Option<&Backend>) -> Self {
         let (service, backends) = (frontend.name.clone(), frontend.backends.len());
         match chosen {
             Some(backend) => Self::Chosen {
                 service,
                 backend: SocketAddr::new(backend.addr, backend.port),
-                serving: frontend.backends.iter().filter(|one| one.state == BackendState::Serving).count(),
+                serving: frontend.backends.iter().filter(|one| one.state.takes(asker)).count(),
                 backends,
             },
             None => Self::NoBackend { service, backends },

@@ -4,6 +4,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
+use wire::IpPrefix;
+
 use crate::hash::{bits, fold, with_address};
 use crate::id::NetworkId;
 
@@ -66,6 +68,8 @@ pub struct Frontend {
     pub backends: Vec<Backend>,
     /// Whether what no backend takes is dropped rather than refused: others, elsewhere, would.
     pub drops: bool,
+    /// From where it may be asked; empty: from anywhere.
+    pub sources: Vec<IpPrefix>,
 }
 
 /// One of those that serve a frontend.
@@ -81,25 +85,56 @@ pub struct Backend {
 
 /// Whether a backend takes new flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
 pub enum BackendState {
-    /// It does.
-    Serving,
     /// It serves those that it has; one that serves nobody is no backend any more.
-    Draining,
+    Draining = 0,
+    /// It takes those of this node's own pods, and of the node itself.
+    ServingOwn = Asker::Own as u8,
+    /// It takes those of everybody else.
+    ServingOthers = Asker::Other as u8,
+    /// It takes all.
+    Serving = Asker::Own as u8 | Asker::Other as u8,
+}
+
+/// Who asks for a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Asker {
+    /// A pod of this node, or the node itself.
+    Own = 1,
+    /// Anybody else.
+    Other = 2,
+}
+
+impl BackendState {
+    /// Whether it takes new flows of whoever asks.
+    #[inline]
+    #[must_use]
+    pub const fn takes(self, asker: Asker) -> bool {
+        self as u8 & asker as u8 != 0
+    }
 }
 
 impl Frontend {
-    /// The backend for a flow of this hash: of those that serve, the one that weighs most for it (rendezvous hashing). The same hash
-    /// finds the same backend whatever their order, and while others come and go; [`None`] if none serves. Two multiplications or
+    /// Whether a client of this address may ask.
+    #[inline]
+    #[must_use]
+    pub fn admits(&self, client: IpAddr) -> bool {
+        self.sources.is_empty() || self.sources.iter().any(|prefix| prefix.contains(client))
+    }
+
+    /// The backend for a flow of this hash: of those that take it, the one that weighs most for it (rendezvous hashing). The same hash
+    /// finds the same backend whatever their order, and while others come and go; [`None`] if none takes it. Two multiplications or
     /// three a backend.
     #[must_use]
-    pub fn choose(&self, hash: u64) -> Option<&Backend> {
+    pub fn choose(&self, hash: u64, asker: Asker) -> Option<&Backend> {
         let mut heaviest = (0, usize::MAX);
         for (place, backend) in self.backends.iter().enumerate() {
             let own = with_address(u64::from(backend.port), bits(backend.addr));
-            let serves = u64::from(backend.state == BackendState::Serving);
-            // No branch: which one wins is what no predictor knows. Above zero where it serves.
-            let weight = (fold(hash, own) | 1) * serves;
+            let takes = u64::from(backend.state.takes(asker));
+            // No branch: which one wins is what no predictor knows. Above zero where it takes the flow.
+            let weight = (fold(hash, own) | 1) * takes;
             heaviest = if weight > heaviest.0 { (weight, place) } else { heaviest };
         }
         self.backends.get(heaviest.1)

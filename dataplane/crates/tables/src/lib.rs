@@ -38,7 +38,7 @@ mod tunnels;
 pub use classifier::{Classifier, Decision, Peer, Rule, RuleVerdict};
 pub use entry::{Endpoint, EndpointKind, Interface, PortEntry, PortRole, Router};
 pub use error::TableError;
-pub use frontend::{Backend, BackendState, Frontend, FrontendKey};
+pub use frontend::{Asker, Backend, BackendState, Frontend, FrontendKey};
 pub use id::{
     EndpointId, Generation, MAX_ENDPOINT_ROUTES, MAX_ENDPOINTS, MAX_NEXT_HOPS, MAX_PORTS, NetworkId, PortId,
 };

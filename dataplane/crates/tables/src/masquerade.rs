@@ -1,4 +1,4 @@
-//! Source translation of what leaves the cluster.
+//! Source translation: of what leaves the cluster, and of what would not be answered by this router.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,10 +11,10 @@ use crate::id::NetworkId;
 use crate::stamp::Place;
 use crate::tables::Tables;
 
-/// How packets of pods to the outside get a source that the outside can answer.
+/// The sources that packets get instead of their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Masquerade {
-    /// The source that IPv4 packets get; [`None`] leaves them as they are.
+    /// The source that pods' IPv4 packets to the outside get; [`None`] leaves them as they are.
     pub source4: Option<Ipv4Addr>,
     /// The same for IPv6.
     pub source6: Option<Ipv6Addr>,
@@ -22,6 +22,11 @@ pub struct Masquerade {
     pub exclude: Vec<IpPrefix>,
     /// Whether link-local destinations (169.254.0.0/16, fe80::/10) see the translated source.
     pub link_local: bool,
+    /// The router's own address among the pods' of this network: the source of what goes to a Service's backend whose answers, which are to
+    /// be translated, would go to the client by another way. [`None`]: such packets are dropped.
+    pub service4: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub service6: Option<Ipv6Addr>,
     /// The source ports to choose from, first and last.
     pub ports: (u16, u16),
 }
@@ -45,12 +50,21 @@ impl Masquerade {
 }
 
 impl Masquerade {
-    /// Whether packets leave with this source.
+    /// The source for a packet to a backend, so that it is answered by this router.
+    #[must_use]
+    pub fn service_source_for(&self, backend: IpAddr) -> Option<IpAddr> {
+        match backend {
+            IpAddr::V4(_) => self.service4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.service6.map(IpAddr::V6),
+        }
+    }
+
+    /// Whether packets have this source instead of their own.
     #[must_use]
     pub fn is_source(&self, addr: IpAddr) -> bool {
         match addr {
-            IpAddr::V4(addr) => self.source4 == Some(addr),
-            IpAddr::V6(addr) => self.source6 == Some(addr),
+            IpAddr::V4(addr) => [self.source4, self.service4].contains(&Some(addr)),
+            IpAddr::V6(addr) => [self.source6, self.service6].contains(&Some(addr)),
         }
     }
 }
@@ -59,7 +73,8 @@ impl Default for Masquerade {
     /// No source yet; no exceptions but link-local destinations.
     fn default() -> Self {
         let (source4, source6, exclude) = (None, None, Vec::new());
-        Self { source4, source6, exclude, link_local: false, ports: Self::PORTS }
+        let (service4, service6) = (None, None);
+        Self { source4, source6, exclude, link_local: false, service4, service6, ports: Self::PORTS }
     }
 }
 
@@ -110,8 +125,11 @@ impl Tables {
 
 fn check_masquerade(network: NetworkId, masquerade: &Masquerade) -> Result<(), TableError> {
     let item = || format!("masquerade of network {network}");
-    let Masquerade { source4, source6, exclude: _, link_local: _, ports: (first, last) } = masquerade;
-    for address in source4.map(IpAddr::V4).into_iter().chain(source6.map(IpAddr::V6)) {
+    let Masquerade { source4, source6, exclude: _, link_local: _, service4, service6, ports: (first, last) } =
+        masquerade;
+    let sources4 = [source4, service4].into_iter().flatten().map(|own| IpAddr::V4(*own));
+    let sources6 = [source6, service6].into_iter().flatten().map(|own| IpAddr::V6(*own));
+    for address in sources4.chain(sources6) {
         if !is_unicast(address) {
             let why = "a source needs to be a unicast address";
             return Err(TableError::Address { item: item(), address, why });

@@ -104,7 +104,8 @@ impl Tables {
         let new = sockets(&frontend.backends);
         let (before, renamed) = match old {
             Some(old) => {
-                let renamed = (&old.backends, old.drops) == (&frontend.backends, frontend.drops);
+                let renamed = (&old.backends, old.drops, &old.sources)
+                    == (&frontend.backends, frontend.drops, &frontend.sources);
                 (sockets(&old.backends), renamed)
             }
             None => (BTreeSet::new(), false),
@@ -157,7 +158,7 @@ impl Tables {
 }
 
 fn check_frontend(frontend: &Frontend) -> Result<(), TableError> {
-    let Frontend { key, name, backends, drops: _ } = frontend;
+    let Frontend { key, name, backends, drops: _, sources: _ } = frontend;
     let item = || format!("frontend {key}");
     if name.is_empty() {
         return Err(TableError::EmptyName { item: item() });

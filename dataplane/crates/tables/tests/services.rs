@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use tables::{
-    Backend, BackendState, Classifier, Endpoint, EndpointId, EndpointKind, Frontend, FrontendKey, IdentityId,
-    Masquerade, NetworkId, Peer, Policy, PortEntry, PortId, PortRole, Rule, RuleVerdict, TableError, Tables,
+    Asker, Backend, BackendState, Classifier, Endpoint, EndpointId, EndpointKind, Frontend, FrontendKey,
+    IdentityId, Masquerade, NetworkId, Peer, Policy, PortEntry, PortId, PortRole, Rule, RuleVerdict,
+    TableError, Tables,
 };
 use wire::{IpPrefix, MacAddr};
 
@@ -39,7 +40,7 @@ fn draining(addr: &str) -> Backend {
 }
 
 fn frontend(addr: &str, port: u16, backends: Vec<Backend>) -> Frontend {
-    Frontend { key: key(addr, port), name: "shop/front".into(), backends, drops: false }
+    Frontend { key: key(addr, port), name: "shop/front".into(), backends, drops: false, sources: vec![] }
 }
 
 #[track_caller]
@@ -84,7 +85,7 @@ fn a_flow_keeps_its_backend_whoever_else_comes_and_goes() {
     let all = frontend("10.96.0.1", 80, pool.clone());
     let hashes = || (0..20_000_u64).map(|n| n.wrapping_mul(0x2545_f491_4f6c_dd1d));
     let mut shares: BTreeMap<IpAddr, u32> = BTreeMap::new();
-    hashes().for_each(|hash| *shares.entry(all.choose(hash).unwrap().addr).or_default() += 1);
+    hashes().for_each(|hash| *shares.entry(all.choose(hash, Asker::Own).unwrap().addr).or_default() += 1);
     assert!(shares.len() == 10 && shares.values().all(|share| (1_700..2_300).contains(share)), "{shares:?}");
 
     let reversed = frontend("10.96.0.1", 80, pool.iter().rev().copied().collect());
@@ -92,15 +93,15 @@ fn a_flow_keeps_its_backend_whoever_else_comes_and_goes() {
     fewer[3].state = BackendState::Draining;
     let fewer = frontend("10.96.0.1", 80, fewer);
     for hash in hashes() {
-        let chosen = all.choose(hash);
-        assert_eq!(reversed.choose(hash), chosen);
+        let chosen = all.choose(hash, Asker::Own);
+        assert_eq!(reversed.choose(hash, Asker::Own), chosen);
         if chosen == Some(&pool[3]) {
-            assert_ne!(fewer.choose(hash).unwrap().addr, pool[3].addr);
+            assert_ne!(fewer.choose(hash, Asker::Own).unwrap().addr, pool[3].addr);
         } else {
-            assert_eq!(fewer.choose(hash), chosen);
+            assert_eq!(fewer.choose(hash, Asker::Own), chosen);
         }
     }
-    assert_eq!(frontend("10.96.0.1", 80, vec![draining("10.244.1.1")]).choose(7), None);
+    assert_eq!(frontend("10.96.0.1", 80, vec![draining("10.244.1.1")]).choose(7, Asker::Other), None);
     assert_eq!(all.backend(ip("10.244.1.4"), 8080), Some(&pool[3]));
     assert_eq!(all.backend(ip("10.244.1.4"), 80), None);
 }
@@ -267,7 +268,7 @@ proptest! {
             if set {
                 let state = BackendState::Serving;
                 let backends = backends.into_iter().map(|n| Backend { addr: addr(n), port: 80, state }).collect();
-                tables.set_frontend(Frontend { key, name: "s".into(), backends, drops: false }).unwrap();
+                tables.set_frontend(Frontend { key, name: "s".into(), backends, drops: false, sources: vec![] }).unwrap();
             } else {
                 prop_assert_eq!(tables.remove_frontend(key).is_ok(), before.frontend(&key).is_some());
             }

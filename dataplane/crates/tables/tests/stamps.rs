@@ -121,6 +121,7 @@ fn change(tables: &mut Tables, [kind, a, b, c]: [u8; 4]) {
                 name: format!("s{}", c % 2),
                 backends,
                 drops: false,
+                sources: vec![],
             })
         }
         13 => tables.remove_frontend(key(a, b)),
@@ -252,7 +253,7 @@ fn service(addr: &str, backends: &[&str]) -> Frontend {
     let key = FrontendKey { network: NETWORKS[0], addr: ip(addr), port: 80, protocol: TCP };
     let state = BackendState::Serving;
     let backends = backends.iter().map(|addr| Backend { addr: ip(addr), port: 8080, state }).collect();
-    Frontend { key, name: "shop/front".into(), backends, drops: false }
+    Frontend { key, name: "shop/front".into(), backends, drops: false, sources: vec![] }
 }
 
 #[test]

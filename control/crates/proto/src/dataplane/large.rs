@@ -144,11 +144,13 @@ pub(super) struct FrontendFields {
     backends: Vec<Backend>,
     #[serde(default)]
     drops: bool,
+    #[serde(default, with = "text::list")]
+    sources: Vec<IpPrefix>,
 }
 
 impl From<FrontendFields> for Frontend {
     fn from(row: FrontendFields) -> Self {
-        let FrontendFields { network, address, port, protocol, name, backends, drops } = row;
-        Self { key: FrontendKey { network, address, port, protocol }, name, backends, drops }
+        let FrontendFields { network, address, port, protocol, name, backends, drops, sources } = row;
+        Self { key: FrontendKey { network, address, port, protocol }, name, backends, drops, sources }
     }
 }

@@ -42,6 +42,9 @@ pub struct Frontend {
     /// Whether what no backend takes is dropped rather than refused: others, elsewhere, would.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drops: bool,
+    /// From where it may be asked; empty: from anywhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "text::list")]
+    pub sources: Vec<IpPrefix>,
 }
 
 /// One of those that serve a frontend.
@@ -58,6 +61,10 @@ pub struct Backend {
 pub enum BackendState {
     /// It does.
     Serving,
+    /// Those of this node's own pods, and of the node itself.
+    ServingOwn,
+    /// Those of everybody else.
+    ServingOthers,
     /// It serves those that it has; one that serves nobody is no backend any more.
     Draining,
 }
@@ -68,17 +75,19 @@ impl BackendState {
     pub fn name(self) -> &'static str {
         match self {
             Self::Serving => "serving",
+            Self::ServingOwn => "serving-own",
+            Self::ServingOthers => "serving-others",
             Self::Draining => "draining",
         }
     }
 }
 
-/// Source translation of what leaves a network for outside.
+/// Source translation: of what leaves a network for outside, and of what would not be answered by the router.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Masquerade {
     #[serde(default)]
     pub network: u16,
-    /// The source that IPv4 packets get; `None` leaves them as they are.
+    /// The source that pods' IPv4 packets to the outside get; `None` leaves them as they are.
     #[serde(default)]
     pub source4: Option<Ipv4Addr>,
     #[serde(default)]
@@ -89,6 +98,12 @@ pub struct Masquerade {
     /// Whether link-local destinations see the translated source.
     #[serde(default)]
     pub link_local: bool,
+    /// The router's own address among the pods': the source of what goes to a Service's backend whose answers would not come by the
+    /// router. `None`: such packets are dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service4: Option<Ipv4Addr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service6: Option<Ipv6Addr>,
     /// The source ports to choose from.
     pub ports: PortRange,
 }

@@ -90,12 +90,16 @@ impl Display for Outcome {
                 f.write_str("a Service has this address, but not with this port and protocol")
             }
             Self::Chosen { service, backend, serving, backends } => {
-                write!(f, "{service}: to backend {backend}, one of {serving} that serve")?;
-                if backends > serving { write!(f, " ({} are draining)", backends - serving) } else { Ok(()) }
+                write!(f, "{service}: to backend {backend}, one of {serving} that take it")?;
+                if backends > serving { write!(f, " ({} do not)", backends - serving) } else { Ok(()) }
+            }
+            Self::NotAdmitted { service } => {
+                write!(f, "{service}: ")?;
+                dropped(DropReason::ServiceSourceDenied, f)
             }
             Self::NoBackend { service, backends: 0 } => write!(f, "{service}: it has no backend"),
             Self::NoBackend { service, backends } => {
-                write!(f, "{service}: none of its backends serves ({backends} are draining)")
+                write!(f, "{service}: none of its {backends} backends takes it")
             }
             Self::UnboundReply => dropped(DropReason::ReplyUnbound, f),
             Self::Kept { backend: Some(backend) } => write!(f, "the connection keeps its backend {backend}"),
@@ -130,8 +134,9 @@ impl Display for Outcome {
                 }
             }
             Self::KeepsSource => f.write_str("it keeps its source"),
-            Self::Source { hairpin, source, ports: (first, last), chosen } => {
-                let why = if *hairpin { "it would come back to its sender" } else { "it leaves the cluster" };
+            Self::Source { returns, source, ports: (first, last), chosen } => {
+                let why =
+                    if *returns { "so that its answers come back here" } else { "it leaves the cluster" };
                 write!(f, "{why}: source {source}, ")?;
                 match chosen {
                     Some(port) => write!(f, "port {port} of {first}-{last}"),

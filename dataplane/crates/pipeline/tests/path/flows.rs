@@ -14,19 +14,19 @@ use tables::{
 use crate::body::{HOST, POD_A, POD_B, UPLINK, mac, port_mac};
 use crate::frames::*;
 
-const NET: NetworkId = NetworkId(0);
-const SYN: u8 = 0x02;
-const SYN_ACK: u8 = 0x12;
+pub(crate) const NET: NetworkId = NetworkId(0);
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const SYN_ACK: u8 = 0x12;
 const ACK: u8 = 0x10;
 const FIN: u8 = 0x11;
 const RST: u8 = 0x04;
 
-fn sock(text: &str) -> SocketAddr {
+pub(crate) fn sock(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
 /// A frame from whoever is behind `port`, with a right checksum.
-fn frame(port: PortId, src: &str, dst: &str, protocol: u8, flags: u8) -> Vec<u8> {
+pub(crate) fn frame(port: PortId, src: &str, dst: &str, protocol: u8, flags: u8) -> Vec<u8> {
     let (src, dst) = (sock(src), sock(dst));
     let (from_ip, to_ip): (IpAddress, IpAddress) = (src.ip().into(), dst.ip().into());
     let payload = if protocol == TCP {
@@ -56,7 +56,14 @@ fn ends(frame: &[u8], protocol: u8) -> (SocketAddr, SocketAddr) {
 
 /// It goes there, and has these ends then.
 #[track_caller]
-fn becomes(bench: &mut Bench, port: PortId, frame: &[u8], output: PortId, src: &str, dst: &str) -> Vec<u8> {
+pub(crate) fn becomes(
+    bench: &mut Bench,
+    port: PortId,
+    frame: &[u8],
+    output: PortId,
+    src: &str,
+    dst: &str,
+) -> Vec<u8> {
     let protocol = if frame[12..14] == [8, 0] { frame[23] } else { frame[20] };
     let (verdict, after) = bench.send(port, frame);
     let Verdict::Forward(out) = verdict else { panic!("{verdict:?}") };
@@ -66,7 +73,7 @@ fn becomes(bench: &mut Bench, port: PortId, frame: &[u8], output: PortId, src: &
     after
 }
 
-fn frontend(addr: &str, protocol: u8, backends: &[(&str, BackendState)]) -> Frontend {
+pub(crate) fn frontend(addr: &str, protocol: u8, backends: &[(&str, BackendState)]) -> Frontend {
     let socket = sock(addr);
     Frontend {
         key: FrontendKey { network: NET, addr: socket.ip(), port: socket.port(), protocol },
@@ -76,13 +83,14 @@ fn frontend(addr: &str, protocol: u8, backends: &[(&str, BackendState)]) -> Fron
             .map(|&(text, state)| Backend { addr: sock(text).ip(), port: sock(text).port(), state })
             .collect(),
         drops: false,
+        sources: vec![],
     }
 }
 
-const SERVING: BackendState = BackendState::Serving;
+pub(crate) const SERVING: BackendState = BackendState::Serving;
 const DRAINING: BackendState = BackendState::Draining;
 
-fn with_frontend(bench: &mut Bench, addr: &str, protocol: u8, backends: &[(&str, BackendState)]) {
+pub(crate) fn with_frontend(bench: &mut Bench, addr: &str, protocol: u8, backends: &[(&str, BackendState)]) {
     bench.change(|tables| tables.set_frontend(frontend(addr, protocol, backends)).unwrap());
 }
 
@@ -205,8 +213,8 @@ fn masquerade() -> Masquerade {
         source4: Some("192.0.2.1".parse().unwrap()),
         source6: Some("2001:db8:2::1".parse().unwrap()),
         exclude: vec!["198.51.100.128/25".parse().unwrap()],
-        link_local: false,
         ports: (40_000, 40_001),
+        ..Masquerade::default()
     }
 }
 

@@ -18,6 +18,7 @@ mod neighbours;
 mod parts;
 mod path_mtus;
 mod segments;
+mod services;
 mod sources;
 mod trace;
 mod tunnels;

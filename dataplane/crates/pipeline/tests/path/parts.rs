@@ -15,7 +15,13 @@ fn bench() -> Bench {
             let key = FrontendKey { network: NET, addr: ip(vip), port: 53, protocol: UDP };
             let backends = vec![Backend { addr: ip(backend), port: 5353, state: BackendState::Serving }];
             tables
-                .set_frontend(Frontend { key, name: "default/dns".to_owned(), backends, drops: false })
+                .set_frontend(Frontend {
+                    key,
+                    name: "default/dns".to_owned(),
+                    backends,
+                    drops: false,
+                    sources: vec![],
+                })
                 .unwrap();
         }
         let masquerade = Masquerade {
@@ -112,7 +118,13 @@ fn fragments_of_what_a_pod_says_to_itself_by_a_service_come_back_to_it() {
             let key = FrontendKey { network: NET, addr: ip(vip), port: 53, protocol: UDP };
             let backends = vec![Backend { addr: ip(pod), port: 5353, state: BackendState::Serving }];
             tables
-                .set_frontend(Frontend { key, name: "default/dns".to_owned(), backends, drops: false })
+                .set_frontend(Frontend {
+                    key,
+                    name: "default/dns".to_owned(),
+                    backends,
+                    drops: false,
+                    sources: vec![],
+                })
                 .unwrap();
         });
         let (asked, answered) = (udp(4000, 53, &[7; 40]), udp(5353, 4000, &[8; 40]));

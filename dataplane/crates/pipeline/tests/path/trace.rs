@@ -35,6 +35,7 @@ fn frontend(backends: &[(&str, BackendState)]) -> Frontend {
             .map(|&(addr, state)| Backend { addr: ip(addr), port: 8080, state })
             .collect(),
         drops: false,
+        sources: vec![],
     }
 }
 
@@ -63,7 +64,7 @@ fn a_service_among_policies() {
         "port: by port port-1, from endpoint endpoint-1",
         "flow: not known: it is decided",
         "source: the sender may have this MAC and address",
-        "service: shop/front:http: to backend 10.244.1.3:8080, one of 1 that serve (1 are draining)",
+        "service: shop/front:http: to backend 10.244.1.3:8080, one of 1 that take it (1 do not)",
         "route: 10.244.1.3 by 10.244.1.3/32 (endpoint): endpoint endpoint-2 dev port-2",
         "egress: nothing restricts endpoint-1",
         "ingress: allowed by rule 7 of endpoint-2 for identity 5",
@@ -111,7 +112,7 @@ fn a_service_among_policies() {
     assert_eq!(
         none[3..],
         [
-            "service: shop/front:http: none of its backends serves (1 are draining)",
+            "service: shop/front:http: none of its 1 backends takes it",
             "verdict: dropped as no-backend: A Service without an endpoint that takes new connections; its source is told by port port-1",
         ]
     );
