@@ -41,6 +41,7 @@ fn frontend(n: u32, port: u16) -> Frontend {
         backends,
         drops: false,
         sources: vec![],
+        affinity: 0,
     }
 }
 

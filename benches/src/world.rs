@@ -150,6 +150,7 @@ fn frontend(number: u32, v6: bool, protocol: u8) -> Frontend {
         backends: (0..BACKENDS).map(backend).collect(),
         drops: false,
         sources: vec![],
+        affinity: 0,
     }
 }
 

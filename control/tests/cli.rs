@@ -226,6 +226,7 @@ fn services() -> Vec<Frontend> {
         backends,
         drops: false,
         sources: vec![],
+        affinity_seconds: None,
     };
     let (serving, draining) = (BackendState::Serving, BackendState::Draining);
     vec![

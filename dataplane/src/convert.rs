@@ -1,5 +1,6 @@
 //! Rows of the socket as values of the tables, and back, where neither knows ports. Whatever was set comes back as it was.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use proto::dataplane as rows;
@@ -30,6 +31,7 @@ pub(crate) fn frontend(row: &rows::Frontend) -> Frontend {
         backends: row.backends.iter().map(backend).collect(),
         drops: row.drops,
         sources: row.sources.clone(),
+        affinity: row.affinity_seconds.map_or(0, NonZeroU32::get),
     }
 }
 
@@ -56,6 +58,7 @@ pub(crate) fn frontend_row(frontend: &Frontend) -> rows::Frontend {
         backends: frontend.backends.iter().map(backend).collect(),
         drops: frontend.drops,
         sources: frontend.sources.clone(),
+        affinity_seconds: NonZeroU32::new(frontend.affinity),
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use flow::{Action, Flows, Row, Seconds, State, Tuple};
+use flow::{AFFINITY, Action, Flows, Row, Seconds, State, Tuple};
 use pipeline::{Adjacencies, Fate, Ground, Outcome, Output, Question, Verdict};
 use proto::dataplane as rows;
 use tables::{NetworkId, PortId, Tables};
@@ -64,16 +64,20 @@ impl View {
         let Row { forward, life, binding, actions, rules: [egress, ingress], .. } = row;
         let ends = Ends::of(row);
         let idle = now.0.saturating_sub(life.seen().0);
-        let time_out = self.flows.timeouts().of(forward.protocol, life.state()).0;
-        let rule = |number: u32| (number != 0).then_some(number);
+        let is_flow = forward.protocol != AFFINITY;
+        let time_out = match is_flow {
+            true => self.flows.timeouts().of(forward.protocol, life.state()).0,
+            false => *egress,
+        };
+        let rule = |number: u32| (is_flow && number != 0).then_some(number);
         rows::FlowStatus {
             network: forward.network,
-            protocol: rows::Protocol(forward.protocol),
+            protocol: rows::Protocol(protocol_of(row)),
             client: ends.client,
             service: binding.service.then_some(ends.asked),
             destination: ends.destination,
             masqueraded: (ends.source != ends.client).then_some(ends.source),
-            state: life.state().name().to_owned(),
+            state: state_of(row).to_owned(),
             joined: binding.joined,
             age_seconds: real(now.0.saturating_sub(binding.since.0)),
             idle_seconds: real(idle),
@@ -175,6 +179,19 @@ const fn next_hop(output: Output) -> Option<IpAddr> {
     }
 }
 
+/// What lists call the entries by which clients stay with their backends.
+const STAYS: &str = "affinity";
+
+fn state_of(row: &Row<IpAddr>) -> &'static str {
+    if row.forward.protocol == AFFINITY { STAYS } else { row.life.state().name() }
+}
+
+/// Such an entry has its flows' where they have the client's port.
+fn protocol_of(row: &Row<IpAddr>) -> u8 {
+    let Tuple { protocol, src_port, .. } = row.forward;
+    if protocol == AFFINITY { u8::try_from(src_port).unwrap_or(AFFINITY) } else { protocol }
+}
+
 /// The flow table's seconds are of 2^20 microseconds.
 fn real(seconds: u32) -> u64 {
     (u64::from(seconds) << 20) / 1_000_000
@@ -202,6 +219,16 @@ struct Ends {
 impl Ends {
     fn of(row: &Row<IpAddr>) -> Self {
         let Row { forward, reply, .. } = row;
+        if forward.protocol == AFFINITY {
+            let client = SocketAddr::new(forward.src, 0);
+            let asked = SocketAddr::new(forward.dst, forward.dst_port);
+            return Self {
+                client,
+                asked,
+                destination: SocketAddr::new(reply.src, reply.src_port),
+                source: client,
+            };
+        }
         Self {
             client: SocketAddr::new(forward.src, forward.src_port),
             asked: SocketAddr::new(forward.dst, forward.dst_port),
@@ -221,7 +248,7 @@ struct Wanted {
     prefix: Option<IpPrefix>,
     port: Option<u16>,
     protocol: Option<u8>,
-    state: Option<State>,
+    state: Option<&'static str>,
 }
 
 impl Wanted {
@@ -232,12 +259,13 @@ impl Wanted {
                 tables.endpoint_by_name(name).with_context(|| format!("there is no endpoint `{name}`"));
             found.map(|endpoint| (endpoint.network.0, endpoint.addresses.clone()))
         });
-        let state = state.as_ref().map(|name| {
-            State::ALL.into_iter().find(|state| state.name() == name).with_context(|| {
-                let names = State::ALL.map(State::name).join(", ");
-                format!("`{name}` is no state of a flow; there are {names}")
-            })
-        });
+        let state =
+            state.as_ref().map(|name| {
+                let names: Vec<&str> = State::ALL.map(State::name).into_iter().chain([STAYS]).collect();
+                names.iter().copied().find(|own| own == name).with_context(|| {
+                    format!("`{name}` is no state of a flow; there are {}", names.join(", "))
+                })
+            });
         Ok(Self {
             endpoint: endpoint.transpose()?,
             prefix: *prefix,
@@ -250,8 +278,8 @@ impl Wanted {
     fn is(&self, row: &Row<IpAddr>) -> bool {
         let ends = Ends::of(row).all();
         let Self { endpoint, prefix, port, protocol, state } = self;
-        protocol.is_none_or(|wanted| wanted == row.forward.protocol)
-            && state.is_none_or(|wanted| wanted == row.life.state())
+        protocol.is_none_or(|wanted| wanted == protocol_of(row))
+            && state.is_none_or(|wanted| wanted == state_of(row))
             && port.is_none_or(|wanted| ends.iter().any(|end| end.port() == wanted))
             && prefix.is_none_or(|wanted| ends.iter().any(|end| wanted.contains(end.ip())))
             && endpoint.as_ref().is_none_or(|(network, addresses)| {

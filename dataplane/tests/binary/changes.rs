@@ -72,6 +72,7 @@ fn services_and_policies_come_back_as_they_were_set() {
         backends: vec![backend(3, BackendState::Serving), backend(2, BackendState::Draining)],
         drops: true,
         sources: vec![],
+        affinity_seconds: None,
     };
     let identity =
         Identity { key: IdentityKey { network: 3, prefix: "10.244.0.0/16".parse().unwrap() }, identity: 7 };

@@ -35,6 +35,7 @@ fn frontend(last: u8, backends: &[u8]) -> Frontend {
         backends: backends.iter().map(backend).collect(),
         drops: false,
         sources: vec![],
+        affinity_seconds: None,
     }
 }
 

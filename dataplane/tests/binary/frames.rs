@@ -30,6 +30,7 @@ pub(crate) fn service(at: SocketAddr, backends: &[(SocketAddr, BackendState)]) -
         backends: backends.iter().map(backend).collect(),
         drops: false,
         sources: vec![],
+        affinity_seconds: None,
     };
     Op::SetFrontends { frontends: [6, 17].map(frontend).into() }
 }

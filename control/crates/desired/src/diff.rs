@@ -185,6 +185,7 @@ mod tests {
                         backends,
                         drops: at % 3 == 0,
                         sources: vec![],
+                        affinity_seconds: None,
                     },
                 )
             };

@@ -67,7 +67,14 @@ impl Desired {
                 let backend = Backend { address: pod, port: container_port, state: BackendState::Serving };
                 self.rows.frontends.insert(
                     key,
-                    Frontend { key, name, backends: vec![backend], drops: false, sources: vec![] },
+                    Frontend {
+                        key,
+                        name,
+                        backends: vec![backend],
+                        drops: false,
+                        sources: vec![],
+                        affinity_seconds: None,
+                    },
                 );
                 self.host_frontends.push(key);
             }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use imbl::{OrdMap, OrdSet};
 use proto::dataplane::{Frontend, FrontendKey, Protocol};
@@ -138,7 +139,9 @@ impl Desired {
                     .clone();
                     let sources =
                         if door.kind == DoorKind::LoadBalancer { ranges.clone() } else { Vec::new() };
-                    let row = Frontend { key, name: title(name, port), backends, drops, sources };
+                    let affinity_seconds = service.affinity_seconds.and_then(NonZeroU32::new);
+                    let row =
+                        Frontend { key, name: title(name, port), backends, drops, sources, affinity_seconds };
                     match self.rows.frontends.get(&key) {
                         None => drop(self.rows.frontends.insert(key, row)),
                         // Its own, by another field.
@@ -281,9 +284,6 @@ fn title(name: &ObjectName, port: &ServicePort) -> String {
 
 /// What of a Service is asked for and not done.
 fn unserved(service: &Service) -> Vec<&'static str> {
-    let asked = [
-        (service.affinity_seconds.is_some(), "spec.sessionAffinity"),
-        (service.health_check_node_port != 0, "spec.healthCheckNodePort"),
-    ];
+    let asked = [(service.health_check_node_port != 0, "spec.healthCheckNodePort")];
     asked.into_iter().filter(|(asked, _)| *asked).map(|(_, field)| field).collect()
 }

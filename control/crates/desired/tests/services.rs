@@ -163,12 +163,12 @@ fn a_service_that_is_not_ours_or_has_no_address_has_no_frontend() {
     }
     // What cannot be honoured is named.
     let mut more = service(&["10.96.0.7", "127.0.0.1"], &ports);
-    (more.health_check_node_port, more.affinity_seconds) = (30_080, Some(60));
+    more.health_check_node_port = 30_080;
     let desired = Desired::build(&view([("web", more)], []), &local());
     let told: Vec<&str> = desired.warnings().collect();
     assert_eq!(frontends(&desired), ["10.96.0.7:80/tcp shop/web -> "]);
     assert!(told[0].contains("spec.clusterIPs[1] `127.0.0.1`"), "{told:?}");
-    assert!(told[1].contains("healthCheckNodePort") && told[1].contains("sessionAffinity"), "{told:?}");
+    assert!(told[1].contains("healthCheckNodePort"), "{told:?}");
     // Of two that claim one address and port, one has it, and the other is told.
     let twice = view([("a", plain.clone()), ("b", plain)], []);
     let desired = Desired::build(&twice, &local());
@@ -208,8 +208,8 @@ fn oracle(local: bool, of: &[(IpAddr, u16, SliceEndpoint)], zone: &str) -> BTree
 }
 
 /// All frontends with their backends, and whether each takes new flows of this node's own pods, and of others; whether what none takes is
-/// dropped; and from where they may be asked.
-type Served = BTreeMap<String, (BTreeMap<(IpAddr, u16), (bool, bool)>, bool, Vec<String>)>;
+/// dropped; and from where they may be asked, and how long a client stays.
+type Served = BTreeMap<String, (BTreeMap<(IpAddr, u16), (bool, bool)>, bool, (Vec<String>, Option<u32>))>;
 
 /// One of a Service's addresses: with which port, of a policy that is Local or not for this node's own pods and for others.
 struct Way<'a> {
@@ -294,7 +294,7 @@ fn expected(view: &ClusterView) -> Served {
             };
             let key = format!("{}/{number}", std::net::SocketAddr::new(address, way.port));
             // Of two that claim an address and port, the first has it.
-            all.entry(key).or_insert((backends, drops, way.sources));
+            all.entry(key).or_insert((backends, drops, (way.sources, service.affinity_seconds)));
         }
     }
     all
@@ -312,7 +312,8 @@ fn served(desired: &Desired) -> Served {
             ((own.address, own.port), takes)
         };
         let sources = row.sources.iter().map(ToString::to_string).collect();
-        (row.key.to_string(), (row.backends.iter().map(backend).collect(), row.drops, sources))
+        let extras = (sources, row.affinity_seconds.map(std::num::NonZeroU32::get));
+        (row.key.to_string(), (row.backends.iter().map(backend).collect(), row.drops, extras))
     };
     desired.rows.frontends.values().map(row).collect()
 }
@@ -361,12 +362,13 @@ fn some_service(n: u8) -> impl Strategy<Value = Service> {
         prop::collection::btree_set(one, 0..3)
     };
     let ranges = prop::collection::vec(prop::sample::select(vec!["198.51.100.0/24", "2001:db8::/32"]), 0..2);
-    let policies = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.1), any::<bool>());
+    let policies =
+        (any::<bool>(), any::<bool>(), prop::bool::weighted(0.1), any::<bool>(), prop::option::of(1u32..3));
     (ports, any::<bool>(), policies, external(), external(), ranges).prop_map(
         move |(
             ports,
             both,
-            (internal_local, external_local, left_alone, on_node),
+            (internal_local, external_local, left_alone, on_node, affinity_seconds),
             external,
             balanced,
             ranges,
@@ -389,6 +391,7 @@ fn some_service(n: u8) -> impl Strategy<Value = Service> {
                 internal_local,
                 external_local,
                 left_alone,
+                affinity_seconds,
                 external_ips: external.into_iter().map(Into::into).collect(),
                 load_balancer: balanced.into_iter().enumerate().map(ingress).collect(),
                 source_ranges: ranges.into_iter().map(Into::into).collect(),

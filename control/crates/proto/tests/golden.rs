@@ -110,6 +110,7 @@ fn frontend() -> Frontend {
         ],
         drops: true,
         sources: vec![prefix("198.51.100.0/24")],
+        affinity_seconds: std::num::NonZeroU32::new(10_800),
     }
 }
 

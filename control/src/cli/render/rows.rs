@@ -123,7 +123,7 @@ pub(crate) fn routes(routes: &[RouteStatus], style: Style, out: &mut impl Write)
 /// A line each backend; a service that none serves has a line for that too, since it is why connections fail.
 pub(crate) fn services(services: &[Frontend], style: Style, out: &mut impl Write) -> io::Result<()> {
     let mut table = Table::new(&["SERVICE", ">NETWORK", "FRONTEND", "BACKEND", "STATE"]);
-    for Frontend { key, name, backends, drops, sources } in services {
+    for Frontend { key, name, backends, drops, sources, affinity_seconds } in services {
         let socket = SocketAddr::new(key.address, key.port);
         let mut line = |backend: Cell, state: Cell| {
             let frontend = format!("{socket}/{}", key.protocol);
@@ -145,6 +145,9 @@ pub(crate) fn services(services: &[Frontend], style: Style, out: &mut impl Write
                 (false, _) => "none: refused",
             };
             line("".into(), Cell::from(why).alert_if(true));
+        }
+        if let Some(seconds) = affinity_seconds {
+            line("".into(), format!("a client stays for {seconds} s").into());
         }
         if !sources.is_empty() {
             let sources: Vec<String> = sources.iter().map(ToString::to_string).collect();

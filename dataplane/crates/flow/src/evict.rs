@@ -12,7 +12,7 @@ use crate::local::Shelf;
 use crate::state::{Direction, State};
 use crate::sync::Ordering;
 use crate::table::{Handle, OWNERS, Table};
-use crate::timeouts::Timeouts;
+use crate::timeouts::{AFFINITY, Timeouts};
 
 /// Records that are looked at to find one to end.
 const SAMPLE: u32 = 32;
@@ -55,8 +55,11 @@ impl<F: Family> Table<F> {
 
     fn is_over(&self, record: u32, life: Life, timeouts: &Timeouts, now: Seconds) -> bool {
         let key = self.key_of(record, Direction::Forward);
-        let limit = timeouts.of(F::tuple(&key).protocol, life.state());
-        now.0.saturating_sub(life.seen().0) > limit.0
+        let limit = match F::tuple(&key).protocol {
+            AFFINITY => self.rules_of(record)[0],
+            protocol => timeouts.of(protocol, life.state()).0,
+        };
+        now.0.saturating_sub(life.seen().0) > limit
     }
 
     /// Ends the one flow of a sample that can best be spared.

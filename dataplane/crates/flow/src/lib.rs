@@ -36,4 +36,4 @@ pub use record::Record;
 pub use state::{Direction, Signal, State};
 pub use sync::{AtomicU64, Words};
 pub use table::{Found, Handle, Inserted, NewFlow, Row, Table};
-pub use timeouts::Timeouts;
+pub use timeouts::{AFFINITY, Timeouts};

@@ -410,9 +410,7 @@ impl<F: Family> Table<F> {
             return None;
         }
         let binding = self.binding_of(record);
-        let rules = self.rules(record).load(Ordering::Relaxed);
-        #[expect(clippy::cast_possible_truncation, reason = "two halves of a word")]
-        let rules = [(rules >> 32) as u32, rules as u32];
+        let rules = self.rules_of(record);
         let [forward, reply] =
             [Direction::Forward, Direction::Reply].map(|d| F::tuple(&self.key_of(record, d)));
         let actions = [Direction::Forward, Direction::Reply].map(|d| self.decided(Handle::new(record, d)));
@@ -503,6 +501,10 @@ impl<F: Family> Table<F> {
         &self.hot[record as usize].as_ref()[F::META]
     }
 
+    pub(crate) fn rules_of(&self, record: u32) -> [u32; 2] {
+        rules_of_word(self.rules(record).load(Ordering::Relaxed))
+    }
+
     fn rules(&self, record: u32) -> &'static AtomicU64 {
         &self.cold[record as usize * COLD + 1]
     }
@@ -537,6 +539,11 @@ impl<F: Family> Table<F> {
 /// Two rules in a word.
 fn rules_word([out, into]: [u32; 2]) -> u64 {
     u64::from(out) << 32 | u64::from(into)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "each number is half the word")]
+const fn rules_of_word(word: u64) -> [u32; 2] {
+    [(word >> 32) as u32, word as u32]
 }
 
 /// The high bits of the hash, which have no part in the bucket's number; never 0.

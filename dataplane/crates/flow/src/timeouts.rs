@@ -3,6 +3,10 @@
 use crate::life::Seconds;
 use crate::state::State;
 
+/// The protocol of records that are no flow: which backend a client stays with. No packet's transport has it (255, reserved: IANA's
+/// protocol numbers). How long each is kept, in seconds, is where others have the first rule's number.
+pub const AFFINITY: u8 = 255;
+
 /// In seconds; the defaults are those of Linux (Documentation/networking/nf_conntrack-sysctl.rst). A flow ends within about ten
 /// seconds of its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

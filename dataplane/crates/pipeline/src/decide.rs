@@ -11,6 +11,7 @@ use tables::{Asker, Endpoint, EndpointKind, Frontend, NetworkId, PortRole, Table
 use wire::Parsed;
 
 use crate::adjacency::Adjacencies;
+use crate::affinity::Affinity;
 use crate::burst::{Halt, Hop, Ingress, Side, Station};
 use crate::connection::{Ends, has_ports, has_states};
 use crate::icmp_error::Complaint;
@@ -53,6 +54,8 @@ pub(crate) struct Plan<'t> {
     /// What it gets instead of its own.
     pub(crate) source: Option<Source>,
     pub(crate) rules: Rules,
+    /// Of a client that is to stay with its backend.
+    pub(crate) affinity: Option<Affinity>,
 }
 
 /// A source that is not the sender's.
@@ -99,6 +102,7 @@ impl<'t> Desk<'_, 't> {
     /// A packet of no known flow.
     pub(crate) fn plan(
         &self,
+        tracker: &Tracker,
         subject: &Subject<'_, 't>,
         witness: &mut impl Witness,
     ) -> Result<Plan<'t>, Halt> {
@@ -107,8 +111,9 @@ impl<'t> Desk<'_, 't> {
         let mut went = **ends;
         let sender = policy::party(tables, ingress, ends.src);
         let asker = if sender.is_some() { Asker::Own } else { Asker::Other };
-        match service::choose(tables, ends, asker, *frontend, witness) {
-            Choice::Backend(addr, port) => (went.dst, went.dst_port) = (addr, port),
+        let mut affinity = None;
+        match service::choose((tables, tracker, self.now), ends, asker, *frontend, witness) {
+            Choice::Backend(addr, port, entry) => (went.dst, went.dst_port, affinity) = (addr, port, entry),
             Choice::Denied => return Err(DropReason::ServiceSourceDenied.into()),
             Choice::NoBackend { drops: true } => return Err(DropReason::NoLocalBackend.into()),
             Choice::NoBackend { drops: false } => {
@@ -144,7 +149,7 @@ impl<'t> Desk<'_, 't> {
         witness.note("link", || Outcome::link(&hop, self.mtu(&hop), parsed, *offload, left));
         let hop = left?;
         let source = self.source(ingress, &went, sender, &hop, translated)?;
-        Ok(Plan { hop, went, source, rules })
+        Ok(Plan { hop, went, source, rules, affinity })
     }
 
     /// Makes the flow that a plan asks for.
@@ -174,6 +179,9 @@ impl<'t> Desk<'_, 't> {
         match tracker.make(&proposal, &reply, ports, self.now) {
             Made::New(known) => {
                 counts.made += 1;
+                if let Some(affinity) = &plan.affinity {
+                    tracker.remember(affinity, ingress.port.id.0, self.now);
+                }
                 Ok((plan.hop, translated.then(|| tracker.becomes(known))))
             }
             // Another worker was quicker: its choice holds, if it is one to be kept.
@@ -201,7 +209,7 @@ impl<'t> Desk<'_, 't> {
         counts: &mut FlowCounts,
     ) -> Decision<'t> {
         counts.decided += 1;
-        let plan = self.plan(subject, &mut ())?;
+        let plan = self.plan(tracker, subject, &mut ())?;
         self.carry_out(tracker, subject, &plan, counts)
     }
 

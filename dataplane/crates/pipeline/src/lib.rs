@@ -23,6 +23,7 @@ use tables::{PortId, Tables};
 mod address;
 mod adjacency;
 mod advertise;
+mod affinity;
 mod answer;
 mod arp;
 mod burst;

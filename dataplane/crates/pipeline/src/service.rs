@@ -2,10 +2,13 @@
 
 use std::net::IpAddr;
 
+use flow::Seconds;
 use tables::{Asker, Frontend, FrontendKey, NetworkId, Tables};
 use wire::protocol;
 
+use crate::affinity::{self, Affinity};
 use crate::connection::Ends;
+use crate::tracker::Tracker;
 use crate::witness::{Outcome, Witness};
 
 /// What the tables say of a packet's destination.
@@ -13,8 +16,8 @@ use crate::witness::{Outcome, Witness};
 pub(crate) enum Choice {
     /// No frontend: it goes where it says.
     Plain,
-    /// To this backend, address and port.
-    Backend(IpAddr, u16),
+    /// To this backend, address and port; and what is to be remembered of that.
+    Backend(IpAddr, u16, Option<Affinity>),
     /// There is a frontend, and nobody behind it: which is refused, or dropped.
     NoBackend { drops: bool },
     /// There is a frontend, and this client may not ask there.
@@ -22,9 +25,10 @@ pub(crate) enum Choice {
 }
 
 /// Chooses by the client's and the frontend's address and port alone, so that every node, and every process after another, chooses the
-/// same. The frontend may have been found already.
+/// same; without the client's port where a client is to stay, and then first of all what it had before. The frontend may have been found
+/// already.
 pub(crate) fn choose(
-    tables: &Tables,
+    (tables, tracker, now): (&Tables, &Tracker, Seconds),
     ends: &Ends,
     asker: Asker,
     found: Option<Option<&Frontend>>,
@@ -40,10 +44,16 @@ pub(crate) fn choose(
         witness.note("service", || Outcome::NotAdmitted { service: frontend.name.clone() });
         return Choice::Denied;
     }
-    let chosen = frontend.choose(hash(ends), asker);
-    witness.note("service", || Outcome::chosen(frontend, asker, chosen));
+    let chosen = if frontend.affinity == 0 {
+        frontend.choose(hash(ends), asker).map(|backend| (backend, None))
+    } else {
+        let client = || frontend.choose(hash(&Ends { src_port: 0, ..*ends }), asker);
+        affinity::stay(tracker, frontend, (ends, asker, now), client).map(|(own, entry)| (own, Some(entry)))
+    };
+    let stays = chosen.is_some_and(|(_, entry)| entry.is_some_and(|entry| entry.remembered));
+    witness.note("service", || Outcome::chosen(frontend, asker, chosen.map(|(own, _)| own), stays));
     match chosen {
-        Some(backend) => Choice::Backend(backend.addr, backend.port),
+        Some((backend, entry)) => Choice::Backend(backend.addr, backend.port, entry),
         None => Choice::NoBackend { drops: frontend.drops },
     }
 }

@@ -230,7 +230,7 @@ fn decided<'t>(
             Renewal::Replaced => {}
         }
     }
-    let plan = desk.plan(subject, steps)?;
+    let plan = desk.plan(tracker, subject, steps)?;
     let translated = plan.is_translated(subject.ends);
     let old = known.map(|known| tracker.origin(known));
     // As the flow table does: the first that no other flow has, and the one that is replaced is gone by then.

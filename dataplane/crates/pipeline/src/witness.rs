@@ -71,8 +71,8 @@ pub enum Outcome {
     Anew { reply: bool, state: &'static str, why: Anew },
     /// Nothing is at this address and port; `address` if there is at another port.
     NoFrontend { address: bool },
-    /// A Service, and who serves this connection.
-    Chosen { service: String, backend: SocketAddr, serving: usize, backends: usize },
+    /// A Service, and who serves this connection; `stays`: as the client's last one.
+    Chosen { service: String, backend: SocketAddr, serving: usize, backends: usize, stays: bool },
     /// A Service that is not for this client.
     NotAdmitted { service: String },
     /// A Service that nobody serves.
@@ -156,7 +156,7 @@ impl Outcome {
         }
     }
 
-    pub(crate) fn chosen(frontend: &Frontend, asker: Asker, chosen: Option<&Backend>) -> Self {
+    pub(crate) fn chosen(frontend: &Frontend, asker: Asker, chosen: Option<&Backend>, stays: bool) -> Self {
         let (service, backends) = (frontend.name.clone(), frontend.backends.len());
         match chosen {
             Some(backend) => Self::Chosen {
@@ -164,6 +164,7 @@ impl Outcome {
                 backend: SocketAddr::new(backend.addr, backend.port),
                 serving: frontend.backends.iter().filter(|one| one.state.takes(asker)).count(),
                 backends,
+                stays,
             },
             None => Self::NoBackend { service, backends },
         }

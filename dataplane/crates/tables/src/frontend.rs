@@ -70,6 +70,8 @@ pub struct Frontend {
     pub drops: bool,
     /// From where it may be asked; empty: from anywhere.
     pub sources: Vec<IpPrefix>,
+    /// For how long a client stays with its backend after its last new flow, in seconds; 0: each flow is for itself.
+    pub affinity: u32,
 }
 
 /// One of those that serve a frontend.

@@ -104,8 +104,9 @@ impl Tables {
         let new = sockets(&frontend.backends);
         let (before, renamed) = match old {
             Some(old) => {
-                let renamed = (&old.backends, old.drops, &old.sources)
-                    == (&frontend.backends, frontend.drops, &frontend.sources);
+                let said =
+                    |own: &Frontend| (own.backends.clone(), own.drops, own.sources.clone(), own.affinity);
+                let renamed = said(old) == said(&frontend);
                 (sockets(&old.backends), renamed)
             }
             None => (BTreeSet::new(), false),
@@ -158,7 +159,7 @@ impl Tables {
 }
 
 fn check_frontend(frontend: &Frontend) -> Result<(), TableError> {
-    let Frontend { key, name, backends, drops: _, sources: _ } = frontend;
+    let Frontend { key, name, backends, drops: _, sources: _, affinity: _ } = frontend;
     let item = || format!("frontend {key}");
     if name.is_empty() {
         return Err(TableError::EmptyName { item: item() });

@@ -40,7 +40,14 @@ fn draining(addr: &str) -> Backend {
 }
 
 fn frontend(addr: &str, port: u16, backends: Vec<Backend>) -> Frontend {
-    Frontend { key: key(addr, port), name: "shop/front".into(), backends, drops: false, sources: vec![] }
+    Frontend {
+        key: key(addr, port),
+        name: "shop/front".into(),
+        backends,
+        drops: false,
+        sources: vec![],
+        affinity: 0,
+    }
 }
 
 #[track_caller]
@@ -268,7 +275,7 @@ proptest! {
             if set {
                 let state = BackendState::Serving;
                 let backends = backends.into_iter().map(|n| Backend { addr: addr(n), port: 80, state }).collect();
-                tables.set_frontend(Frontend { key, name: "s".into(), backends, drops: false, sources: vec![] }).unwrap();
+                tables.set_frontend(Frontend { key, name: "s".into(), backends, drops: false, sources: vec![], affinity: 0 }).unwrap();
             } else {
                 prop_assert_eq!(tables.remove_frontend(key).is_ok(), before.frontend(&key).is_some());
             }

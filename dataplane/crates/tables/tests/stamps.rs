@@ -122,6 +122,7 @@ fn change(tables: &mut Tables, [kind, a, b, c]: [u8; 4]) {
                 backends,
                 drops: false,
                 sources: vec![],
+                affinity: 0,
             })
         }
         13 => tables.remove_frontend(key(a, b)),
@@ -253,7 +254,7 @@ fn service(addr: &str, backends: &[&str]) -> Frontend {
     let key = FrontendKey { network: NETWORKS[0], addr: ip(addr), port: 80, protocol: TCP };
     let state = BackendState::Serving;
     let backends = backends.iter().map(|addr| Backend { addr: ip(addr), port: 8080, state }).collect();
-    Frontend { key, name: "shop/front".into(), backends, drops: false, sources: vec![] }
+    Frontend { key, name: "shop/front".into(), backends, drops: false, sources: vec![], affinity: 0 }
 }
 
 #[test]

@@ -41,7 +41,8 @@ pub struct FlowFilter {
     pub state: Option<String>,
 }
 
-/// `podrouter show flows`, a row: a connection, both directions. ICMP has the identifier for a port.
+/// `podrouter show flows`, a row: a connection, both directions. ICMP has the identifier for a port. Of state `affinity` it is none: the
+/// backend that a client stays with, whatever its port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowStatus {
     #[serde(default)]
@@ -58,7 +59,7 @@ pub struct FlowStatus {
     /// The source that it got, if another.
     #[serde(default)]
     pub masqueraded: Option<SocketAddr>,
-    /// `new`, `replied`, `opening`, `accepted`, `established`, `finished-forward`, `finished-reply`, `finished` or `reset`.
+    /// `new`, `replied`, `opening`, `accepted`, `established`, `finished-forward`, `finished-reply`, `finished`, `reset`; or `affinity`.
     pub state: String,
     /// It had begun before it was known.
     #[serde(default)]

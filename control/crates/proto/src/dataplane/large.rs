@@ -4,6 +4,7 @@
 //! row as a tree first too. They are written as the types say.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use serde::de::MapAccess;
 use serde::{Deserialize, Deserializer};
@@ -146,11 +147,30 @@ pub(super) struct FrontendFields {
     drops: bool,
     #[serde(default, with = "text::list")]
     sources: Vec<IpPrefix>,
+    #[serde(default)]
+    affinity_seconds: Option<NonZeroU32>,
 }
 
 impl From<FrontendFields> for Frontend {
     fn from(row: FrontendFields) -> Self {
-        let FrontendFields { network, address, port, protocol, name, backends, drops, sources } = row;
-        Self { key: FrontendKey { network, address, port, protocol }, name, backends, drops, sources }
+        let FrontendFields {
+            network,
+            address,
+            port,
+            protocol,
+            name,
+            backends,
+            drops,
+            sources,
+            affinity_seconds,
+        } = row;
+        Self {
+            key: FrontendKey { network, address, port, protocol },
+            name,
+            backends,
+            drops,
+            sources,
+            affinity_seconds,
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,9 @@ pub struct Frontend {
     /// From where it may be asked; empty: from anywhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "text::list")]
     pub sources: Vec<IpPrefix>,
+    /// For how long a client stays with its backend after its last new flow; `None`: each flow is for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity_seconds: Option<NonZeroU32>,
 }
 
 /// One of those that serve a frontend.

@@ -89,8 +89,9 @@ impl Display for Outcome {
             Self::NoFrontend { address: true } => {
                 f.write_str("a Service has this address, but not with this port and protocol")
             }
-            Self::Chosen { service, backend, serving, backends } => {
-                write!(f, "{service}: to backend {backend}, one of {serving} that take it")?;
+            Self::Chosen { service, backend, serving, backends, stays } => {
+                let stays = if *stays { ", where this client was sent last" } else { "" };
+                write!(f, "{service}: to backend {backend}{stays}, one of {serving} that take it")?;
                 if backends > serving { write!(f, " ({} do not)", backends - serving) } else { Ok(()) }
             }
             Self::NotAdmitted { service } => {

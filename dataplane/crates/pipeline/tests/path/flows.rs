@@ -84,6 +84,7 @@ pub(crate) fn frontend(addr: &str, protocol: u8, backends: &[(&str, BackendState
             .collect(),
         drops: false,
         sources: vec![],
+        affinity: 0,
     }
 }
 

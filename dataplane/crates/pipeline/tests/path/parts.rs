@@ -21,6 +21,7 @@ fn bench() -> Bench {
                     backends,
                     drops: false,
                     sources: vec![],
+                    affinity: 0,
                 })
                 .unwrap();
         }
@@ -124,6 +125,7 @@ fn fragments_of_what_a_pod_says_to_itself_by_a_service_come_back_to_it() {
                     backends,
                     drops: false,
                     sources: vec![],
+                    affinity: 0,
                 })
                 .unwrap();
         });

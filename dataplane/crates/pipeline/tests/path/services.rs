@@ -200,3 +200,63 @@ fn only_who_is_in_the_source_ranges_may_ask() {
         assert_eq!(verdict, Verdict::Drop(DropReason::ServiceSourceDenied), "{client}");
     }
 }
+
+/// By the client's address alone; and where others come that weigh more for it, as its last one for as long as is said.
+#[test]
+fn a_client_stays_with_its_backend_for_its_time_after_its_last_flow() {
+    for World { a, far, service, .. } in [V4, V6] {
+        for protocol in [TCP, UDP] {
+            let mut bench = bench();
+            let backend = |n: usize| ["10.244.1.3:8080", "10.244.1.5:8080", "10.244.9.9:8080"][n];
+            let v6 = ["[fd00:1::3]:8080", "[fd00:1::5]:8080", "[fd00:9::9]:8080"];
+            let backend = |n: usize| if a.contains('[') { v6[n] } else { backend(n) };
+            let sticky = |backends: &[(usize, BackendState)]| {
+                let backends: Vec<_> = backends.iter().map(|&(n, state)| (backend(n), state)).collect();
+                Frontend { affinity: 60, ..frontend(service, protocol, &backends) }
+            };
+            let set = |bench: &mut Bench, backends: &[(usize, BackendState)]| {
+                let row = sticky(backends);
+                bench.change(|tables| tables.set_frontend(row).unwrap());
+            };
+            // Each ask is a connection of its own.
+            let mut port = 40_000;
+            let mut ask = |bench: &mut Bench, client: &str, ingress: PortId| {
+                port += 1;
+                let client = client.replace(":40000", &format!(":{port}"));
+                let (verdict, after) = bench.send(ingress, &frame(ingress, &client, service, protocol, SYN));
+                assert!(matches!(verdict, Verdict::Forward(_)), "{verdict:?}");
+                let to = read(&after).dst.to_string();
+                (0..3).find(|n| backend(*n).contains(&to)).unwrap()
+            };
+            let all = [0, 1, 2].map(|n| (n, SERVING));
+            set(&mut bench, &all);
+            let best = ask(&mut bench, a, POD_A);
+            let rest: Vec<_> = all.into_iter().filter(|(n, _)| *n != best).collect();
+            // Without its best it goes to another one, and stays there when that comes back, while it goes on asking.
+            set(&mut bench, &rest);
+            let second = ask(&mut bench, a, POD_A);
+            assert_ne!(second, best);
+            set(&mut bench, &all);
+            for _ in 0..4 {
+                assert_eq!(ask(&mut bench, a, POD_A), second);
+                bench.now = bench.now.after_ms(50_000);
+            }
+            // After its time it is as new.
+            bench.now = bench.now.after_ms(30_000);
+            assert_eq!(ask(&mut bench, a, POD_A), best);
+            // One that takes no new flows is left, for good.
+            let drains = all.map(|(n, _)| (n, if n == best { BackendState::Draining } else { SERVING }));
+            set(&mut bench, &drains);
+            let third = ask(&mut bench, a, POD_A);
+            assert_ne!(third, best);
+            set(&mut bench, &all);
+            assert_eq!(ask(&mut bench, a, POD_A), third);
+            // Others are others; and a hundred connections of one client are one client's.
+            let other = ask(&mut bench, far, UPLINK);
+            for _ in 0..100 {
+                assert_eq!(ask(&mut bench, far, UPLINK), other);
+                assert_eq!(ask(&mut bench, a, POD_A), third);
+            }
+        }
+    }
+}

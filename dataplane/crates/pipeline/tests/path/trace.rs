@@ -36,6 +36,7 @@ fn frontend(backends: &[(&str, BackendState)]) -> Frontend {
             .collect(),
         drops: false,
         sources: vec![],
+        affinity: 0,
     }
 }
 
