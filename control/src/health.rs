@@ -15,6 +15,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::store::{Counted, Store, Warner};
@@ -29,12 +30,12 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(crate) fn serve(store: &Arc<Store>, address: SocketAddr) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {
-        Ok(runtime) => runtime.block_on(accept(store, address)),
+        Ok(runtime) => runtime.block_on(listen(store, address)),
         Err(error) => tracing::error!("--health-address {address}: {error}; nobody is answered there"),
     }
 }
 
-async fn accept(store: &Arc<Store>, address: SocketAddr) {
+async fn listen(store: &Arc<Store>, address: SocketAddr) {
     let listener = loop {
         match TcpListener::bind(address).await {
             Ok(listener) => break listener,
@@ -48,16 +49,27 @@ async fn accept(store: &Arc<Store>, address: SocketAddr) {
         }
     };
     store.warn(Warner::Health, vec![]);
+    let store = Arc::clone(store);
+    accept(listener, move |method, path| answer(&store, method, path)).await;
+}
+
+/// Answers whoever comes, for good. Clients keep nobody waiting.
+pub(crate) async fn accept<A>(listener: TcpListener, answer: A)
+where
+    A: Fn(&Method, &str) -> Response<Full<Bytes>> + Clone + Send + Sync + 'static,
+{
+    let mut clients = JoinSet::new();
     loop {
+        while clients.try_join_next().is_some() {}
         let Ok((stream, _)) = listener.accept().await else {
             // Out of descriptors; those that are busy will give some back.
             sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let store = Arc::clone(store);
-        tokio::spawn(async move {
+        let answer = answer.clone();
+        clients.spawn(async move {
             let service = service_fn(|request: Request<Incoming>| {
-                let answer = answer(&store, request.method(), request.uri().path());
+                let answer = answer(request.method(), request.uri().path());
                 async move { Ok::<_, Infallible>(answer) }
             });
             let mut server = hyper::server::conn::http1::Builder::new();

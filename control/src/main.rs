@@ -6,6 +6,7 @@
 mod args;
 mod attach;
 mod bandwidth;
+mod checks;
 mod cni;
 mod health;
 mod host;
@@ -122,6 +123,8 @@ fn run(
         let shared = Arc::clone(&store);
         start("nat", move || nat::follow(&shared, &host, &shared.config.router))?;
     }
+    let shared = Arc::clone(&store);
+    start("checks", move || checks::serve(&shared))?;
     if let Some(address) = args.health_address {
         let shared = Arc::clone(&store);
         start("health", move || health::serve(&shared, address))?;

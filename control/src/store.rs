@@ -92,6 +92,7 @@ pub(crate) enum Warner {
     Nat,
     Report,
     Health,
+    Checks,
 }
 
 /// What happened since the start.

@@ -1,10 +1,12 @@
 //! Services by addresses that the world may know: ports of the nodes, load balancers' addresses and external ones, from inside and outside.
 
-use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use lab::exchange::{By, inside, through};
 use lab::lan::GATEWAY;
 use lab::netns::Netns;
@@ -14,7 +16,7 @@ use lab::wait::{PATIENCE, wait_until};
 use serde_json::{Value, json};
 
 use crate::nodes::Bed;
-use crate::services::{FILE, own, service, slices, wait_for};
+use crate::services::{FILE, address, own, service, slices, wait_for};
 
 const NODE_PORTS: [(&str, &str, u16, u16); 2] = [("http", "TCP", 30_080, 8080), ("dns", "UDP", 30_053, 5353)];
 
@@ -150,6 +152,145 @@ fn with_a_local_policy_the_world_is_served_where_an_endpoint_is_and_stays_itself
         }
         bed.cluster.ledgers().unwrap();
     }
+}
+
+/// What a load balancer asks of a node: how many endpoints there are, and the answer's code.
+fn asks(from: &Netns, at: SocketAddr) -> Result<(u16, u64)> {
+    let mut stream = inside(from, || TcpStream::connect_timeout(&at, PATIENCE))??;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a body")?;
+    let code = head.split(' ').nth(1).context("no code")?.parse()?;
+    let said: Value = serde_json::from_str(body)?;
+    let endpoints = said["localEndpoints"].as_u64().context("no number")?;
+    anyhow::ensure!(said["service"]["name"] == "service-7" && said["serviceProxyHealthy"] == true, "{said}");
+    let weight = format!("x-load-balancing-endpoint-weight: {endpoints}");
+    anyhow::ensure!(head.to_lowercase().contains(&weight), "{head}");
+    Ok((code, endpoints))
+}
+
+#[test]
+fn a_load_balancer_is_told_which_node_has_endpoints() {
+    for uplink in [Uplink::Dedicated, Uplink::Kernel] {
+        let bed = Bed::with(&Options { uplink, masquerade: true, ..Options::default() }, 2);
+        let [first, second] = [&bed.cluster.nodes[0], &bed.cluster.nodes[1]];
+        let spec = json!({"spec": {"externalTrafficPolicy": "Local", "healthCheckNodePort": 32_000}});
+        set(&bed, &bed.pods[1], second, &spec);
+        let outside = &bed.cluster.lan.outside;
+        for (node, answer) in [(first, (503, 0)), (second, (200, 1))] {
+            let mut at: Vec<String> = node.site.host().to_vec();
+            if uplink == Uplink::Dedicated {
+                at.extend(node.site.router());
+            }
+            for at in at {
+                let at = SocketAddr::new(ip(&at), 32_000);
+                let mut said = None;
+                wait_until("it answers", PATIENCE, || {
+                    said = Some(asks(outside, at)?);
+                    Ok(())
+                })
+                .unwrap();
+                assert_eq!(said, Some(answer), "{at}");
+            }
+        }
+        // Of another policy it has no such port.
+        set(&bed, &bed.pods[1], second, &json!({"spec": {"externalTrafficPolicy": "Cluster"}}));
+        let at = SocketAddr::new(own(second, Family::V4), 32_000);
+        wait_until("it is closed", PATIENCE, || match asks(outside, at) {
+            Ok(said) => Err(anyhow::anyhow!("{said:?}")),
+            Err(_) => Ok(()),
+        })
+        .unwrap();
+        bed.cluster.ledgers().unwrap();
+    }
+}
+
+/// A pod that answers each connection with its name, until it is dropped.
+struct Server {
+    listener: Arc<TcpListener>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(pod: &Pod, family: Family, name: u8) -> Result<Self> {
+        let at = SocketAddr::new(ip(&pod.address(family)), 8080);
+        let listener = Arc::new(inside(&pod.netns, || TcpListener::bind(at))??);
+        let shared = Arc::clone(&listener);
+        let thread = std::thread::spawn(move || {
+            while let Ok((mut client, _)) = shared.accept() {
+                // Who has gone meanwhile does not want to know.
+                let _ = client.write_all(&[name]);
+            }
+        });
+        Ok(Self { listener, thread: Some(thread) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Wakes the one that accepts.
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn who_answers(from: &Netns, at: SocketAddr) -> u8 {
+    let mut stream = inside(from, || TcpStream::connect_timeout(&at, PATIENCE)).unwrap().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut name = [0];
+    stream.read_exact(&mut name).unwrap();
+    name[0]
+}
+
+/// By every kind of address, and after the policy of its Service changes there and back.
+#[test]
+fn a_client_stays_with_its_endpoint_while_affinity_is_asked_for() {
+    let bed = Bed::by(Uplink::Kernel, 2);
+    let [a, b] = [&bed.pods[0], &bed.pods[1]];
+    let [first, second] = [&bed.cluster.nodes[0], &bed.cluster.nodes[1]];
+    for family in Family::BOTH {
+        let _servers = [Server::start(a, family, 1).unwrap(), Server::start(b, family, 2).unwrap()];
+        let tell = |affinity: &str| {
+            let mut web = service(7, &[("", "TCP", 80)], &json!({}));
+            web["spec"]["type"] = json!("NodePort");
+            web["spec"]["sessionAffinity"] = json!(affinity);
+            web["spec"]["ports"][0]["nodePort"] = json!(30_080);
+            let mut objects = vec![web];
+            objects.extend(slices(7, "all", &[("", "TCP", 8080)], &[(a, "ready"), (b, "ready")]));
+            bed.cluster.set(FILE, &objects).unwrap();
+            let stays = affinity == "ClientIP";
+            wait_for(&bed, affinity, |shown| {
+                shown.contains(":30080") && shown.contains("a client stays for 10800 s") == stays
+            });
+        };
+        let at = [
+            SocketAddr::new(address(7, family), 80),
+            SocketAddr::new(own(first, family), 30_080),
+            SocketAddr::new(own(second, family), 30_080),
+        ];
+        for from in [&a.netns, &b.netns, &first.host, &bed.cluster.lan.outside] {
+            // The world knows nodes alone.
+            for at in at.iter().skip(usize::from(std::ptr::eq(from, &bed.cluster.lan.outside))) {
+                tell("ClientIP");
+                let one = who_answers(from, *at);
+                for _ in 0..12 {
+                    assert_eq!(who_answers(from, *at), one, "{} at {at}", from.name());
+                }
+                tell("None");
+                wait_until("another answers", PATIENCE, || {
+                    anyhow::ensure!(who_answers(from, *at) != one);
+                    Ok(())
+                })
+                .unwrap();
+            }
+        }
+    }
+    // Who stays is among the flows, as what it is.
+    let shown = second.query().text(&["show", "flows", "--state", "affinity"]).unwrap();
+    assert!(shown.contains("30080"), "{shown}");
+    bed.cluster.ledgers().unwrap();
 }
 
 /// An address that is no node's, and leads to one: from outside by its network, from a node by its kernel's routes.

@@ -18,7 +18,7 @@ use crate::host_ports::HostPort;
 use crate::nodes::Nodes;
 use crate::objects::ObjectName;
 use crate::rows::Rows;
-use crate::services::{NodePort, Services};
+use crate::services::{HealthCheck, NodePort, Services};
 use crate::view::{ClusterView, Local};
 
 /// What the data plane and the node's kernel ought to hold. A copy costs next to nothing.
@@ -41,6 +41,8 @@ pub struct Desired {
     pub router_addresses: Vec<IpAddr>,
     /// Services' ports on the node's addresses: there the kernel passes them on to the router's address.
     pub node_ports: OrdSet<NodePort>,
+    /// Where load balancers ask whether a Service has endpoints here, by port.
+    pub health_checks: OrdMap<u16, HealthCheck>,
     /// Those addresses, and the router's.
     pub(crate) node_port_addresses: Vec<IpAddr>,
     pub(crate) services: Services,

@@ -1,6 +1,6 @@
 //! Which endpoints a Service's port uses on this node, as kube-proxy decides it (Kubernetes, pkg/proxy/topology.go).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proto::dataplane::{Backend, BackendState};
@@ -65,6 +65,17 @@ pub(crate) fn backends(
     let usable = |own: &&SliceEndpoint| own.ready || own.serving && own.terminating;
     let drops = others.is_empty() && all.values().any(usable);
     (all.iter().filter_map(backend).collect(), drops)
+}
+
+/// Those on this node that are ready: as many as pods, where each has an address a family.
+pub(crate) fn local_endpoints(slices: &[&EndpointSlice], place: Place<'_>) -> u32 {
+    let of = |family: &str| {
+        let slices = slices.iter().filter(|slice| *slice.family == *family);
+        let endpoints = slices.flat_map(|slice| &slice.endpoints);
+        let here = endpoints.filter(|own| own.ready && *own.node == *place.node);
+        here.map(|own| own.address.to_string()).collect::<BTreeSet<_>>().len()
+    };
+    u32::try_from(of("IPv4").max(of("IPv6"))).unwrap_or(u32::MAX)
 }
 
 /// Those of all slices. One may be in several: one that says that it is on this node comes before the others.

@@ -32,7 +32,7 @@ pub use objects::{
 };
 pub use prefixes::range_fault;
 pub use rows::{ApplyError, Rows, apply};
-pub use services::NodePort;
+pub use services::{HealthCheck, NodePort};
 pub use view::{
     Attachment, Change, ClusterView, Host, Local, Uplink, ViewChange, Vxlan, pod_mtu, router_way,
 };

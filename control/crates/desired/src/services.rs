@@ -8,11 +8,11 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use imbl::{OrdMap, OrdSet};
-use proto::dataplane::{Frontend, FrontendKey, Protocol};
+use proto::dataplane::{Backend, BackendState, Frontend, FrontendKey, Protocol};
 use wire::{AddrError, IpPrefix};
 
 use crate::build::{About, Desired, changed};
-use crate::endpoints::{Place, Reach, backends};
+use crate::endpoints::{Place, Reach, backends, local_endpoints};
 use crate::objects::{EndpointSlice, ObjectName, Service, ServicePort};
 use crate::prefixes::station;
 use crate::view::{ClusterView, Local};
@@ -31,6 +31,7 @@ struct Held {
     frontends: Vec<FrontendKey>,
     /// What the node's kernel routes to us.
     routed: Vec<IpAddr>,
+    health_check: Option<u16>,
 }
 
 /// A Service's port on the node's addresses, in one family.
@@ -39,6 +40,14 @@ pub struct NodePort {
     pub v4: bool,
     pub protocol: Protocol,
     pub port: u16,
+}
+
+/// What a load balancer is to know of a Service on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub service: ObjectName,
+    /// Those that are ready.
+    pub local_endpoints: u32,
 }
 
 /// An address of a Service.
@@ -174,21 +183,65 @@ impl Desired {
             self.host_prefixes.insert(IpPrefix::host(address));
             held.routed.push(address);
         }
-        if !held.frontends.is_empty() {
-            self.services.held.insert(name.clone(), held);
+        if service.external_local && service.health_check_node_port != 0 {
+            self.answer_checks(name, service, &slices, place, &mut held, &mut problems);
         }
-        let unserved = unserved(service);
-        if !unserved.is_empty() {
-            problems.push(format!("{} not honoured yet; the rest is", unserved.join(", ")));
+        if held != Held::default() {
+            self.services.held.insert(name.clone(), held);
         }
         for problem in problems {
             self.warn(about.clone(), format!("Service {name}: {problem}"));
         }
     }
 
+    /// Has load balancers answered; those that come by an uplink of ours by what it passes on to the node.
+    fn answer_checks(
+        &mut self,
+        name: &ObjectName,
+        service: &Service,
+        slices: &[&EndpointSlice],
+        place: Place<'_>,
+        held: &mut Held,
+        problems: &mut Vec<String>,
+    ) {
+        let port = service.health_check_node_port;
+        if let Some(other) = self.health_checks.get(&port) {
+            problems.push(format!(
+                "spec.healthCheckNodePort {port} is Service {}'s already; left out",
+                other.service
+            ));
+            self.contested = true;
+            return;
+        }
+        let check = HealthCheck { service: name.clone(), local_endpoints: local_endpoints(slices, place) };
+        self.health_checks.insert(port, check);
+        held.health_check = Some(port);
+        let passed_on =
+            |own: &&IpAddr| !self.host_addresses.contains(own) && !self.router_addresses.contains(own);
+        for address in self.node_port_addresses.clone().iter().filter(passed_on).copied().collect::<Vec<_>>()
+        {
+            let key = FrontendKey { network: 0, address, port, protocol: Protocol(wire::protocol::TCP) };
+            let host = self.host_addresses.iter().find(|own| own.is_ipv4() == address.is_ipv4());
+            let Some(&host) = host else { continue };
+            if let Some(other) = self.rows.frontends.get(&key) {
+                problems.push(format!("{key} is the {} already; left out", other.name));
+                self.contested = true;
+                continue;
+            }
+            let backends = vec![Backend { address: host, port, state: BackendState::Serving }];
+            let name = format!("{name}: health check");
+            let row = Frontend { key, name, backends, drops: false, sources: vec![], affinity_seconds: None };
+            self.rows.frontends.insert(key, row);
+            held.frontends.push(key);
+        }
+    }
+
     /// Undoes what [`Self::serve`] did for a Service.
     fn withdraw(&mut self, name: &ObjectName) {
-        let Held { frontends, routed } = self.services.held.remove(name).unwrap_or_default();
+        let Held { frontends, routed, health_check } = self.services.held.remove(name).unwrap_or_default();
+        if let Some(port) = health_check {
+            self.health_checks.remove(&port);
+        }
         for key in frontends {
             self.rows.frontends.remove(&key);
             if self.router_addresses.contains(&key.address) {
@@ -280,10 +333,4 @@ fn is_ours(service: &Service) -> bool {
 /// As `namespace/service:port`.
 fn title(name: &ObjectName, port: &ServicePort) -> String {
     if port.name.is_empty() { name.to_string() } else { format!("{name}:{}", port.name) }
-}
-
-/// What of a Service is asked for and not done.
-fn unserved(service: &Service) -> Vec<&'static str> {
-    let asked = [(service.health_check_node_port != 0, "spec.healthCheckNodePort")];
-    asked.into_iter().filter(|(asked, _)| *asked).map(|(_, field)| field).collect()
 }

@@ -162,18 +162,48 @@ fn a_service_that_is_not_ours_or_has_no_address_has_no_frontend() {
         assert_eq!((frontends(&desired), desired.warnings().count()), (vec![], 0), "{why}");
     }
     // What cannot be honoured is named.
-    let mut more = service(&["10.96.0.7", "127.0.0.1"], &ports);
-    more.health_check_node_port = 30_080;
+    let more = service(&["10.96.0.7", "127.0.0.1"], &ports);
     let desired = Desired::build(&view([("web", more)], []), &local());
     let told: Vec<&str> = desired.warnings().collect();
     assert_eq!(frontends(&desired), ["10.96.0.7:80/tcp shop/web -> "]);
     assert!(told[0].contains("spec.clusterIPs[1] `127.0.0.1`"), "{told:?}");
-    assert!(told[1].contains("healthCheckNodePort"), "{told:?}");
     // Of two that claim one address and port, one has it, and the other is told.
     let twice = view([("a", plain.clone()), ("b", plain)], []);
     let desired = Desired::build(&twice, &local());
     assert_eq!(frontends(&desired), ["10.96.0.7:80/tcp shop/a -> "]);
     assert!(desired.warnings().any(|text| text.contains("shop/b") && text.contains("the shop/a")));
+}
+
+/// Where load balancers ask: what is ready here counts alone, a pod once.
+#[test]
+fn a_load_balancer_hears_how_many_endpoints_are_ready_here() {
+    let web =
+        Service { external_local: true, health_check_node_port: 32_000, ..service(&["10.96.0.7"], &[]) };
+    let here = |address: &str, ready: bool| SliceEndpoint {
+        node: NODE.into(),
+        ready,
+        terminating: !ready,
+        ..self::ready(address)
+    };
+    let mut of = slice("web", 80, &["10.244.2.2"]);
+    of.endpoints.extend([here("10.244.1.2", true), here("10.244.1.3", true), here("10.244.1.4", false)]);
+    let mut again = of.clone();
+    again.endpoints.truncate(2);
+    let six = EndpointSlice { endpoints: vec![here("fd00:1::2", true)], ..slice("web", 80, &["fd00::9"]) };
+    let all = view([("web", web.clone())], [("web-1", of), ("web-2", again), ("web-6", six)]);
+    let desired = Desired::build(&all, &local());
+    let checks: Vec<_> =
+        desired.health_checks.iter().map(|(port, own)| (*port, own.local_endpoints)).collect();
+    assert_eq!(checks, [(32_000, 2)]);
+    // By an uplink of ours, at its own address, that is passed on to the node's.
+    let mut two = local();
+    two.uplink.as_mut().unwrap().addresses[0].address = "172.16.0.9".parse().unwrap();
+    let desired = Desired::build(&all, &two);
+    assert_eq!(frontends(&desired), ["172.16.0.9:32000/tcp shop/web: health check -> 172.16.0.1:32000"]);
+    let cluster = Service { external_local: false, ..web };
+    let next = ClusterView { services: [(named("web"), cluster)].into_iter().collect(), ..all.clone() };
+    let next = desired.next((&all, &two), &next, &two);
+    assert!(next.health_checks.is_empty() && frontends(&next).is_empty());
 }
 
 /// kube-proxy's pkg/proxy/topology.go, of one port of one family: who gets new flows.
