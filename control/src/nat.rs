@@ -272,7 +272,7 @@ fn set_text(name: &str, nfproto: &str, flags: &str, elements: Vec<String>) -> St
 fn tunnel_rules(name: &str, wanted: &Wanted) -> String {
     let Some(KernelTunnel { end, vni, udp_port, .. }) = wanted.by_kernel.tunnel else { return String::new() };
     let (family, nfproto) = if end.address.is_ipv4() { ("ip", "ipv4") } else { ("ip6", "ipv6") };
-    let ends = wanted.ends().iter().map(ToString::to_string).collect();
+    let ends = wanted.by_kernel.ends.keys().map(ToString::to_string).collect();
     let ends = set_text("tunnel_ends", nfproto, "", ends);
     // The VNI is behind eight bytes of UDP and four of VXLAN's flags (RFC 7348, section 5): other tunnels are none of ours.
     let ours = format!("udp dport {udp_port} @th,96,24 {vni}");
