@@ -44,6 +44,8 @@ pub(crate) struct Part {
     pub(crate) neighbours: BTreeMap<Neighbour, IpAddr>,
     /// Who may send into the tunnel.
     pub(crate) ends: Vec<IpAddr>,
+    /// From whom, and what.
+    pub(crate) sources: Vec<(IpAddr, IpPrefix)>,
     /// Whom pods reach as themselves.
     pub(crate) cluster: Vec<IpPrefix>,
 }
@@ -109,6 +111,11 @@ impl Wanted {
             let (old, now) = both(item);
             gone.ends.extend(old.map(|(end, _)| *end));
             new.ends.extend(now.map(|(end, _)| *end));
+        }
+        for item in before.by_kernel.sources.diff(&self.by_kernel.sources) {
+            let (old, now) = ends_of(item);
+            gone.sources.extend(old);
+            new.sources.extend(now);
         }
         for item in before.by_kernel.pods.diff(&self.by_kernel.pods) {
             let (old, now) = both(item);
@@ -184,7 +191,7 @@ fn both<'a, 'b, K, V>(item: DiffItem<'a, 'b, K, V>) -> (Entry<'a, K, V>, Entry<'
     }
 }
 
-fn ends_of<'a, 'b>(item: ordset::DiffItem<'a, 'b, IpPrefix>) -> (Option<&'a IpPrefix>, Option<&'b IpPrefix>) {
+fn ends_of<'a, 'b, T>(item: ordset::DiffItem<'a, 'b, T>) -> (Option<&'a T>, Option<&'b T>) {
     match item {
         ordset::DiffItem::Add(new) => (None, Some(new)),
         ordset::DiffItem::Remove(old) => (Some(old), None),
@@ -257,6 +264,7 @@ mod tests {
         routes: BTreeMap<(u32, IpPrefix), (String, KernelRoute)>,
         neighbours: BTreeSet<Neighbour>,
         ends: BTreeSet<IpAddr>,
+        sources: BTreeSet<(IpAddr, IpPrefix)>,
         cluster: BTreeSet<IpPrefix>,
     }
 
@@ -267,6 +275,9 @@ mod tests {
             }
             for end in &gone.ends {
                 assert!(self.ends.remove(end));
+            }
+            for source in &gone.sources {
+                assert!(self.sources.remove(source));
             }
             for prefix in &gone.cluster {
                 assert!(self.cluster.remove(prefix));
@@ -279,6 +290,9 @@ mod tests {
             self.neighbours.extend(new.neighbours.keys());
             for end in &new.ends {
                 assert!(self.ends.insert(*end));
+            }
+            for source in &new.sources {
+                assert!(self.sources.insert(*source));
             }
             self.cluster.extend(&new.cluster);
         }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use wire::{IpPrefix, MacAddr};
 
 use crate::build::{About, Desired, Prefixes, changed, everything};
@@ -26,6 +26,8 @@ pub struct ByKernel {
     /// Other nodes' ends of tunnels, and whose each is. Those of nodes that are reached without are among them: their networks may be
     /// narrower than this node's, so that they do not see it as a neighbour.
     pub ends: OrdMap<IpAddr, String>,
+    /// What may come in the tunnel, by the end that it comes from: the ranges and addresses of its node.
+    pub sources: OrdSet<(IpAddr, IpPrefix)>,
     /// All nodes' podCIDRs and addresses. Where packets of pods go with their own source are these and `outside`; all else leaves the node
     /// with the node's.
     pub cluster: Prefixes,
@@ -109,6 +111,7 @@ impl Desired {
                 return self.warn(about(), text);
             }
             self.by_kernel.ends.insert(address, name.to_owned());
+            self.by_kernel.sources.extend(node.sources().map(|source| (address, source)));
             if !(vxlan.across_subnets && local.subnets.iter().any(|net| net.contains(address))) {
                 let end = End { address, mac: tunnel_mac(name) };
                 self.by_kernel.pods.extend(node.pod_cidrs.iter().map(|&prefix| (prefix, Way::Tunnel(end))));
@@ -139,6 +142,9 @@ impl Desired {
         }
         if let Some(end) = self.end_of(&node) {
             self.by_kernel.ends.remove(&end);
+            for source in node.sources() {
+                self.by_kernel.sources.remove(&(end, source));
+            }
         }
     }
 

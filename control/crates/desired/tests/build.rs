@@ -532,6 +532,28 @@ fn of_two_nodes_with_one_end_the_older_has_it() {
 }
 
 #[test]
+fn in_the_kernels_tunnel_a_node_has_its_ranges_and_addresses() {
+    let mut two = node(2);
+    // One that its range has already, and one that says nothing beyond its link.
+    two.addresses.push(NodeAddress { kind: "ExternalIP".into(), address: "10.244.2.9".into() });
+    two.router_addresses = Some("172.16.0.2,fe80::2".into());
+    let view = view([(1, node(1)), (2, two)], []);
+    for across_subnets in [false, true] {
+        // Whether it is reached by a tunnel or not: it may not see it as this node does.
+        let subnets = vec!["172.16.0.0/16".parse().unwrap()];
+        let local = Local { uplink: None, subnets, ..tunnelled(across_subnets) };
+        let desired = Desired::build(&view, &local);
+        assert_eq!(desired.by_kernel.stations.is_empty(), across_subnets);
+        assert_eq!(desired.by_kernel.ends.keys().collect::<Vec<_>>(), [&ip("172.16.0.2")]);
+        let text = |(end, source): &(IpAddr, IpPrefix)| format!("{end} {source}");
+        let sources: Vec<_> = desired.by_kernel.sources.iter().map(text).collect();
+        let expected =
+            ["10.244.2.0/24", "172.16.0.2/32", "192.168.77.12/32", "fd00:10:244:2::/64", "fd00:77::12/128"];
+        assert_eq!(sources, expected.map(|source| format!("172.16.0.2 {source}")));
+    }
+}
+
+#[test]
 fn two_attachments_of_one_address_do_not_reach_the_data_plane() {
     let mut twice = local();
     let mut second = twice.attachments[0].clone();
