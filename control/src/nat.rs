@@ -48,7 +48,14 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
         let failed = nat.keep(name, &wanted).err();
         looked = Instant::now();
         rest = if failed.is_none() { LOOK.max((looked - began) * SHARE) } else { LOOK };
-        let text = |error| format!("host interface `{name}`: {error}; it is tried again every {LOOK:?}");
+        let tunnel = wanted.by_kernel.tunnel;
+        store.hold_tunnel(tunnel.map(|tunnel| (tunnel, failed.is_none())));
+        let closed = tunnel.map_or(
+            "",
+            |_| "; until then there is no tunnel to other nodes, since anybody could send into it",
+        );
+        let text =
+            |error| format!("host interface `{name}`: {error}; it is tried again every {LOOK:?}{closed}");
         store.warn(Warner::Nat, failed.map(text).into_iter().collect());
     }
 }

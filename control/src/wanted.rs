@@ -78,6 +78,14 @@ impl Wanted {
         }
     }
 
+    /// The same while there must be no tunnel.
+    pub(crate) fn without_tunnel(mut self) -> Self {
+        let ByKernel { pods, cluster, outside, .. } = self.by_kernel;
+        let native = pods.into_iter().filter(|(_, way)| matches!(way, Way::Neighbour(_)));
+        self.by_kernel = ByKernel { pods: native.collect(), cluster, outside, ..ByKernel::default() };
+        self
+    }
+
     /// All of it, as new.
     pub(crate) fn whole(&self, router: &Router) -> Part {
         self.compare(&Self::default(), router).new

@@ -1,6 +1,8 @@
 //! VXLAN where the nodes' kernels are the way, by a device of theirs; and what of it is told, refused and taken back.
 
+use std::io::Write;
 use std::net::{IpAddr, UdpSocket};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -314,6 +316,50 @@ fn the_kernels_tunnel_is_mended_follows_the_cluster_and_goes() {
     bed.cluster.nodes[1].uninstall().unwrap();
     let left = told(&bed.cluster.nodes[1]);
     assert!(!left.contains(DEVICE) && !left.contains("112"), "{left}");
+}
+
+/// Anybody could send into it: so it goes while nftables does not take its rules, and does not come before they are there.
+#[test]
+fn without_its_rules_there_is_no_kernels_tunnel() {
+    let mut bed = Bed::with(&options(Vxlan::Always), 2);
+    let (from, to) = (bed.pods[0].netns.clone(), bed.pods[1].address(Family::V4));
+    wait_until("they reach each other", PATIENCE, || reaches(&from, &to).map(drop)).unwrap();
+    let node = &mut bed.cluster.nodes[0];
+    // A table that a process owns is nobody else's to change, and goes with it.
+    let mut owner = node.host.command("nft").arg("-i").stdin(Stdio::piped()).spawn().unwrap();
+    let words = "delete table inet podrouter\nadd table inet podrouter { flags owner; }\n";
+    owner.stdin.as_mut().unwrap().write_all(words.as_bytes()).unwrap();
+    let is_closed = |node: &Node| {
+        wait_until("there is no tunnel", PATIENCE, || {
+            let (now, warnings) = (told(node), node.query().warnings()?.concat());
+            ensure!(
+                !now.contains(DEVICE) && warnings.contains("no tunnel to other nodes"),
+                "{now}{warnings}"
+            );
+            Ok(())
+        })
+        .unwrap();
+    };
+    is_closed(node);
+    node.restart_control().unwrap();
+    is_closed(node);
+    assert_eq!(
+        Ping { count: 1, patience: Duration::from_millis(200), ..Ping::default() }
+            .run(&from, &to)
+            .unwrap()
+            .received,
+        0
+    );
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    wait_until("it is back", PATIENCE, || reaches(&from, &to).map(drop)).unwrap();
+    wait_until("nothing is warned of", PATIENCE, || {
+        let warnings = bed.cluster.nodes[0].query().warnings()?;
+        ensure!(warnings.is_empty(), "{warnings:?}");
+        Ok(())
+    })
+    .unwrap();
+    bed.cluster.ledgers().unwrap();
 }
 
 /// Without what counts up from one device to the next.
