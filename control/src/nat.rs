@@ -64,16 +64,35 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
 #[derive(Debug, Default)]
 struct Nat {
     written: Option<Written>,
-    /// What an earlier process left is gone.
-    swept: bool,
+    /// There is none, not even an earlier process'.
+    absent: bool,
 }
 
 /// What was written last.
 #[derive(Debug)]
 struct Written {
     wanted: Wanted,
-    /// How the kernel lists it; `None`: it was changed by us since it was asked.
+    /// How the kernel lists all of it but the elements of sets.
+    rules: String,
+    /// How it lists all of it; `None`: elements were changed by us since it was asked.
     listed: Option<String>,
+}
+
+impl Written {
+    fn read(wanted: &Wanted) -> Result<Self, Failed> {
+        Ok(Self { wanted: wanted.clone(), rules: list(&["--terse"])?, listed: Some(list(&[])?) })
+    }
+
+    /// Whether nobody else has changed it; whatever elements there are after ours were changed count as ours.
+    fn stands(&mut self) -> bool {
+        let Ok(now) = list(&[]) else { return false };
+        let stands = match &self.listed {
+            Some(listed) => *listed == now,
+            None => list(&["--terse"]).is_ok_and(|rules| rules == self.rules),
+        };
+        self.listed = Some(now);
+        stands
+    }
 }
 
 impl Nat {
@@ -83,24 +102,23 @@ impl Nat {
     /// `nft` is not installed, or the kernel refuses.
     fn keep(&mut self, name: &str, wanted: &Wanted) -> Result<(), String> {
         if !needs_table(wanted) {
-            if !self.swept || self.written.take().is_some() {
-                self.swept = true;
+            if !self.absent {
+                self.written = None;
                 match nft(&format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")) {
                     // Without the program there never was a table.
                     Err(Failed::Absent) => {}
                     other => other.map(drop).map_err(|error| error.to_string())?,
                 }
                 netlink::sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), "0");
+                self.absent = true;
             }
             return Ok(());
         }
-        self.swept = true;
+        self.absent = false;
         if let Some(written) = &mut self.written
             && written.wanted == *wanted
-            && let Ok(now) = list()
-            && written.listed.as_ref().is_none_or(|listed| *listed == now)
+            && written.stands()
         {
-            written.listed = Some(now);
             return Ok(());
         }
         self.written = None;
@@ -108,14 +126,13 @@ impl Nat {
         let localnet = if wanted.ports.is_empty() { "0" } else { "1" };
         netlink::sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), localnet);
         nft(&rules(name, wanted)).map_err(|error| error.to_string())?;
-        let listed = list().map_err(|error| error.to_string())?;
-        self.written = Some(Written { wanted: wanted.clone(), listed: Some(listed) });
+        self.written = Some(Written::read(wanted).map_err(|error| error.to_string())?);
         Ok(())
     }
 
     /// Has it know of nodes that came and went since it was kept, and counts on; whether that was all that was to do, and is done.
     fn step(&mut self, wanted: &Wanted, router: &Router) -> bool {
-        let Some(written) = &mut self.written else { return self.swept && !needs_table(wanted) };
+        let Some(written) = &mut self.written else { return self.absent && !needs_table(wanted) };
         if written.wanted == *wanted {
             return true;
         }
@@ -197,8 +214,8 @@ enum Failed {
     Refused(String),
 }
 
-fn list() -> Result<String, Failed> {
-    run(Command::new("nft").args(["--stateless", "list", "table", "inet", TABLE]), "")
+fn list(options: &[&str]) -> Result<String, Failed> {
+    run(Command::new("nft").arg("--stateless").args(options).args(["list", "table", "inet", TABLE]), "")
 }
 
 /// All of it in one transaction.

@@ -300,8 +300,17 @@ fn the_kernels_tunnel_is_mended_follows_the_cluster_and_goes() {
         Ok(())
     })
     .unwrap();
+    // Somebody's change that comes just after one of ours is seen too.
+    node.host.succeed("nft", &["flush", "chain", "inet", "podrouter", "tunnel_inside"]).unwrap();
     bed.cluster.tell(&sites).unwrap();
     wait_until("it is back", PATIENCE, || reaches(&from, &to_b).map(drop)).unwrap();
+    wait_until("all rules are", PATIENCE, || {
+        let node = &bed.cluster.nodes[0];
+        let rules = node.host.succeed("nft", &["list", "chain", "inet", "podrouter", "tunnel_inside"])?;
+        ensure!(rules.contains("tunnel-source-spoofed"), "{rules}");
+        Ok(())
+    })
+    .unwrap();
     bed.cluster.ledgers().unwrap();
     // Without tunnels, and without the whole, nothing of them stays.
     let node = &mut bed.cluster.nodes[0];
