@@ -77,7 +77,10 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
     loop {
         let plan = store.next_plan(seen, rest.saturating_sub(looked.elapsed()));
         seen = plan.revision;
-        let wanted = Wanted::of(&plan.desired);
+        let mut wanted = Wanted::of(&plan.desired);
+        if wanted.by_kernel.tunnel.is_some_and(|tunnel| !store.holds_tunnel(&tunnel)) {
+            wanted = wanted.without_tunnel();
+        }
         if let Some(before) = settled.take().filter(|_| looked.elapsed() < rest) {
             // Most changes are none of the kernel's; most others are a node's, of thousands.
             let stepped = before == wanted

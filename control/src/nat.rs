@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -22,6 +23,14 @@ use crate::wanted::{Difference, Wanted};
 
 /// Its family is `inet`: both families' rules are in it.
 const TABLE: &str = "podrouter";
+
+// What is inside a datagram, in bits from its UDP header: behind that are eight bytes of VXLAN's, and fourteen of Ethernet's. Where one ends
+// before, no rule that asks for it holds.
+const INNER_TYPE: &str = "@th,224,16";
+const INNER_SOURCE4: &str = "@th,336,32";
+const INNER_SOURCE6: &str = "@th,304,128";
+const INNER_NEXT_HEADER: &str = "@th,288,8";
+const INNER_ICMP6_TYPE: &str = "@th,560,8";
 
 /// Follows the desired state for good, on the calling thread. Beside the routes, since nft reads all that there is for each word to it: among
 /// thousands of nodes that takes tens of milliseconds.
@@ -39,7 +48,14 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
         let failed = nat.keep(name, &wanted).err();
         looked = Instant::now();
         rest = if failed.is_none() { LOOK.max((looked - began) * SHARE) } else { LOOK };
-        let text = |error| format!("host interface `{name}`: {error}; it is tried again every {LOOK:?}");
+        let tunnel = wanted.by_kernel.tunnel;
+        store.hold_tunnel(tunnel.map(|tunnel| (tunnel, failed.is_none())));
+        let closed = tunnel.map_or(
+            "",
+            |_| "; until then there is no tunnel to other nodes, since anybody could send into it",
+        );
+        let text =
+            |error| format!("host interface `{name}`: {error}; it is tried again every {LOOK:?}{closed}");
         store.warn(Warner::Nat, failed.map(text).into_iter().collect());
     }
 }
@@ -50,16 +66,35 @@ struct Nat {
     /// In which of the node's addresses NodePorts are; empty: in all.
     within: Vec<IpPrefix>,
     written: Option<Written>,
-    /// What an earlier process left is gone.
-    swept: bool,
+    /// There is none, not even an earlier process'.
+    absent: bool,
 }
 
 /// What was written last.
 #[derive(Debug)]
 struct Written {
     wanted: Wanted,
-    /// How the kernel lists it; `None`: it was changed by us since it was asked.
+    /// How the kernel lists all of it but the elements of sets.
+    rules: String,
+    /// How it lists all of it; `None`: elements were changed by us since it was asked.
     listed: Option<String>,
+}
+
+impl Written {
+    fn read(wanted: &Wanted) -> Result<Self, Failed> {
+        Ok(Self { wanted: wanted.clone(), rules: list(&["--terse"])?, listed: Some(list(&[])?) })
+    }
+
+    /// Whether nobody else has changed it; whatever elements there are after ours were changed count as ours.
+    fn stands(&mut self) -> bool {
+        let Ok(now) = list(&[]) else { return false };
+        let stands = match &self.listed {
+            Some(listed) => *listed == now,
+            None => list(&["--terse"]).is_ok_and(|rules| rules == self.rules),
+        };
+        self.listed = Some(now);
+        stands
+    }
 }
 
 impl Nat {
@@ -69,24 +104,23 @@ impl Nat {
     /// `nft` is not installed, or the kernel refuses.
     fn keep(&mut self, name: &str, wanted: &Wanted) -> Result<(), String> {
         if !needs_table(wanted) {
-            if !self.swept || self.written.take().is_some() {
-                self.swept = true;
+            if !self.absent {
+                self.written = None;
                 match nft(&format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")) {
                     // Without the program there never was a table.
                     Err(Failed::Absent) => {}
                     other => other.map(drop).map_err(|error| error.to_string())?,
                 }
                 netlink::sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), "0");
+                self.absent = true;
             }
             return Ok(());
         }
-        self.swept = true;
+        self.absent = false;
         if let Some(written) = &mut self.written
             && written.wanted == *wanted
-            && let Ok(now) = list()
-            && written.listed.as_ref().is_none_or(|listed| *listed == now)
+            && written.stands()
         {
-            written.listed = Some(now);
             return Ok(());
         }
         self.written = None;
@@ -94,14 +128,13 @@ impl Nat {
         let localnet = if has_ports(wanted) { "1" } else { "0" };
         netlink::sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), localnet);
         nft(&rules(name, wanted, &self.within)).map_err(|error| error.to_string())?;
-        let listed = list().map_err(|error| error.to_string())?;
-        self.written = Some(Written { wanted: wanted.clone(), listed: Some(listed) });
+        self.written = Some(Written::read(wanted).map_err(|error| error.to_string())?);
         Ok(())
     }
 
     /// Has it know of nodes that came and went since it was kept, and counts on; whether that was all that was to do, and is done.
     fn step(&mut self, wanted: &Wanted, router: &Router) -> bool {
-        let Some(written) = &mut self.written else { return self.swept && !needs_table(wanted) };
+        let Some(written) = &mut self.written else { return self.absent && !needs_table(wanted) };
         if written.wanted == *wanted {
             return true;
         }
@@ -148,6 +181,22 @@ fn element(prefix: &IpPrefix) -> String {
     if prefix.is_host() { prefix.addr().to_string() } else { prefix.to_string() }
 }
 
+/// The set of what may come in the tunnel that a prefix is in.
+fn sources_of(source: IpPrefix) -> &'static str {
+    if source.addr().is_ipv4() { "tunnel_sources_ip" } else { "tunnel_sources_ip6" }
+}
+
+/// What is inside a datagram has no name in nftables' words, and is a number.
+fn source_element(end: IpAddr, source: IpPrefix) -> String {
+    let (bits, first) = match source.addr() {
+        IpAddr::V4(first) => (32, u128::from(first.to_bits())),
+        IpAddr::V6(first) => (128, first.to_bits()),
+    };
+    let size = 1u128.checked_shl(bits - u32::from(source.len()));
+    let last = first | size.map_or(u128::MAX, |size| size - 1);
+    if first == last { format!("{end} . {first}") } else { format!("{end} . {first}-{last}") }
+}
+
 /// Adds and deletes elements of sets, in one transaction.
 fn elements(Difference { gone, new }: &Difference) -> String {
     let mut script = String::new();
@@ -161,6 +210,9 @@ fn elements(Difference { gone, new }: &Difference) -> String {
         }
         let ends = part.ends.iter().map(ToString::to_string);
         sets.entry("tunnel_ends".to_owned()).or_default().extend(ends);
+        for (end, source) in &part.sources {
+            sets.entry(sources_of(*source).to_owned()).or_default().push(source_element(*end, *source));
+        }
         for (set, elements) in sets.into_iter().filter(|(_, elements)| !elements.is_empty()) {
             let _ = writeln!(script, "{verb} element inet {TABLE} {set} {{ {} }}", elements.join(", "));
         }
@@ -181,8 +233,8 @@ enum Failed {
     Refused(String),
 }
 
-fn list() -> Result<String, Failed> {
-    run(Command::new("nft").args(["--stateless", "list", "table", "inet", TABLE]), "")
+fn list(options: &[&str]) -> Result<String, Failed> {
+    run(Command::new("nft").arg("--stateless").args(options).args(["list", "table", "inet", TABLE]), "")
 }
 
 /// All of it in one transaction.
@@ -222,7 +274,7 @@ fn rules(name: &str, wanted: &Wanted, within: &[IpPrefix]) -> String {
     for v4 in [true, false] {
         let Some(router) = wanted.routers.iter().find(|own| own.is_ipv4() == v4) else { continue };
         let ports = wanted.node_ports.iter().filter(|own| own.v4 == v4).map(node_port).collect();
-        sets += &set_text(node_ports(v4), "inet_proto . inet_service", "", ports);
+        sets += &set_text(node_ports(v4), "type inet_proto . inet_service", "", ports);
         if let Some(which) = on_node(v4, within) {
             let set = node_ports(v4);
             let _ = writeln!(
@@ -258,7 +310,8 @@ fn rules(name: &str, wanted: &Wanted, within: &[IpPrefix]) -> String {
             ("outside", "flags interval; auto-merge;", outside),
         ] {
             let elements = elements.into_iter().map(element).collect();
-            sets += &set_text(&format!("{set}_{family}"), &format!("{nfproto}_addr"), flags, elements);
+            let of = format!("type {nfproto}_addr");
+            sets += &set_text(&format!("{set}_{family}"), &of, flags, elements);
         }
         let known =
             ["addresses", "ranges", "outside"].map(|set| format!("{family} daddr != @{set}_{family} "));
@@ -292,37 +345,65 @@ table inet {TABLE} {{
     )
 }
 
-fn set_text(name: &str, kind: &str, flags: &str, elements: Vec<String>) -> String {
+fn set_text(name: &str, of: &str, flags: &str, elements: Vec<String>) -> String {
     let elements = match elements.is_empty() {
         true => String::new(),
         false => format!("elements = {{ {} }}", elements.join(", ")),
     };
-    format!("  set {name} {{\n    type {kind}; {flags}\n    {elements}\n  }}\n")
+    format!("  set {name} {{\n    {of}; {flags}\n    {elements}\n  }}\n")
 }
 
-/// Who may send into the tunnel, and what: no datagram is taken but from an end that is known, none is sent by a pod to one, and what was in
-/// one has a source that neither this node has nor a pod of its.
+/// Who may send into the tunnel, and what: no datagram is taken but from an end that is known, with a packet in it from an address of that
+/// node; none is sent by a pod to one, and what was in one has a source that neither this node has nor a pod of its. As the data plane's own
+/// tunnels (pipeline/src/tunnel/open.rs).
 fn tunnel_rules(name: &str, wanted: &Wanted) -> String {
     let Some(KernelTunnel { end, vni, udp_port, .. }) = wanted.by_kernel.tunnel else { return String::new() };
     let (family, nfproto) = if end.address.is_ipv4() { ("ip", "ipv4") } else { ("ip6", "ipv6") };
-    let ends = wanted.ends().iter().map(ToString::to_string).collect();
-    let ends = set_text("tunnel_ends", &format!("{nfproto}_addr"), "", ends);
+    let ends = wanted.by_kernel.ends.keys().map(ToString::to_string).collect();
+    let mut sets = set_text("tunnel_ends", &format!("type {nfproto}_addr"), "", ends);
+    let sources = &wanted.by_kernel.sources;
+    for (set, bits) in [("tunnel_sources_ip", INNER_SOURCE4), ("tunnel_sources_ip6", INNER_SOURCE6)] {
+        let here = sources.iter().filter(|(_, source)| sources_of(*source) == set);
+        let elements = here.map(|(end, source)| source_element(*end, *source)).collect();
+        sets += &set_text(set, &format!("typeof {family} saddr . {bits}"), "flags interval;", elements);
+    }
+    // What this node itself sends may have another address of its, as what kube-proxy masquerades, which nobody would take for this node's.
+    let mut own_sources = String::new();
+    let first = |v4: bool| wanted.sources.iter().find(|own| own.is_ipv4() == v4);
+    for source in [true, false].into_iter().filter_map(first) {
+        let inside = if source.is_ipv4() { "ip" } else { "ip6" };
+        let foreign = ["addresses", "ranges"].map(|set| format!("{inside} saddr != @{set}_{inside} "));
+        let foreign = foreign.concat();
+        let _ = writeln!(own_sources, "    oifname \"{DEVICE}\" {foreign}snat {inside} to {source}");
+    }
     // The VNI is behind eight bytes of UDP and four of VXLAN's flags (RFC 7348, section 5): other tunnels are none of ours.
     let ours = format!("udp dport {udp_port} @th,96,24 {vni}");
     format!(
         "  counter tunnel-peer-unknown {{ }}
+  counter tunnel-invalid {{ }}
   counter tunnel-source-spoofed {{ }}
   counter tunnel-port-closed {{ }}
-{ends}  chain tunnel_input {{
+{sets}  chain tunnel_inside {{
+    {INNER_TYPE} 0x0800 {family} saddr . {INNER_SOURCE4} @tunnel_sources_ip accept
+    {INNER_TYPE} 0x86dd {INNER_NEXT_HEADER} 58 {INNER_ICMP6_TYPE} 133-137 counter name tunnel-invalid drop
+    {INNER_TYPE} 0x86dd {family} saddr . {INNER_SOURCE6} @tunnel_sources_ip6 accept
+    {INNER_TYPE} {{ 0x0800, 0x86dd }} counter name tunnel-source-spoofed drop
+    counter name tunnel-invalid drop
+  }}
+  chain tunnel_input {{
     type filter hook input priority filter; policy accept;
     {ours} {family} saddr != @tunnel_ends counter name tunnel-peer-unknown drop
     {ours} {family} daddr != {own} counter name tunnel-port-closed drop
     iifname \"{name}\" {ours} counter name tunnel-port-closed drop
+    {ours} goto tunnel_inside
   }}
   chain tunnel_forward {{
     type filter hook forward priority filter; policy accept;
     iifname \"{name}\" {ours} {family} daddr @tunnel_ends counter name tunnel-port-closed drop
   }}
+  chain tunnel_postrouting {{
+    type nat hook postrouting priority srcnat - 1; policy accept;
+{own_sources}  }}
   chain tunnel_prerouting {{
     type filter hook prerouting priority filter; policy accept;
     iifname \"{DEVICE}\" fib saddr type local counter name tunnel-source-spoofed drop
@@ -461,6 +542,55 @@ mod tests {
             "delete element inet podrouter node_ports_ip { tcp . 30080 }\n\
              add element inet podrouter node_ports_ip6 { tcp . 30081 }\n"
         );
+    }
+
+    #[test]
+    fn a_datagram_is_taken_for_its_end_and_for_what_is_in_it() {
+        let prefix = |text: &str| text.parse::<IpPrefix>().unwrap();
+        let end = |text: &str| desired::End { address: text.parse().unwrap(), mac: wire::MacAddr([2; 6]) };
+        let tunnel = |own: &str| KernelTunnel { end: end(own), vni: 7, udp_port: 4_789, mtu: 1_430 };
+        let text = |own: &str, other: &str| {
+            let mut wanted = Wanted { sources: vec![own.parse().unwrap()], ..Wanted::default() };
+            wanted.by_kernel.tunnel = Some(tunnel(own));
+            wanted.by_kernel.ends.insert(end(other).address, "n2".to_owned());
+            let sources = ["10.2.0.0/24", "192.168.0.2/32", "fd00:2::/64", "fd01::2/128"];
+            wanted.by_kernel.sources.extend(sources.map(|own| (end(other).address, prefix(own))));
+            let words = tunnel_rules("host0", &wanted);
+            words
+                .lines()
+                .map(|line| line.trim().to_owned())
+                .filter(|line| !line.is_empty())
+                .collect::<Vec<_>>()
+        };
+        let said = text("192.168.0.1", "192.168.0.2");
+        let has = |line: &str| assert!(said.iter().any(|own| own == line), "{line}\nnot in {said:#?}");
+        has("elements = { 192.168.0.2 }");
+        has("typeof ip saddr . @th,336,32; flags interval;");
+        has("elements = { 192.168.0.2 . 167903232-167903487, 192.168.0.2 . 3232235522 }");
+        has("typeof ip saddr . @th,304,128; flags interval;");
+        let (first, last) = (0xfd00_0002_u128 << 96, (0xfd00_0002_u128 << 96) + u128::from(u64::MAX));
+        let own = (0xfd01_u128 << 112) + 2;
+        has(&format!("elements = {{ 192.168.0.2 . {first}-{last}, 192.168.0.2 . {own} }}"));
+        let at = said.iter().position(|line| line == "chain tunnel_inside {").unwrap();
+        let inside = [
+            "@th,224,16 0x0800 ip saddr . @th,336,32 @tunnel_sources_ip accept",
+            "@th,224,16 0x86dd @th,288,8 58 @th,560,8 133-137 counter name tunnel-invalid drop",
+            "@th,224,16 0x86dd ip saddr . @th,304,128 @tunnel_sources_ip6 accept",
+            "@th,224,16 { 0x0800, 0x86dd } counter name tunnel-source-spoofed drop",
+            "counter name tunnel-invalid drop",
+        ];
+        assert_eq!(said[at + 1..at + 6], inside);
+        has("udp dport 4789 @th,96,24 7 goto tunnel_inside");
+        has(
+            "oifname \"podrouter.vxlan\" ip saddr != @addresses_ip ip saddr != @ranges_ip snat ip to 192.168.0.1",
+        );
+        // By ends of IPv6, the same.
+        let said = text("fd01::1", "fd01::2");
+        assert!(
+            said.iter().any(|line| line == "typeof ip6 saddr . @th,336,32; flags interval;"),
+            "{said:#?}"
+        );
+        assert!(said.contains(&format!("elements = {{ fd01::2 . {first}-{last}, fd01::2 . {own} }}")));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use desired::{ClusterView, ObjectName, Pod};
+use desired::{ClusterView, KernelTunnel, ObjectName, Pod};
 use proto::control::{AttachAddresses, PodName, Status};
 use rustix::event::EventfdFlags;
 use tap::Tap;
@@ -27,6 +27,9 @@ use crate::watch::{Ask, Update};
 
 pub(crate) use plan::Plan;
 use plan::Planned;
+
+/// Longest wait for nftables, which among thousands of nodes takes a second for the whole.
+const RULES: Duration = Duration::from_secs(30);
 
 /// How the session stands.
 #[derive(Debug, Default)]
@@ -72,6 +75,8 @@ struct State {
     busy: BTreeMap<Key, Option<String>>,
     /// The networks that the node's kernel is on, where it is asked.
     subnets: Vec<IpPrefix>,
+    /// The kernel's tunnel that nftables was told of last, and whether it has the rules for it.
+    tunnel: Option<(KernelTunnel, bool)>,
     /// By network.
     ipam: BTreeMap<u16, Ipam>,
     /// By port.
@@ -190,6 +195,7 @@ impl Store {
             attachments: history.attachments.into_iter().map(|own| (own.key(), own)).collect(),
             busy: BTreeMap::new(),
             subnets: Vec::new(),
+            tunnel: None,
             ipam,
             taps: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
@@ -242,6 +248,21 @@ impl Store {
             state.subnets = subnets;
             self.touch(&mut state);
         }
+    }
+
+    /// Written by nftables' thread.
+    pub(crate) fn hold_tunnel(&self, tunnel: Option<(KernelTunnel, bool)>) {
+        let mut state = self.lock();
+        if state.tunnel != tunnel {
+            state.tunnel = tunnel;
+            self.touch(&mut state);
+        }
+    }
+
+    /// Whether nftables has the rules for this tunnel, once it was told of it: none may be without.
+    pub(crate) fn holds_tunnel(&self, tunnel: &KernelTunnel) -> bool {
+        let told = |state: &mut State| state.tunnel.filter(|(own, _)| own == tunnel).map(|(_, holds)| holds);
+        self.wait(RULES, told).unwrap_or(false)
     }
 
     // Written by the source's thread.

@@ -2,7 +2,7 @@
 //!
 //! A cluster's nodes are thousands, and change one by one: what is different is found without a look at the rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use desired::{ByKernel, Desired, End, HOST_PORT, HostPort, NodePort, Prefixes, Way};
@@ -46,7 +46,9 @@ pub(crate) struct Part {
     /// What the tunnel's device knows, and for which end.
     pub(crate) neighbours: BTreeMap<Neighbour, IpAddr>,
     /// Who may send into the tunnel.
-    pub(crate) ends: BTreeSet<IpAddr>,
+    pub(crate) ends: Vec<IpAddr>,
+    /// From whom, and what.
+    pub(crate) sources: Vec<(IpAddr, IpPrefix)>,
     /// Whom pods reach as themselves.
     pub(crate) cluster: Vec<IpPrefix>,
     pub(crate) node_ports: Vec<NodePort>,
@@ -80,6 +82,14 @@ impl Wanted {
             routers: desired.router_addresses.clone(),
             by_kernel: desired.by_kernel.clone(),
         }
+    }
+
+    /// The same while there must be no tunnel.
+    pub(crate) fn without_tunnel(mut self) -> Self {
+        let ByKernel { pods, cluster, outside, .. } = self.by_kernel;
+        let native = pods.into_iter().filter(|(_, way)| matches!(way, Way::Neighbour(_)));
+        self.by_kernel = ByKernel { pods: native.collect(), cluster, outside, ..ByKernel::default() };
+        self
     }
 
     /// All of it, as new.
@@ -117,6 +127,16 @@ impl Wanted {
             gone.node_ports.extend(old);
             new.node_ports.extend(now);
         }
+        for item in before.by_kernel.ends.diff(&self.by_kernel.ends) {
+            let (old, now) = both(item);
+            gone.ends.extend(old.map(|(end, _)| *end));
+            new.ends.extend(now.map(|(end, _)| *end));
+        }
+        for item in before.by_kernel.sources.diff(&self.by_kernel.sources) {
+            let (old, now) = ends_of(item);
+            gone.sources.extend(old);
+            new.sources.extend(now);
+        }
         for item in before.by_kernel.pods.diff(&self.by_kernel.pods) {
             let (old, now) = both(item);
             old.into_iter().for_each(|(prefix, way)| self.pods(*prefix, *way, &mut gone));
@@ -132,21 +152,9 @@ impl Wanted {
             now.into_iter().for_each(|station| add(&mut new, station));
         }
         // An end serves many routes.
-        if !gone.ends.is_empty() {
-            let used = self.ends();
-            gone.ends.retain(|end| !used.contains(end));
-            gone.neighbours.retain(|own, end| !used.contains(end) && !new.neighbours.contains_key(own));
-        }
+        let used = |end: &IpAddr| self.by_kernel.ends.contains_key(end);
+        gone.neighbours.retain(|own, end| !used(end) && !new.neighbours.contains_key(own));
         Difference { gone, new }
-    }
-
-    /// All who may send into the tunnel.
-    pub(crate) fn ends(&self) -> BTreeSet<IpAddr> {
-        let pods = self.by_kernel.pods.values().filter_map(|way| match way {
-            Way::Tunnel(end) => Some(end.address),
-            Way::Neighbour(_) => None,
-        });
-        pods.chain(self.by_kernel.stations.values().map(|end| end.address)).collect()
     }
 
     fn source(&self, v4: bool) -> Option<IpAddr> {
@@ -183,7 +191,6 @@ impl Part {
         let hop = if same { end.address } else { link_local(end.mac).into() };
         let known = [Neighbour::Inside(hop, end.mac), Neighbour::Outside(end.mac, end.address)];
         self.neighbours.extend(known.map(|own| (own, end.address)));
-        self.ends.insert(end.address);
         KernelRoute { prefix, gateway: Some(hop), source: None, table: netlink::MAIN }
     }
 }
@@ -216,6 +223,7 @@ mod tests {
     use super::*;
     use desired::{ClusterView, Host, Local, Node, NodeAddress, Vxlan};
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn a_station_has_the_address_that_its_mac_says() {
@@ -243,7 +251,12 @@ mod tests {
                     address(format!("192.168.{n}.{ranges}")),
                     address(format!("fd01:{n}::{ranges}")),
                 ],
-                router_addresses: Some(format!("192.168.{n}.{end}")),
+                // Of its own; or one that all of that look have; or this node's.
+                router_addresses: Some(match end {
+                    3 => "192.168.1.3".to_owned(),
+                    4 => "192.168.0.9".to_owned(),
+                    end => format!("192.168.{n}.{end}"),
+                }),
                 ..Node::default()
             };
             Some((format!("n{n}"), node))
@@ -272,6 +285,7 @@ mod tests {
         routes: BTreeMap<(u32, IpPrefix), (String, KernelRoute)>,
         neighbours: BTreeSet<Neighbour>,
         ends: BTreeSet<IpAddr>,
+        sources: BTreeSet<(IpAddr, IpPrefix)>,
         cluster: BTreeSet<IpPrefix>,
     }
 
@@ -283,6 +297,9 @@ mod tests {
             for end in &gone.ends {
                 assert!(self.ends.remove(end));
             }
+            for source in &gone.sources {
+                assert!(self.sources.remove(source));
+            }
             for prefix in &gone.cluster {
                 assert!(self.cluster.remove(prefix));
             }
@@ -292,7 +309,12 @@ mod tests {
                 assert_eq!(before, None);
             }
             self.neighbours.extend(new.neighbours.keys());
-            self.ends.extend(&new.ends);
+            for end in &new.ends {
+                assert!(self.ends.insert(*end));
+            }
+            for source in &new.sources {
+                assert!(self.sources.insert(*source));
+            }
             self.cluster.extend(&new.cluster);
         }
     }
@@ -302,7 +324,7 @@ mod tests {
         #[test]
         fn differences_add_up_to_the_whole(
             steps in proptest::collection::vec(
-                proptest::collection::vec(proptest::option::of((0u8..3, 1u8..4)), 4), 1..8),
+                proptest::collection::vec(proptest::option::of((0u8..3, 1u8..5)), 4), 1..8),
             tunnelled in 0u8..3,
         ) {
             let vxlan = (tunnelled > 0).then_some(Vxlan { across_subnets: tunnelled > 1, vni: 1, udp_port: 4_789 });

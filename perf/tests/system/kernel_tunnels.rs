@@ -1,13 +1,16 @@
 //! VXLAN where the nodes' kernels are the way, by a device of theirs; and what of it is told, refused and taken back.
 
-use std::net::IpAddr;
+use std::io::Write;
+use std::net::{IpAddr, UdpSocket};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use lab::exchange::inside;
 use lab::iperf::{Load, transfer};
 use lab::node::{Node, Options, Uplink, Vxlan};
 use lab::ping::{Ping, reaches};
-use lab::pod::Family;
+use lab::pod::{Family, Kind, Pod};
 use lab::site::Site;
 use lab::wait::{PATIENCE, wait_until};
 
@@ -78,6 +81,12 @@ fn what_lies_between_knows_no_pods_and_they_reach_each_other() {
         load(&bed.pods[1].netns, &bed.pods[0].netns, &to_b);
         bed.cluster.lan.narrow(b.site, None).unwrap();
     }
+    // Nothing of all that was taken for somebody else's.
+    for node in [a, b] {
+        for name in ["tunnel-source-spoofed", "tunnel-invalid"] {
+            assert_eq!(refused(node, name).unwrap(), 0, "{name}");
+        }
+    }
     bed.cluster.ledgers().unwrap();
 }
 
@@ -108,6 +117,143 @@ fn whom_the_kernels_tunnel_does_not_know_is_refused_by_name() {
             is_refused(a, "tunnel-source-spoofed", || {
                 assert_eq!(ping.run(&b.host, &to).unwrap().received, 0);
             });
+        }
+    }
+    bed.cluster.ledgers().unwrap();
+}
+
+/// With VNI 1, and in it what begins as a packet from an address: nobody looks at more.
+fn datagram(source: &str) -> Vec<u8> {
+    let source = source.parse().unwrap();
+    let (kind, before, version) = match source {
+        IpAddr::V4(_) => (0x0800_u16, 12, 0x45),
+        IpAddr::V6(_) => (0x86dd, 8, 0x60),
+    };
+    let octets = match source {
+        IpAddr::V4(own) => own.octets().to_vec(),
+        IpAddr::V6(own) => own.octets().to_vec(),
+    };
+    let mut packet = vec![0; before];
+    packet[0] = version;
+    [[8, 0, 0, 0, 0, 0, 1, 0].as_slice(), &[0; 12], &kind.to_be_bytes(), &packet, &octets, &[0; 64]].concat()
+}
+
+/// A known node has its own and its pods' sources, and no others: no other pod's, none of the world's.
+#[test]
+fn what_a_known_node_says_is_its_own_or_refused() {
+    let bed = Bed::with(&Options { routed: false, ..options(Vxlan::Always) }, 2);
+    let [a, b] = [&bed.cluster.nodes[0], &bed.cluster.nodes[1]];
+    // One that is known, and has nothing to say.
+    let sites: Vec<Site> = Site::first(3).collect();
+    bed.cluster.tell(&sites).unwrap();
+    let third = &sites[2].host()[0];
+    wait_until("the third is known", PATIENCE, || {
+        let ends = a.host.succeed("nft", &["list", "set", "inet", "podrouter", "tunnel_ends"])?;
+        ensure!(ends.contains(third.as_str()), "{ends}");
+        Ok(())
+    })
+    .unwrap();
+    let say = |datagram: &[u8]| {
+        let socket = inside(&b.host, || UdpSocket::bind(("0.0.0.0", 0))).unwrap().unwrap();
+        socket.send_to(datagram, (a.site.host()[0].as_str(), 4_789)).unwrap();
+    };
+    let refusals = ["tunnel-source-spoofed", "tunnel-invalid"].map(|name| move || refused(a, name).unwrap());
+    for source in [bed.pods[1].address(Family::V4), bed.pods[1].address(Family::V6)]
+        .iter()
+        .chain(&b.site.host())
+        .map(String::as_str)
+    {
+        say(&datagram(source));
+    }
+    let mut before = refusals.each_ref().map(|count| count());
+    assert_eq!(before, [0, 0]);
+    let own = bed.pods[0].address(Family::V6);
+    for source in [
+        "10.244.3.9",
+        "fd00:10:244:3::9",
+        third,
+        "203.0.113.9",
+        "2001:db8::9",
+        "169.254.1.3",
+        "fe80::1",
+        "::",
+        own.as_str(),
+    ] {
+        say(&datagram(source));
+        before[0] += 1;
+        wait_until(source, PATIENCE, || {
+            let now = refusals.each_ref().map(|count| count());
+            ensure!(now == before, "{now:?}, not {before:?}");
+            Ok(())
+        })
+        .unwrap();
+    }
+    // Neither ARP, nor neighbour discovery, nor something without a name.
+    let mut discovery = datagram(&b.site.host()[1]);
+    (discovery[28], discovery[62]) = (58, 135);
+    let others = [0x0806_u16, 0x8100].map(|kind| {
+        let mut other = datagram("10.244.2.9");
+        other[20..22].copy_from_slice(&kind.to_be_bytes());
+        other
+    });
+    for other in others.iter().chain([&discovery]) {
+        say(other);
+    }
+    before[1] += 3;
+    wait_until("they are refused", PATIENCE, || {
+        let now = refusals.each_ref().map(|count| count());
+        ensure!(now == before, "{now:?}, not {before:?}");
+        Ok(())
+    })
+    .unwrap();
+    bed.cluster.ledgers().unwrap();
+}
+
+/// Errors of a node's kernel and of its data plane's, and what a node says by an address that no Node object names: it crosses, as that node's.
+#[test]
+fn what_a_node_has_to_tell_crosses_the_kernels_tunnel() {
+    let mut bed = Bed::with(&options(Vxlan::Always), 1);
+    let sites: Vec<Site> = Site::first(2).collect();
+    bed.cluster.tell(&sites).unwrap();
+    let (run, artefacts) = (bed.cluster.nodes[0].run.clone(), bed.cluster.nodes[0].artefacts.clone());
+    let narrow = Options { pod_mtu: Some(1_300), ..options(Vxlan::Always) };
+    bed.cluster.join(&run, &artefacts, narrow, sites[1]).unwrap();
+    let [a, b] = [&bed.cluster.nodes[0], &bed.cluster.nodes[1]];
+    let there = Pod::attach(b, "there", Kind::Kernel).unwrap();
+    let here = &bed.pods[0];
+    for (family, at) in Family::BOTH.into_iter().zip(0..) {
+        let to = there.address(family);
+        wait_until("they reach each other", PATIENCE, || reaches(&here.netns, &to).map(drop)).unwrap();
+        let told = |ping: Ping, to: &str, what: &str| {
+            wait_until(what, PATIENCE, || {
+                let once = Ping { count: 1, patience: Duration::from_secs(1), ..ping.clone() };
+                let text = once.run(&here.netns, to)?.text;
+                let from = [format!("From {} ", b.site.host()[at]), format!("From {}: ", b.site.host()[at])];
+                ensure!(text.contains(what) && from.iter().any(|from| text.contains(from)), "{text}");
+                Ok(())
+            })
+            .unwrap();
+        };
+        // Of three routers behind the first, the second is the other's kernel, the third its data plane.
+        for ttl in [3, 4] {
+            told(
+                Ping { ttl: Some(ttl), ..Ping::default() },
+                &to,
+                family.of(["Time to live exceeded", "Time exceeded"]),
+            );
+        }
+        let nobody = family.of(["10.244.2.250", "fd00:10:244:2::fafa"]);
+        told(Ping::default(), nobody, "nreachable");
+        let long = Ping { size: Some(1_372), whole: true, ..Ping::default() };
+        told(long, &to, family.of(["mtu = 1300", "mtu=1300"]));
+        let odd = family.of(["198.18.0.1", "2001:db8:18::1"]);
+        a.host.add_address("lo", odd).unwrap();
+        let ping = Ping { source: Some(odd.parse().unwrap()), ..Ping::default() };
+        assert!(ping.run(&a.host, &to).unwrap().complete(), "{family:?}");
+    }
+    for node in [a, b] {
+        for name in ["tunnel-source-spoofed", "tunnel-invalid"] {
+            assert_eq!(refused(node, name).unwrap(), 0, "{name}");
         }
     }
     bed.cluster.ledgers().unwrap();
@@ -154,8 +300,17 @@ fn the_kernels_tunnel_is_mended_follows_the_cluster_and_goes() {
         Ok(())
     })
     .unwrap();
+    // Somebody's change that comes just after one of ours is seen too.
+    node.host.succeed("nft", &["flush", "chain", "inet", "podrouter", "tunnel_inside"]).unwrap();
     bed.cluster.tell(&sites).unwrap();
     wait_until("it is back", PATIENCE, || reaches(&from, &to_b).map(drop)).unwrap();
+    wait_until("all rules are", PATIENCE, || {
+        let node = &bed.cluster.nodes[0];
+        let rules = node.host.succeed("nft", &["list", "chain", "inet", "podrouter", "tunnel_inside"])?;
+        ensure!(rules.contains("tunnel-source-spoofed"), "{rules}");
+        Ok(())
+    })
+    .unwrap();
     bed.cluster.ledgers().unwrap();
     // Without tunnels, and without the whole, nothing of them stays.
     let node = &mut bed.cluster.nodes[0];
@@ -170,6 +325,50 @@ fn the_kernels_tunnel_is_mended_follows_the_cluster_and_goes() {
     bed.cluster.nodes[1].uninstall().unwrap();
     let left = told(&bed.cluster.nodes[1]);
     assert!(!left.contains(DEVICE) && !left.contains("112"), "{left}");
+}
+
+/// Anybody could send into it: so it goes while nftables does not take its rules, and does not come before they are there.
+#[test]
+fn without_its_rules_there_is_no_kernels_tunnel() {
+    let mut bed = Bed::with(&options(Vxlan::Always), 2);
+    let (from, to) = (bed.pods[0].netns.clone(), bed.pods[1].address(Family::V4));
+    wait_until("they reach each other", PATIENCE, || reaches(&from, &to).map(drop)).unwrap();
+    let node = &mut bed.cluster.nodes[0];
+    // A table that a process owns is nobody else's to change, and goes with it.
+    let mut owner = node.host.command("nft").arg("-i").stdin(Stdio::piped()).spawn().unwrap();
+    let words = "delete table inet podrouter\nadd table inet podrouter { flags owner; }\n";
+    owner.stdin.as_mut().unwrap().write_all(words.as_bytes()).unwrap();
+    let is_closed = |node: &Node| {
+        wait_until("there is no tunnel", PATIENCE, || {
+            let (now, warnings) = (told(node), node.query().warnings()?.concat());
+            ensure!(
+                !now.contains(DEVICE) && warnings.contains("no tunnel to other nodes"),
+                "{now}{warnings}"
+            );
+            Ok(())
+        })
+        .unwrap();
+    };
+    is_closed(node);
+    node.restart_control().unwrap();
+    is_closed(node);
+    assert_eq!(
+        Ping { count: 1, patience: Duration::from_millis(200), ..Ping::default() }
+            .run(&from, &to)
+            .unwrap()
+            .received,
+        0
+    );
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    wait_until("it is back", PATIENCE, || reaches(&from, &to).map(drop)).unwrap();
+    wait_until("nothing is warned of", PATIENCE, || {
+        let warnings = bed.cluster.nodes[0].query().warnings()?;
+        ensure!(warnings.is_empty(), "{warnings:?}");
+        Ok(())
+    })
+    .unwrap();
+    bed.cluster.ledgers().unwrap();
 }
 
 /// Without what counts up from one device to the next.

@@ -6,10 +6,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use wire::{IpPrefix, MacAddr};
 
 use crate::build::{About, Desired, Prefixes, changed, everything};
+use crate::nodes::oldest_first;
+use crate::prefixes::NodeRanges;
 use crate::remote::{tunnel_mac, unnamed};
 use crate::view::{ClusterView, Local};
 use crate::{HOST_PORT, ROUTER_ADDRESSES};
@@ -21,6 +23,11 @@ pub struct ByKernel {
     pub pods: OrdMap<IpPrefix, Way>,
     /// Other nodes' addresses that pods reach in the tunnel.
     pub stations: OrdMap<IpAddr, End>,
+    /// Other nodes' ends of tunnels, and whose each is. Those of nodes that are reached without are among them: their networks may be
+    /// narrower than this node's, so that they do not see it as a neighbour.
+    pub ends: OrdMap<IpAddr, String>,
+    /// What may come in the tunnel, by the end that it comes from: the ranges and addresses of its node.
+    pub sources: OrdSet<(IpAddr, IpPrefix)>,
     /// All nodes' podCIDRs and addresses. Where packets of pods go with their own source are these and `outside`; all else leaves the node
     /// with the node's.
     pub cluster: Prefixes,
@@ -59,8 +66,10 @@ impl Desired {
     /// All other nodes, by the kernel.
     pub(crate) fn reach_all_by_kernel(&mut self, view: &ClusterView, local: &Local) {
         self.by_kernel.tunnel = self.own_end(local);
-        for name in view.nodes.keys().filter(|name| **name != local.node) {
-            self.reach_by_kernel(name, local);
+        for (name, _) in oldest_first(&view.nodes) {
+            if *name != local.node {
+                self.reach_by_kernel(name, local);
+            }
         }
         self.by_kernel.cluster = self.nodes.all_prefixes().collect();
         self.by_kernel.outside = match &local.masquerade {
@@ -83,15 +92,26 @@ impl Desired {
         self.compare_ways(name, &node, local);
         let about = || About::Node(name.to_owned());
         if let (Some(vxlan), Some(tunnel)) = (local.vxlan, self.by_kernel.tunnel) {
-            let v4 = tunnel.end.address.is_ipv4();
-            let Some(&address) = node.routers.iter().find(|own| own.is_ipv4() == v4) else {
-                let family = if v4 { "IPv4" } else { "IPv6" };
+            let Some(address) = self.end_of(&node) else {
+                let family = if tunnel.end.address.is_ipv4() { "IPv4" } else { "IPv6" };
                 let text = format!(
                     "Node {name}: annotation {ROUTER_ADDRESSES} names no {family} address, as this node's end of the tunnel is; its \
                      pods cannot be reached: give all nodes an {family} address"
                 );
                 return self.warn(about(), text);
             };
+            let other = self.by_kernel.ends.get(&address).map(|owner| format!("the older Node {owner}"));
+            let own = || format!("this node ({})", local.node);
+            if let Some(owner) = other.or_else(|| self.host_addresses.contains(&address).then(own)) {
+                self.contested = true;
+                let text = format!(
+                    "Node {name}: annotation {ROUTER_ADDRESSES} `{address}`: is an end of {owner} too; left out, its pods cannot be reached: \
+                     correct one of the two Nodes, or delete the one whose machine is no more"
+                );
+                return self.warn(about(), text);
+            }
+            self.by_kernel.ends.insert(address, name.to_owned());
+            self.by_kernel.sources.extend(node.sources().map(|source| (address, source)));
             if !(vxlan.across_subnets && local.subnets.iter().any(|net| net.contains(address))) {
                 let end = End { address, mac: tunnel_mac(name) };
                 self.by_kernel.pods.extend(node.pod_cidrs.iter().map(|&prefix| (prefix, Way::Tunnel(end))));
@@ -110,6 +130,28 @@ impl Desired {
         for family in unreached {
             self.warn(about(), unnamed(name, family));
         }
+    }
+
+    /// Undoes what [`Self::reach_by_kernel`] did for a node.
+    fn forget_by_kernel(&mut self, name: &str) {
+        let Some(node) = self.nodes.get(name).cloned() else { return };
+        for prefix in self.nodes.prefixes_of(name) {
+            self.by_kernel.cluster.remove(&prefix);
+            self.by_kernel.pods.remove(&prefix);
+            self.by_kernel.stations.remove(&prefix.addr());
+        }
+        if let Some(end) = self.end_of(&node) {
+            self.by_kernel.ends.remove(&end);
+            for source in node.sources() {
+                self.by_kernel.sources.remove(&(end, source));
+            }
+        }
+    }
+
+    /// Where datagrams to a node go, and come from: of the family of this node's own end.
+    fn end_of(&self, node: &NodeRanges) -> Option<IpAddr> {
+        let own = self.by_kernel.tunnel?.end.address;
+        node.routers.iter().copied().find(|address| address.is_ipv4() == own.is_ipv4())
     }
 
     /// As [`Self::next`], where other nodes' pods are no rows.
@@ -134,11 +176,7 @@ impl Desired {
             if next.is_served_at(name) {
                 return None;
             }
-            for prefix in next.nodes.prefixes_of(name) {
-                next.by_kernel.cluster.remove(&prefix);
-                next.by_kernel.pods.remove(&prefix);
-                next.by_kernel.stations.remove(&prefix.addr());
-            }
+            next.forget_by_kernel(name);
             next.forget(name);
             if let Some(node) = node {
                 next.judge(name, node);

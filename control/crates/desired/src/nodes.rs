@@ -78,12 +78,17 @@ impl Nodes {
     }
 }
 
+/// In this order a node that joins with what another has never takes it away.
+pub(crate) fn oldest_first(nodes: &OrdMap<String, Node>) -> Vec<(&String, &Node)> {
+    let mut all: Vec<_> = nodes.iter().collect();
+    all.sort_by_key(|(name, node)| (node.created.is_none(), &node.created, *name));
+    all
+}
+
 impl Desired {
-    /// Takes all nodes in, oldest first, so that a node that joins with another's range never takes it away.
+    /// Takes all nodes in.
     pub(crate) fn take_in(&mut self, nodes: &OrdMap<String, Node>) {
-        let mut oldest_first: Vec<_> = nodes.iter().collect();
-        oldest_first.sort_by_key(|(name, node)| (node.created.is_none(), &node.created, *name));
-        for (name, node) in oldest_first {
+        for (name, node) in oldest_first(nodes) {
             self.judge(name, node);
         }
     }

@@ -23,6 +23,13 @@ impl NodeRanges {
     pub(crate) fn covers(&self, address: IpAddr) -> bool {
         self.pod_cidrs.iter().any(|prefix| prefix.contains(address))
     }
+
+    /// What packets of the node's and of its pods' come from; none of them is in another. A link-local address says nothing beyond its link.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = IpPrefix> {
+        let own = self.addresses.iter().chain(&self.routers);
+        let own = own.filter(|own| !self.covers(**own) && station(&Address::Ip(**own)).is_ok());
+        self.pod_cidrs.iter().copied().chain(own.map(|own| IpPrefix::host(*own)))
+    }
 }
 
 /// A range that pods can be in.

@@ -491,6 +491,70 @@ fn the_kernels_tunnel_leads_to_pods_and_from_pods_to_nodes() {
     assert!(desired.by_kernel.stations.is_empty());
 }
 
+/// A machine that was registered anew, and its Node of before is still there.
+#[test]
+fn of_two_nodes_with_one_end_the_older_has_it() {
+    let local = Local { uplink: None, ..tunnelled(false) };
+    let ends = |desired: &Desired| {
+        let text = |(end, node): (&IpAddr, &String)| format!("{end} {node}");
+        desired.by_kernel.ends.iter().map(text).collect::<Vec<_>>()
+    };
+    let mut again = node(3);
+    again.router_addresses = node(2).router_addresses;
+    for (created, older, younger) in [(Some(3), 2, 3), (Some(1), 3, 2), (None, 2, 3)] {
+        again.created = created;
+        let both = view([(1, node(1)), (2, node(2)), (3, again.clone())], []);
+        let desired = Desired::build(&both, &local);
+        assert_eq!(ends(&desired), [format!("172.16.0.2 knode{older}")]);
+        let through = |n| {
+            let ranges = [format!("10.244.{n}.0/24"), format!("fd00:10:244:{n}::/64")];
+            ranges.map(|prefix| format!("{prefix} through 172.16.0.2"))
+        };
+        assert_eq!(ways(&desired), through(older));
+        let [warning] = warnings(&desired)[..] else { panic!("{:?}", warnings(&desired)) };
+        let says = [
+            format!("Node knode{younger}:"),
+            "`172.16.0.2`".to_owned(),
+            format!("an end of the older Node knode{older} too"),
+        ];
+        assert!(says.iter().all(|part| warning.contains(part)), "{warning}");
+        // It is taken in when the other goes.
+        let mut one = both.clone();
+        one.nodes.remove(&format!("knode{older}"));
+        let next = desired.next((&both, &local), &one, &local);
+        assert_eq!((ends(&next), warnings(&next)), (vec![format!("172.16.0.2 knode{younger}")], vec![]));
+        assert_eq!(ways(&next), through(younger));
+    }
+    // Nobody has what is this node's own.
+    again.router_addresses = Some("192.168.77.11".into());
+    let desired = Desired::build(&view([(1, node(1)), (3, again)], []), &local);
+    assert_eq!((ends(&desired), ways(&desired)), (vec![], vec![]));
+    let [warning] = warnings(&desired)[..] else { panic!("{:?}", warnings(&desired)) };
+    assert!(warning.contains("Node knode3") && warning.contains("this node (knode1)"), "{warning}");
+}
+
+#[test]
+fn in_the_kernels_tunnel_a_node_has_its_ranges_and_addresses() {
+    let mut two = node(2);
+    // One that its range has already, and one that says nothing beyond its link.
+    two.addresses.push(NodeAddress { kind: "ExternalIP".into(), address: "10.244.2.9".into() });
+    two.router_addresses = Some("172.16.0.2,fe80::2".into());
+    let view = view([(1, node(1)), (2, two)], []);
+    for across_subnets in [false, true] {
+        // Whether it is reached by a tunnel or not: it may not see it as this node does.
+        let subnets = vec!["172.16.0.0/16".parse().unwrap()];
+        let local = Local { uplink: None, subnets, ..tunnelled(across_subnets) };
+        let desired = Desired::build(&view, &local);
+        assert_eq!(desired.by_kernel.stations.is_empty(), across_subnets);
+        assert_eq!(desired.by_kernel.ends.keys().collect::<Vec<_>>(), [&ip("172.16.0.2")]);
+        let text = |(end, source): &(IpAddr, IpPrefix)| format!("{end} {source}");
+        let sources: Vec<_> = desired.by_kernel.sources.iter().map(text).collect();
+        let expected =
+            ["10.244.2.0/24", "172.16.0.2/32", "192.168.77.12/32", "fd00:10:244:2::/64", "fd00:77::12/128"];
+        assert_eq!(sources, expected.map(|source| format!("172.16.0.2 {source}")));
+    }
+}
+
 #[test]
 fn two_attachments_of_one_address_do_not_reach_the_data_plane() {
     let mut twice = local();

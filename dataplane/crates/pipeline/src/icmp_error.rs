@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use tables::Tables;
+use tables::{Endpoint, EndpointKind, Tables};
 use wire::{
     Addrs, ETHERNET_HEADER, EtherType, Fragment, ICMPV4_HEADER, ICMPV6_HEADER, IPV4_HEADER, IPV6_HEADER,
     Icmpv4Packet, Icmpv4Type, Icmpv6Packet, Icmpv6Type, Ipv4Packet, PacketKind, Parsed, protocol,
@@ -143,7 +143,7 @@ fn is_untouchable(parsed: &Parsed, head: &[u8]) -> bool {
 }
 
 /// The address that the router speaks with: the interface's that the packet came by, or another one's of its network
-/// (RFC 1812, section 4.3.2.4), or the gateway's.
+/// (RFC 1812, section 4.3.2.4), the node's to whom its kernel forwards for, or the gateway's.
 fn speaker(tables: &Tables, ingress: &Ingress<'_>, to: IpAddr) -> IpAddr {
     let gateway = match to {
         IpAddr::V4(_) => IpAddr::V4(tables.router().gateway4),
@@ -160,8 +160,15 @@ fn speaker(tables: &Tables, ingress: &Ingress<'_>, to: IpAddr) -> IpAddr {
         Side::Uplink(interface) => of(interface),
         Side::Endpoint(_) => None,
     };
-    here.or_else(|| tables.interfaces().filter(|i| i.network == ingress.network).find_map(of))
-        .unwrap_or(gateway)
+    let others = || tables.interfaces().filter(|i| i.network == ingress.network).find_map(of);
+    // The gateway's is for the node's own links: other nodes take nothing from it, and no kernel forwards fe80::1.
+    let node = || match ingress.side {
+        Side::Endpoint(Endpoint { kind: EndpointKind::Host, addresses, .. }) if !addresses.contains(&to) => {
+            addresses.iter().copied().find(fits)
+        }
+        _ => None,
+    };
+    here.or_else(others).or_else(node).unwrap_or(gateway)
 }
 
 /// Moves the packet, as much as is quoted, behind `header` bytes of what an error begins with; the frame then ends there.

@@ -131,6 +131,17 @@ fn errors_go_where_the_source_is_and_come_from_the_port_it_used() {
         assert_eq!(verdict, Verdict::Answer { fate: Fate::Dropped(reason), output: by(POD_A) });
         assert_eq!(judge(&frame, &error, by(POD_A)).from, ip(own));
     }
+    // To whom the node's kernel forwards for, that is the node.
+    for (src, dst, output, own) in [
+        ("10.0.0.10", "10.244.1.77", by(HOST), "169.254.1.1"),
+        ("198.51.100.9", "10.244.1.77", neighbour("192.0.2.254"), "10.0.0.10"),
+        ("2001:db8:100::9", "fd00:1::77", neighbour("2001:db8:2::fe"), "fd00:a::10"),
+    ] {
+        let frame = datagram(HOST, src, dst, 10);
+        let (verdict, error) = bench.put_now(HOST, &frame, Offload::Done).into();
+        assert_eq!(verdict, Verdict::Answer { fate: Fate::Dropped(reason), output });
+        assert_eq!(judge(&frame, &error, output).from, ip(own));
+    }
     let mut bench = Bench::new();
     for (src, dst) in [("10.244.1.2", "172.16.0.1"), ("fe80::77", "fe80::1"), ("fd00:1::2", "2001:db8:2::1")]
     {
