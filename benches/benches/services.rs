@@ -8,9 +8,9 @@ use benches::{Random, sizes};
 use criterion::{Criterion, criterion_group, criterion_main};
 use measured::Group;
 use tables::{
-    Asker, Backend, BackendState, Classifier, Endpoint, EndpointId, EndpointKind, Frontend, FrontendKey,
-    Generation, IdentityId, Masquerade, NetworkId, Peer, Policy, PortEntry, PortId, PortRole, Rests, Rule,
-    RuleVerdict, TableError, Tables,
+    Asker, Backend, BackendState, Backends, Classifier, Endpoint, EndpointId, EndpointKind, Frontend,
+    FrontendKey, Generation, IdentityId, Masquerade, NetworkId, Peer, Policy, PortEntry, PortId, PortRole,
+    Rests, Rule, RuleVerdict, TableError, Tables,
 };
 use wire::{IpPrefix, MacAddr};
 
@@ -101,8 +101,24 @@ fn load(size: u32) -> Result<Tables, TableError> {
     Ok(tables)
 }
 
+/// Choices among backends of one frontend: each is weighed up to 64, and beyond a group of them.
+fn choices(group: &mut Group<'_>) {
+    for size in [4, 64, 65, 1_000, 5_000] {
+        let state = BackendState::Serving;
+        let backends: Backends = (0..size).map(|n| Backend { addr: pod(n), port: 8_080, state }).collect();
+        let mut hash = 0_u64;
+        group.bench("service step: choice among backends", size, || {
+            hash = hash.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            backends.choose(hash, Asker::Own)
+        });
+        let told = backends.to_vec();
+        group.bench("backends, as told", size, || Backends::from(told.clone()));
+    }
+}
+
 fn run(c: &mut Criterion) -> Result<(), TableError> {
     let mut group = Group::new(c, "services", 1);
+    choices(&mut group);
     for size in sizes() {
         let tables = load(size)?;
         let frontends = size.min(FRONTENDS);
@@ -119,7 +135,7 @@ fn run(c: &mut Criterion) -> Result<(), TableError> {
         });
         group.bench("frontend, choice, identity, policy", size, || {
             let &(client, key, endpoint) = next.next()?;
-            let backend = tables.frontend(&key)?.choose(u64::from(endpoint.0), Asker::Own)?;
+            let backend = tables.frontend(&key)?.backends.choose(u64::from(endpoint.0), Asker::Own)?;
             let identity = tables.identity(PODS, client);
             let ingress = tables.policy(endpoint)?.ingress.as_ref()?;
             Some(ingress.decide(identity, TCP, backend.port).verdict)
@@ -141,7 +157,9 @@ fn run(c: &mut Criterion) -> Result<(), TableError> {
             next.next().and_then(|(_, key, _)| tables.frontend(key))
         });
         group.bench("service step: frontend, choice", size, || {
-            next.next().and_then(|(_, key, _)| tables.frontend(key)?.choose(u64::from(key.port), Asker::Own))
+            next.next().and_then(|(_, key, _)| {
+                tables.frontend(key)?.backends.choose(u64::from(key.port), Asker::Own)
+            })
         });
         group.bench("policy step: 20 rules", size.div_ceil(10), || {
             let &(.., endpoint) = next.next()?;

@@ -38,7 +38,7 @@ pub(crate) fn stay<'t>(
     let named = known.filter(|known| now.0.saturating_sub(known.life.seen().0) <= frontend.affinity);
     let named = named.and_then(|known| {
         let Ends { dst, dst_port, .. } = tracker.becomes(known);
-        frontend.backend(dst, dst_port).filter(|backend| backend.state.takes(asker))
+        frontend.backends.find(dst, dst_port).filter(|backend| backend.state.takes(asker))
     });
     let backend = named.or_else(choose)?;
     let seconds = frontend.affinity;

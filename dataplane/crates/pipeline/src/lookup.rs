@@ -65,7 +65,7 @@ pub(crate) fn burst<'t, B: Buffer>(
         if !tracker.prefetch_record(ends, *hash) {
             // Most likely the first of its flow. The processor walks for several packets at a time, as long as nothing waits.
             let walked = service::frontend(desk.tables, ends);
-            walked.into_iter().for_each(Frontend::prefetch);
+            walked.into_iter().for_each(|frontend| frontend.backends.prefetch());
             *frontend = Some(walked);
         }
     }

@@ -45,9 +45,9 @@ pub(crate) fn choose(
         return Choice::Denied;
     }
     let chosen = if frontend.affinity == 0 {
-        frontend.choose(hash(ends), asker).map(|backend| (backend, None))
+        frontend.backends.choose(hash(ends), asker).map(|backend| (backend, None))
     } else {
-        let client = || frontend.choose(hash(&Ends { src_port: 0, ..*ends }), asker);
+        let client = || frontend.backends.choose(hash(&Ends { src_port: 0, ..*ends }), asker);
         affinity::stay(tracker, frontend, (ends, asker, now), client).map(|(own, entry)| (own, Some(entry)))
     };
     let stays = chosen.is_some_and(|(_, entry)| entry.is_some_and(|entry| entry.remembered));
@@ -76,12 +76,12 @@ pub(crate) fn keeps(tables: &Tables, forward: &Ends, went: &Ends) -> bool {
     }
     let bound = (forward.dst, forward.dst_port) != (went.dst, went.dst_port);
     match frontend(tables, forward) {
-        Some(frontend) => bound && frontend.backend(went.dst, went.dst_port).is_some(),
+        Some(frontend) => bound && frontend.backends.find(went.dst, went.dst_port).is_some(),
         None => !bound,
     }
 }
 
-/// The same on every node, and in each release: no seed, and nothing of the machine's. What it is mixed with, `Frontend::choose` mixes
+/// The same on every node, and in each release: no seed, and nothing of the machine's. What it is mixed with, `Backends::choose` mixes
 /// again.
 fn hash(ends: &Ends) -> u64 {
     let word = |addr: IpAddr| match addr {

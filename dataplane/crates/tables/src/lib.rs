@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod backends;
 mod by_network;
 mod chunked;
 mod classifier;
@@ -35,10 +36,11 @@ mod tables;
 mod target;
 mod tunnels;
 
+pub use backends::{Asker, Backend, BackendState, Backends};
 pub use classifier::{Classifier, Decision, Peer, Rule, RuleVerdict};
 pub use entry::{Endpoint, EndpointKind, Interface, PortEntry, PortRole, Router};
 pub use error::TableError;
-pub use frontend::{Asker, Backend, BackendState, Frontend, FrontendKey};
+pub use frontend::{Frontend, FrontendKey};
 pub use id::{
     EndpointId, Generation, MAX_ENDPOINT_ROUTES, MAX_ENDPOINTS, MAX_NEXT_HOPS, MAX_PORTS, NetworkId, PortId,
 };

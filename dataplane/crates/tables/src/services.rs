@@ -8,9 +8,10 @@ use std::net::IpAddr;
 
 use wire::protocol::{SCTP, TCP, UDP};
 
+use crate::backends::Backend;
 use crate::entry::is_unicast;
 use crate::error::TableError;
-use crate::frontend::{Backend, Frontend, FrontendKey};
+use crate::frontend::{Frontend, FrontendKey};
 use crate::id::NetworkId;
 use crate::map::Map;
 use crate::stamp::Place;
@@ -175,7 +176,7 @@ fn check_frontend(frontend: &Frontend) -> Result<(), TableError> {
     };
     usable(key.addr, key.port, "a frontend needs a unicast address")?;
     let mut seen = BTreeSet::new();
-    for &Backend { addr: address, port, state: _ } in backends {
+    for &Backend { addr: address, port, state: _ } in backends.iter() {
         usable(address, port, "a backend needs a unicast address")?;
         if address.is_ipv4() != key.addr.is_ipv4() {
             return Err(TableError::BackendFamily { item: item(), address });

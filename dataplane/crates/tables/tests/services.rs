@@ -43,7 +43,7 @@ fn frontend(addr: &str, port: u16, backends: Vec<Backend>) -> Frontend {
     Frontend {
         key: key(addr, port),
         name: "shop/front".into(),
-        backends,
+        backends: backends.into(),
         drops: false,
         sources: vec![],
         affinity: 0,
@@ -92,7 +92,9 @@ fn a_flow_keeps_its_backend_whoever_else_comes_and_goes() {
     let all = frontend("10.96.0.1", 80, pool.clone());
     let hashes = || (0..20_000_u64).map(|n| n.wrapping_mul(0x2545_f491_4f6c_dd1d));
     let mut shares: BTreeMap<IpAddr, u32> = BTreeMap::new();
-    hashes().for_each(|hash| *shares.entry(all.choose(hash, Asker::Own).unwrap().addr).or_default() += 1);
+    hashes().for_each(|hash| {
+        *shares.entry(all.backends.choose(hash, Asker::Own).unwrap().addr).or_default() += 1
+    });
     assert!(shares.len() == 10 && shares.values().all(|share| (1_700..2_300).contains(share)), "{shares:?}");
 
     let reversed = frontend("10.96.0.1", 80, pool.iter().rev().copied().collect());
@@ -100,17 +102,20 @@ fn a_flow_keeps_its_backend_whoever_else_comes_and_goes() {
     fewer[3].state = BackendState::Draining;
     let fewer = frontend("10.96.0.1", 80, fewer);
     for hash in hashes() {
-        let chosen = all.choose(hash, Asker::Own);
-        assert_eq!(reversed.choose(hash, Asker::Own), chosen);
+        let chosen = all.backends.choose(hash, Asker::Own);
+        assert_eq!(reversed.backends.choose(hash, Asker::Own), chosen);
         if chosen == Some(&pool[3]) {
-            assert_ne!(fewer.choose(hash, Asker::Own).unwrap().addr, pool[3].addr);
+            assert_ne!(fewer.backends.choose(hash, Asker::Own).unwrap().addr, pool[3].addr);
         } else {
-            assert_eq!(fewer.choose(hash, Asker::Own), chosen);
+            assert_eq!(fewer.backends.choose(hash, Asker::Own), chosen);
         }
     }
-    assert_eq!(frontend("10.96.0.1", 80, vec![draining("10.244.1.1")]).choose(7, Asker::Other), None);
-    assert_eq!(all.backend(ip("10.244.1.4"), 8080), Some(&pool[3]));
-    assert_eq!(all.backend(ip("10.244.1.4"), 80), None);
+    assert_eq!(
+        frontend("10.96.0.1", 80, vec![draining("10.244.1.1")]).backends.choose(7, Asker::Other),
+        None
+    );
+    assert_eq!(all.backends.find(ip("10.244.1.4"), 8080), Some(&pool[3]));
+    assert_eq!(all.backends.find(ip("10.244.1.4"), 80), None);
 }
 
 #[test]
@@ -135,11 +140,11 @@ fn bad_frontends_are_named() {
         "frontend 10.96.0.1:0/tcp: port of address 10.96.0.1 is 0: use one from 1 to 65535",
     );
     set(
-        &|row| row.backends[0].addr = ip("0.0.0.0"),
+        &|row| row.backends = vec![serving("0.0.0.0")].into(),
         "frontend 10.96.0.1:80/tcp: address 0.0.0.0 cannot be used: a backend needs a unicast address",
     );
     set(
-        &|row| row.backends[0].port = 0,
+        &|row| row.backends = vec![Backend { port: 0, ..serving("10.244.1.2") }].into(),
         "frontend 10.96.0.1:80/tcp: port of address 10.244.1.2 is 0: use one from 1 to 65535",
     );
     set(
@@ -147,7 +152,7 @@ fn bad_frontends_are_named() {
         "frontend [fd00:96::1]:80/tcp: backend 10.244.1.2 is of the other address family: use one of the frontend's own",
     );
     set(
-        &|row| row.backends.push(draining("10.244.1.2")),
+        &|row| row.backends = vec![serving("10.244.1.2"), draining("10.244.1.2")].into(),
         "frontend 10.96.0.1:80/tcp: backend 10.244.1.2:8080 is there twice: name it once",
     );
     assert_eq!(tables.frontends().count(), 0);
@@ -281,7 +286,7 @@ proptest! {
             }
             for n in 0..4 {
                 let on_it = tables.frontends().any(|row| row.key.addr == addr(n));
-                let serves = tables.frontends().any(|row| row.backend(addr(n), 80).is_some());
+                let serves = tables.frontends().any(|row| row.backends.find(addr(n), 80).is_some());
                 prop_assert_eq!(tables.has_frontends(PODS, addr(n)), on_it);
                 prop_assert_eq!(tables.is_backend(PODS, addr(n), 80, TCP), serves);
             }

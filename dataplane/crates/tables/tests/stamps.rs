@@ -119,7 +119,7 @@ fn change(tables: &mut Tables, [kind, a, b, c]: [u8; 4]) {
             tables.set_frontend(Frontend {
                 key: key(a, b),
                 name: format!("s{}", c % 2),
-                backends,
+                backends: backends.into(),
                 drops: false,
                 sources: vec![],
                 affinity: 0,

@@ -18,7 +18,7 @@ fn bench() -> Bench {
                 .set_frontend(Frontend {
                     key,
                     name: "default/dns".to_owned(),
-                    backends,
+                    backends: backends.into(),
                     drops: false,
                     sources: vec![],
                     affinity: 0,
@@ -122,7 +122,7 @@ fn fragments_of_what_a_pod_says_to_itself_by_a_service_come_back_to_it() {
                 .set_frontend(Frontend {
                     key,
                     name: "default/dns".to_owned(),
-                    backends,
+                    backends: backends.into(),
                     drops: false,
                     sources: vec![],
                     affinity: 0,
