@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::control::{Request, Response};
+use proto::control::{Endpoints, Request, Response};
 use proto::{Connection, FrameError};
 use rustix::fs::Mode;
 
@@ -141,6 +141,10 @@ fn answer(store: &Store, request: Request, fds: Vec<OwnedFd>) -> Response {
             Response::Collected { removed, failures }
         }
         Request::Status => Response::Status(store.status()),
+        Request::ShowEndpoints { namespace, service } => match store.explain(&namespace, &service) {
+            Some((says, endpoints)) => Response::Endpoints(Endpoints { says, endpoints }),
+            None => failed(code::INVALID_CONFIG, format!("there is no Service {namespace}/{service}")),
+        },
     }
 }
 

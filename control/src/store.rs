@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use desired::{ClusterView, KernelTunnel, ObjectName, Pod};
-use proto::control::{AttachAddresses, PodName, Status};
+use proto::control::{AttachAddresses, EndpointUse, PodName, Status};
 use rustix::event::EventfdFlags;
 use tap::Tap;
 use wire::IpPrefix;
@@ -387,6 +387,13 @@ impl Store {
     }
 
     /// Why nothing can be attached for want of a data plane or of what the cluster says.
+    pub(crate) fn explain(&self, namespace: &str, service: &str) -> Option<(Vec<String>, Vec<EndpointUse>)> {
+        let name = ObjectName { namespace: namespace.into(), name: service.into() };
+        let plan = self.plan()?;
+        let view = locked(&self.view).clone();
+        plan.desired.explain(&name, &view, &self.config.node)
+    }
+
     pub(crate) fn trouble(&self) -> Option<String> {
         let state = self.lock();
         if !state.session.connected {

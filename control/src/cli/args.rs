@@ -254,6 +254,16 @@ pub(crate) enum Show {
         #[arg(value_name = "NAME-OR-ADDRESS")]
         filter: Option<String>,
     },
+    /// A Service's endpoints: what each is used for on this node, and why.
+    ///
+    /// CLUSTER is for those who ask at its cluster addresses, WORLD for those who ask at NodePorts, load balancers' and external ones, and
+    /// are not this node's own.
+    #[command(visible_alias = "endpoint")]
+    Endpoints {
+        /// The Service; it is a failure if there is none.
+        #[arg(value_name = "NAMESPACE/NAME", value_parser = service)]
+        service: (String, String),
+    },
     /// Policies: how many rules each endpoint has in each direction; of one endpoint, the rules.
     ///
     /// The first rule that matches decides, and where none does the packet is dropped. A direction without a policy is
@@ -296,7 +306,8 @@ pub(crate) enum Show {
         /// tcp, udp, sctp, icmp, icmpv6 or a number.
         #[arg(long, value_name = "PROTO")]
         protocol: Option<Protocol>,
-        /// new, replied, opening, accepted, established, finished-forward, finished-reply, finished or reset.
+        /// new, replied, opening, accepted, established, finished-forward, finished-reply, finished or reset; or affinity: clients that
+        /// stay with a backend, whatever their ports.
         #[arg(long, value_name = "NAME")]
         state: Option<String>,
         /// At most so many.
@@ -313,6 +324,15 @@ pub(crate) enum Show {
         #[arg(long, value_name = "NAME")]
         port: Option<String>,
     },
+}
+
+fn service(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err("write its namespace and its name, as in default/web".to_owned()),
+    }
 }
 
 /// An address is the prefix that holds it alone.

@@ -109,6 +109,26 @@ pub(crate) fn dataplane_status(socket: &Path) -> Result<dataplane::Status, Query
 
 /// Control's half of `status`.
 pub(crate) fn control_status(socket: &Path) -> Result<control::Status, QueryError> {
+    match ask_control(socket, &control::Request::Status)? {
+        control::Response::Status(status) => Ok(status),
+        _ => Err(QueryError::OutOfTurn(Peer::control(socket))),
+    }
+}
+
+/// A Service's endpoints.
+pub(crate) fn endpoints(
+    socket: &Path,
+    namespace: &str,
+    service: &str,
+) -> Result<control::Endpoints, QueryError> {
+    let (namespace, service) = (namespace.to_owned(), service.to_owned());
+    match ask_control(socket, &control::Request::ShowEndpoints { namespace, service })? {
+        control::Response::Endpoints(endpoints) => Ok(endpoints),
+        _ => Err(QueryError::OutOfTurn(Peer::control(socket))),
+    }
+}
+
+fn ask_control(socket: &Path, request: &control::Request) -> Result<control::Response, QueryError> {
     use control::{Request, Response};
     let mut line = Line::open(Peer::control(socket))?;
     match line.ask(&Request::Hello { version: proto::VERSION, program: program() })? {
@@ -116,10 +136,9 @@ pub(crate) fn control_status(socket: &Path) -> Result<control::Status, QueryErro
         Response::Failed { reason, .. } => return Err(QueryError::Refused { peer: line.peer, reason }),
         _ => return Err(QueryError::OutOfTurn(line.peer)),
     }
-    match line.ask(&Request::Status)? {
-        Response::Status(status) => Ok(status),
+    match line.ask(request)? {
         Response::Failed { reason, .. } => Err(QueryError::Refused { peer: line.peer, reason }),
-        _ => Err(QueryError::OutOfTurn(line.peer)),
+        answer => Ok(answer),
     }
 }
 

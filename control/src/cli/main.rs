@@ -189,6 +189,13 @@ fn show(args: &Args, what: &Show, style: Style, out: &mut impl Write) -> anyhow:
             };
             return flows(args, &filter, *limit, style, out);
         }
+        Show::Endpoints { service: (namespace, name) } => {
+            let endpoints = client::endpoints(&args.control, namespace, name)?;
+            return Ok(match args.json {
+                true => json(&endpoints, out)?,
+                false => render::endpoints(&endpoints, style, out)?,
+            });
+        }
         Show::Ports { .. } => Request::ShowPorts,
         Show::Routes { .. } => Request::ShowRoutes,
         Show::Services { .. } => Request::ShowServices,

@@ -6,7 +6,7 @@ mod status;
 mod workers;
 
 pub(crate) use flows::{flows, trace};
-pub(crate) use rows::{neighbours, policies, ports, routes, rules, services};
+pub(crate) use rows::{endpoints, neighbours, policies, ports, routes, rules, services};
 pub(crate) use status::status;
 pub(crate) use workers::{drops, workers};
 

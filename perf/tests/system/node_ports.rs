@@ -146,6 +146,9 @@ fn with_a_local_policy_the_world_is_served_where_an_endpoint_is_and_stays_itself
             let heard = says(outside, b, 8080, own(second, family), 30_080, By::Tcp).unwrap();
             assert_eq!(heard, ip(family.of(outside_is(uplink))));
             is_silent(first, outside, SocketAddr::new(own(first, family), 30_080), "no-local-backend");
+            let why = |node: &Node| node.query().text(&["show", "endpoints", "shop/service-7"]).unwrap();
+            assert!(why(first).contains("it is on another node, and the policy is Local"), "{}", why(first));
+            assert!(why(second).contains("new flows (it is on this node)"), "{}", why(second));
             // A node's own pods, and the node, are served as from within.
             says(&a.netns, b, 8080, own(first, family), 30_080, By::Tcp).unwrap();
             says(&first.host, b, 8080, own(first, family), 30_080, By::Tcp).unwrap();

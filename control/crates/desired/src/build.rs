@@ -195,6 +195,10 @@ impl Desired {
         })
     }
 
+    pub(crate) fn warnings_about(&self, about: &About) -> impl Iterator<Item = &str> {
+        self.warnings.get(about).into_iter().flatten().map(String::as_str)
+    }
+
     /// Those that are of this node's own making, or about its own Node.
     pub fn own_warnings(&self, node: &str) -> impl Iterator<Item = &str> {
         let own = [About::Local, About::Node(node.to_owned())];

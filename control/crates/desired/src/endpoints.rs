@@ -16,11 +16,11 @@ pub(crate) struct Place<'a> {
 }
 
 /// Endpoints by address and port.
-type Endpoints<'a> = BTreeMap<(IpAddr, u16), &'a SliceEndpoint>;
+pub(crate) type Endpoints<'a> = BTreeMap<(IpAddr, u16), &'a SliceEndpoint>;
 
 /// What hints have this node use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Topology {
+pub(crate) enum Topology {
     Any,
     SameZone,
     SameNode,
@@ -79,7 +79,7 @@ pub(crate) fn local_endpoints(slices: &[&EndpointSlice], place: Place<'_>) -> u3
 }
 
 /// Those of all slices. One may be in several: one that says that it is on this node comes before the others.
-fn endpoints<'a>(
+pub(crate) fn endpoints<'a>(
     name: &str,
     protocol: &Protocol,
     v4: bool,
@@ -106,7 +106,7 @@ fn endpoints<'a>(
 }
 
 /// Those that are ready, as hints have it; with none ready anywhere, those that still serve while they terminate.
-fn anywhere<'a>(all: &Endpoints<'a>, place: Place<'_>) -> Endpoints<'a> {
+pub(crate) fn anywhere<'a>(all: &Endpoints<'a>, place: Place<'_>) -> Endpoints<'a> {
     let topology = topology(all, place);
     let has = |hints: &[Box<str>], own: &str| hints.iter().any(|hint| **hint == *own);
     let meant = |endpoint: &SliceEndpoint| match (topology, &endpoint.hints) {
@@ -139,7 +139,7 @@ fn first_that_has_some<'a>(of: [Endpoints<'a>; 2]) -> Endpoints<'a> {
 }
 
 /// Hints count only where every ready endpoint has some, and one is meant for here.
-fn topology(all: &Endpoints<'_>, place: Place<'_>) -> Topology {
+pub(crate) fn topology(all: &Endpoints<'_>, place: Place<'_>) -> Topology {
     let (mut any, mut nodes, mut zones) = (false, true, true);
     let (mut for_node, mut for_zone) = (false, false);
     for endpoint in all.values().filter(|endpoint| endpoint.ready) {

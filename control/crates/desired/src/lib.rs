@@ -11,6 +11,7 @@ mod build;
 mod by_kernel;
 mod diff;
 mod endpoints;
+mod explain;
 mod host_ports;
 mod local;
 mod nodes;

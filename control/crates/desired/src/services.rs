@@ -117,14 +117,7 @@ impl Desired {
         self.take_back(&about);
         self.withdraw(name);
         let Some(service) = view.services.get(name).filter(|own| is_ours(own)) else { return };
-        let slices: Vec<&EndpointSlice> = self
-            .services
-            .slices
-            .get(name)
-            .into_iter()
-            .flatten()
-            .filter_map(|slice| view.endpoint_slices.get(slice))
-            .collect();
+        let slices: Vec<&EndpointSlice> = self.slices_of(name, view).collect();
         let zone = view.nodes.get(&local.node).map_or("", |own| &own.zone);
         let place = Place { node: &local.node, zone };
         let mut problems = Vec::new();
@@ -192,6 +185,15 @@ impl Desired {
         for problem in problems {
             self.warn(about.clone(), format!("Service {name}: {problem}"));
         }
+    }
+
+    pub(crate) fn slices_of<'a>(
+        &self,
+        name: &ObjectName,
+        view: &'a ClusterView,
+    ) -> impl Iterator<Item = &'a EndpointSlice> {
+        let slices = self.services.slices.get(name).into_iter().flatten();
+        slices.filter_map(|slice| view.endpoint_slices.get(slice))
     }
 
     /// Has load balancers answered; those that come by an uplink of ours by what it passes on to the node.
@@ -325,7 +327,7 @@ fn service_of(name: &ObjectName, slice: &EndpointSlice) -> Option<ObjectName> {
 }
 
 /// Whether it is a proxy's, and this one's (Kubernetes, pkg/proxy/util, ShouldSkipService).
-fn is_ours(service: &Service) -> bool {
+pub(crate) fn is_ours(service: &Service) -> bool {
     let headless = service.cluster_ips.first().is_none_or(|own| own.is_empty() || **own == *"None");
     !service.left_alone && !headless && service.kind != "ExternalName"
 }

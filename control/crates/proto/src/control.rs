@@ -1,6 +1,6 @@
 //! What control is asked by the CNI bridge and the command line, and answers.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,8 @@ pub enum Request {
     Collect { network: String, valid: Vec<AttachmentName> },
     /// `podrouter status`. Answer: [`Response::Status`].
     Status,
+    /// `podrouter show endpoints`. Answer: [`Response::Endpoints`].
+    ShowEndpoints { namespace: String, service: String },
 }
 
 /// Control to client.
@@ -44,12 +46,39 @@ pub enum Response {
         failures: Vec<String>,
     },
     Status(Status),
+    Endpoints(Endpoints),
     /// `code` is one of the CNI specification's error codes (CNI 1.1.0, section 5).
     Failed {
         code: u32,
         reason: String,
         details: String,
     },
+}
+
+/// A Service's endpoints, and what is to be said of all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// What of it is not honoured, or why it is not served at all.
+    pub says: Vec<String>,
+    pub endpoints: Vec<EndpointUse>,
+}
+
+/// One of a Service's endpoints, for one of its ports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointUse {
+    /// Of the Service, with its name if it has one.
+    pub port: String,
+    #[serde(with = "text")]
+    pub protocol: Protocol,
+    pub endpoint: SocketAddr,
+    /// Empty: not said.
+    pub node: String,
+    /// As its slice says them: `ready`, `serving, terminating`.
+    pub conditions: String,
+    /// What it gets of those who ask at the cluster's addresses, and why.
+    pub cluster: String,
+    /// And of others than this node's own who ask at addresses of the world.
+    pub world: String,
 }
 
 /// A pod's interface as asked for.

@@ -566,6 +566,7 @@ fn control_requests() -> Vec<(&'static str, control::Request)> {
             Request::Collect { network: "pods".into(), valid: vec![valid] }
         }),
         ("status", Request::Status),
+        ("show-endpoints", Request::ShowEndpoints { namespace: "shop".into(), service: "web".into() }),
     ]
 }
 
@@ -623,6 +624,21 @@ fn control_responses() -> Vec<(&'static str, control::Response)> {
             }),
         ),
         (
+            "endpoints",
+            Response::Endpoints(control::Endpoints {
+                says: vec!["spec.externalIPs[0] `x`: is no IP address; left out".into()],
+                endpoints: vec![control::EndpointUse {
+                    port: "http (80)".into(),
+                    protocol: Protocol(6),
+                    endpoint: "10.244.2.3:8080".parse().unwrap(),
+                    node: "knode2".into(),
+                    conditions: "serving, terminating".into(),
+                    cluster: "what it has: it terminates, and others are ready".into(),
+                    world: "what it has: it is on another node, and the policy is Local".into(),
+                }],
+            }),
+        ),
+        (
             "failed",
             Response::Failed {
                 code: 11,
@@ -665,7 +681,8 @@ fn named(messages: &BTreeSet<String>) {
             | CtlQ::Check { .. }
             | CtlQ::Detach { .. }
             | CtlQ::Collect { .. }
-            | CtlQ::Status => {}
+            | CtlQ::Status
+            | CtlQ::ShowEndpoints { .. } => {}
         }
     }
     for (_, message) in control_responses() {
@@ -674,6 +691,7 @@ fn named(messages: &BTreeSet<String>) {
             | CtlA::Attached(_)
             | CtlA::Detached
             | CtlA::Status(_)
+            | CtlA::Endpoints(_)
             | CtlA::Collected { .. }
             | CtlA::Failed { .. } => {}
         }

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::net::SocketAddr;
 
+use proto::control::Endpoints;
 use proto::dataplane::{
     BackendState, DeviceCounter, DeviceStatus, Frontend, Limit, Limits, NeighbourStatus, Policy,
     PolicyStatus, PortKind, PortStatus, RouteStatus, Rule,
@@ -161,6 +162,26 @@ pub(crate) fn services(services: &[Frontend], style: Style, out: &mut impl Write
     table.print(style, out)
 }
 
+/// What is to be said of all, and a line each.
+pub(crate) fn endpoints(all: &Endpoints, style: Style, out: &mut impl Write) -> io::Result<()> {
+    for line in &all.says {
+        writeln!(out, "{}", style.alert(line))?;
+    }
+    let mut table = Table::new(&["PORT", "PROTOCOL", "ENDPOINT", "NODE", "CONDITIONS", "CLUSTER", "WORLD"]);
+    for row in &all.endpoints {
+        table.row([
+            row.port.as_str().into(),
+            row.protocol.to_string().into(),
+            row.endpoint.to_string().into(),
+            row.node.as_str().into(),
+            row.conditions.as_str().into(),
+            row.cluster.as_str().into(),
+            row.world.as_str().into(),
+        ]);
+    }
+    table.print(style, out)
+}
+
 /// A line each endpoint and direction.
 pub(crate) fn policies(policies: &[PolicyStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
     let mut table = Table::new(&["ENDPOINT", "STATE", "DIRECTION", ">RULES"]);
@@ -220,6 +241,7 @@ pub(crate) fn neighbours(list: &[NeighbourStatus], style: Style, out: &mut impl 
 mod tests {
     use super::super::text;
     use super::*;
+    use proto::control::Endpoints;
     use proto::dataplane::{PortInfo, PortSpec};
     use wire::MacAddr;
 
