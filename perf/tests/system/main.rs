@@ -15,6 +15,7 @@ mod node_ports;
 mod nodes;
 mod pings;
 mod restarts;
+mod service_changes;
 mod services;
 mod simulation;
 mod spoofing;

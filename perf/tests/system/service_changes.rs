@@ -1,0 +1,276 @@
+//! Services whose pods, ports and types change while clients use them.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, ensure};
+use lab::exchange::inside;
+use lab::netns::Netns;
+use lab::node::{Node, Options, Uplink};
+use lab::pod::{Family, Kind, Pod};
+use lab::wait::{PATIENCE, wait_until};
+use serde_json::{Value, json};
+
+use crate::nodes::Bed;
+use crate::services::{FILE, address, own, service, slices, wait_for};
+
+/// A port in both families, where nobody says otherwise.
+const ANY: &str = "[::]:8080";
+
+/// As [`slices`], and where each endpoint is.
+pub(crate) fn placed(
+    number: u8,
+    ports: &[(&str, &str, u16)],
+    endpoints: &[(&Pod, &Node, &str)],
+) -> Vec<Value> {
+    let conditions: Vec<(&Pod, &str)> =
+        endpoints.iter().map(|(pod, _, condition)| (*pod, *condition)).collect();
+    let mut all = slices(number, "all", ports, &conditions);
+    for slice in &mut all {
+        for (at, (_, node, _)) in endpoints.iter().enumerate() {
+            slice["endpoints"][at]["nodeName"] = json!(node.site.name());
+        }
+    }
+    all
+}
+
+/// Answers each byte with its name, on as many connections as there are, until it is dropped.
+struct Server {
+    name: u8,
+    listener: Arc<TcpListener>,
+    open: Arc<Mutex<HashMap<usize, TcpStream>>>,
+    accepted: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(pod: &Pod, name: u8) -> Self {
+        let listener = Arc::new(inside(&pod.netns, || TcpListener::bind(ANY)).unwrap().unwrap());
+        let open = Arc::new(Mutex::new(HashMap::new()));
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let (listens, kept, counted) = (Arc::clone(&listener), Arc::clone(&open), Arc::clone(&accepted));
+        let thread = std::thread::spawn(move || {
+            while let Ok((mut client, _)) = listens.accept() {
+                let number = counted.fetch_add(1, Ordering::SeqCst);
+                kept.lock().unwrap().insert(number, client.try_clone().unwrap());
+                let kept = Arc::clone(&kept);
+                std::thread::spawn(move || {
+                    let mut word = [0];
+                    while client.read_exact(&mut word).is_ok() && client.write_all(&[name]).is_ok() {}
+                    kept.lock().unwrap().remove(&number);
+                });
+            }
+        });
+        Self { name, listener, open, accepted, thread: Some(thread) }
+    }
+
+    fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Wakes the one that accepts.
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+        self.thread.take().map(JoinHandle::join);
+        for connection in self.open.lock().unwrap().values() {
+            let _ = connection.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
+fn connect(at: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&at, PATIENCE).with_context(|| format!("to {at}"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Whose name it is that is answered.
+fn ask(stream: &mut TcpStream) -> Result<u8> {
+    let mut name = [0];
+    stream.write_all(b"?")?;
+    stream.read_exact(&mut name)?;
+    Ok(name[0])
+}
+
+/// From where, and at which of a Service's addresses it is asked, one a family.
+struct Way<'a> {
+    from: &'a Netns,
+    at: [SocketAddr; 2],
+}
+
+impl<'a> Way<'a> {
+    fn new(from: &'a Netns, at: impl Fn(Family) -> IpAddr, port: u16) -> Self {
+        Self { from, at: Family::BOTH.map(|family| SocketAddr::new(at(family), port)) }
+    }
+
+    /// Connection after connection, until there have been enough, and counts them.
+    fn ask_on(&self, asked: &AtomicUsize, enough: &AtomicBool) -> Result<()> {
+        inside(self.from, || {
+            for at in self.at.iter().cycle() {
+                if enough.load(Ordering::SeqCst) {
+                    break;
+                }
+                let number = asked.load(Ordering::SeqCst);
+                connect(*at)
+                    .and_then(|mut stream| ask(&mut stream))
+                    .with_context(|| format!("request {number} from {} at {at}", self.from.name()))?;
+                asked.fetch_add(1, Ordering::SeqCst);
+            }
+            Ok(())
+        })?
+    }
+
+    /// A connection to this very server, in each family.
+    fn reach(&self, server: &Server) -> Vec<TcpStream> {
+        let to = |at: &SocketAddr| {
+            wait_until("it is this one's turn", PATIENCE, || {
+                let mut stream = inside(self.from, || connect(*at))??;
+                let name = ask(&mut stream)?;
+                ensure!(name == server.name, "{name} answered at {at}");
+                Ok(stream)
+            })
+            .unwrap()
+        };
+        self.at.iter().map(to).collect()
+    }
+}
+
+/// An endpoint, from before it is one until after.
+struct Replica<'a> {
+    node: &'a Node,
+    pod: Pod,
+    server: Server,
+}
+
+impl<'a> Replica<'a> {
+    fn new(node: &'a Node, name: u8) -> Self {
+        let pod = Pod::attach(node, &format!("web-{name}"), Kind::Kernel).unwrap();
+        let server = Server::start(&pod, name);
+        Self { node, pod, server }
+    }
+
+    /// Each line of `show services` that is about it.
+    fn lines<'s>(&self, shown: &'s str) -> Vec<&'s str> {
+        let at = Family::BOTH
+            .map(|family| SocketAddr::new(self.pod.address(family).parse().unwrap(), 8080).to_string());
+        shown.lines().filter(|line| at.iter().any(|own| line.contains(&format!(" {own} ")))).collect()
+    }
+}
+
+/// Pods are replaced one by one, as a Deployment does it, under two Services that select them all: not one request fails, none goes to
+/// who terminates once that is known, and who has a connection keeps it until the server ends it.
+#[test]
+fn a_rolling_update_costs_no_request_and_no_connection() {
+    for uplink in [Uplink::Dedicated, Uplink::Kernel] {
+        let bed = Bed::with(&Options { uplink, masquerade: true, ..Options::default() }, 2);
+        let [first, second] = [&bed.cluster.nodes[0], &bed.cluster.nodes[1]];
+        let tell = |replicas: &[(&Replica<'_>, &str)]| {
+            let endpoints: Vec<(&Pod, &Node, &str)> =
+                replicas.iter().map(|(own, condition)| (&own.pod, own.node, *condition)).collect();
+            let mut objects = Vec::new();
+            for (number, port, policy) in [(7, 30_080, "Cluster"), (8, 30_081, "Local")] {
+                let mut web = service(number, &[("", "TCP", 80)], &json!({}));
+                web["spec"]["type"] = json!("NodePort");
+                web["spec"]["externalTrafficPolicy"] = json!(policy);
+                web["spec"]["ports"][0]["nodePort"] = json!(port);
+                objects.push(web);
+                objects.extend(placed(number, &[("", "TCP", 8080)], &endpoints));
+            }
+            bed.cluster.set(FILE, &objects).unwrap();
+        };
+        let mut replicas = vec![Replica::new(first, 1), Replica::new(second, 2)];
+        tell(&[(&replicas[0], "ready"), (&replicas[1], "ready")]);
+        wait_for(&bed, "they are there", |shown| {
+            replicas.iter().all(|own| !own.lines(shown).is_empty()) && shown.contains(":30081")
+        });
+        let outside = &bed.cluster.lan.outside;
+        let cluster_ip = |family| address(7, family);
+        let ways = [
+            Way::new(&bed.pods[0].netns, cluster_ip, 80),
+            Way::new(&second.host, cluster_ip, 80),
+            Way::new(outside, |family| own(first, family), 30_080),
+            Way::new(outside, |family| own(second, family), 30_081),
+        ];
+        let (asked, enough) = (ways.each_ref().map(|_| AtomicUsize::new(0)), AtomicBool::new(false));
+        let ask_all_again = |times: usize| {
+            let before = asked.each_ref().map(|own| own.load(Ordering::SeqCst));
+            wait_until("all have asked again", PATIENCE, || {
+                let now = asked.each_ref().map(|own| own.load(Ordering::SeqCst));
+                ensure!(now.iter().zip(&before).all(|(now, before)| *now >= before + times), "{now:?}");
+                Ok(())
+            })
+            .unwrap();
+        };
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = ways
+                .iter()
+                .zip(&asked)
+                .map(|(way, asked)| scope.spawn(|| way.ask_on(asked, &enough)))
+                .collect();
+            let _end = Ends(&enough);
+            for name in 3..6 {
+                let old = replicas.remove(0);
+                let kept = &replicas[0];
+                let new = Replica::new(old.node, name);
+                tell(&[(&old, "ready"), (kept, "ready"), (&new, "ready")]);
+                wait_for(&bed, "the new one is there", |shown| !new.lines(shown).is_empty());
+                // The world is served by the one node's own alone where the policy is so.
+                let near = if std::ptr::eq(old.node, second) { ways.len() } else { ways.len() - 1 };
+                let mut connections: Vec<TcpStream> =
+                    ways[..near].iter().flat_map(|way| way.reach(&old.server)).collect();
+                let mut goes_on = || {
+                    for connection in &mut connections {
+                        assert_eq!(ask(connection).unwrap(), old.server.name);
+                    }
+                };
+
+                tell(&[(&old, "draining"), (kept, "ready"), (&new, "ready")]);
+                wait_for(&bed, "the old one drains", |shown| {
+                    let lines = old.lines(shown);
+                    !lines.is_empty() && lines.iter().all(|line| line.contains("draining"))
+                });
+                // What began before has come to its end.
+                ask_all_again(2);
+                let accepted = old.server.accepted();
+                ask_all_again(10);
+                assert_eq!(old.server.accepted(), accepted, "who drains is asked anew");
+                goes_on();
+
+                tell(&[(kept, "ready"), (&new, "ready")]);
+                wait_for(&bed, "the old one is gone", |shown| old.lines(shown).is_empty());
+                ask_all_again(2);
+                goes_on();
+                let Replica { node, pod, server } = old;
+                drop(server);
+                for connection in &mut connections {
+                    assert_eq!(connection.read(&mut [0]).unwrap(), 0, "the server has ended it");
+                }
+                pod.detach(node).unwrap();
+                drop(pod);
+                ask_all_again(2);
+                replicas.push(new);
+            }
+            enough.store(true, Ordering::SeqCst);
+            for client in clients {
+                client.join().unwrap().unwrap();
+            }
+        });
+        println!("{uplink:?}: {asked:?} requests");
+        bed.cluster.ledgers().unwrap();
+    }
+}
+
+/// Has clients end, also when the test fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
