@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::exchange::inside;
@@ -272,5 +273,151 @@ struct Ends<'a>(&'a AtomicBool);
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Answers each datagram with its name, until it is dropped.
+struct Responder {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Responder {
+    fn start(pod: &Pod, name: u8) -> Self {
+        let socket = inside(&pod.netns, || UdpSocket::bind(ANY)).unwrap().unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            while !ends.load(Ordering::SeqCst) {
+                if let Ok((_, client)) = socket.recv_from(&mut [0; 8]) {
+                    // Who has gone meanwhile does not want to know.
+                    let _ = socket.send_to(&[name], client);
+                }
+            }
+        });
+        Self { over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// One socket for all that it asks: its port stays the same.
+struct Asker {
+    socket: UdpSocket,
+    what: String,
+}
+
+impl Asker {
+    fn new(from: &Netns, at: SocketAddr) -> Self {
+        let any = if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = inside(from, || UdpSocket::bind(any)).unwrap().unwrap();
+        socket.connect(at).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        Self { socket, what: format!("{} at {at}", from.name()) }
+    }
+
+    /// Whose name the answer is; an answer to what was asked before is none.
+    fn ask(&self) -> std::io::Result<u8> {
+        let mut name = [0];
+        self.socket.set_nonblocking(true)?;
+        while self.socket.recv(&mut name).is_ok() {}
+        self.socket.set_nonblocking(false)?;
+        self.socket.send(b"?")?;
+        self.socket.recv(&mut name)?;
+        Ok(name[0])
+    }
+
+    fn is_answered_by(&self, name: u8) {
+        wait_until(&format!("{name} answers {}", self.what), PATIENCE, || {
+            let answered = self.ask()?;
+            ensure!(answered == name, "{answered} does");
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    fn is_refused(&self) {
+        wait_until(&format!("{} is refused", self.what), PATIENCE, || match self.ask() {
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(()),
+            other => Err(anyhow::anyhow!("{other:?}")),
+        })
+        .unwrap();
+    }
+}
+
+/// A client that goes on asking by one port finds the pod that has come in the place of another: on the same node, and on another one,
+/// with a while of nobody between.
+#[test]
+fn datagrams_of_one_socket_follow_the_pods_that_replace_each_other() {
+    for uplink in [Uplink::Dedicated, Uplink::Kernel] {
+        let bed = Bed::with(&Options { uplink, masquerade: true, ..Options::default() }, 2);
+        let [a, b] = [&bed.pods[0].netns, &bed.pods[1].netns];
+        let [first, second] = [&bed.cluster.nodes[0], &bed.cluster.nodes[1]];
+        let tell = |endpoints: &[(&Pod, &Node, &str)]| {
+            let mut objects = Vec::new();
+            for number in [7, 8] {
+                let mut dns = service(number, &[("", "UDP", 53)], &json!({}));
+                if number == 7 {
+                    dns["spec"]["type"] = json!("NodePort");
+                    dns["spec"]["ports"][0]["nodePort"] = json!(30_053);
+                } else {
+                    dns["spec"]["internalTrafficPolicy"] = json!("Local");
+                }
+                objects.push(dns);
+                objects.extend(placed(number, &[("", "UDP", 8080)], endpoints));
+            }
+            bed.cluster.set(FILE, &objects).unwrap();
+        };
+        let askers = |ways: &[(&Netns, &dyn Fn(Family) -> IpAddr, u16)]| -> Vec<Asker> {
+            Family::BOTH
+                .into_iter()
+                .flat_map(|family| {
+                    ways.iter()
+                        .map(move |(from, at, port)| Asker::new(from, SocketAddr::new(at(family), *port)))
+                })
+                .collect()
+        };
+        let cluster_ip = |family| address(7, family);
+        let local_ip = |family| address(8, family);
+        let [at_first, at_second] = [first, second].map(|node| move |family| own(node, family));
+        let outside = &bed.cluster.lan.outside;
+        let all = askers(&[
+            (a, &cluster_ip, 53),
+            (b, &cluster_ip, 53),
+            // Pods of the host's network ask as it does.
+            (&first.host, &cluster_ip, 53),
+            (&second.host, &cluster_ip, 53),
+            (outside, &at_first, 30_053),
+            (outside, &at_second, 30_053),
+            (&first.host, &at_second, 30_053),
+        ]);
+        let of_first = askers(&[(a, &local_ip, 53), (&first.host, &local_ip, 53)]);
+        let of_second = askers(&[(b, &local_ip, 53), (&second.host, &local_ip, 53)]);
+        let mut before: Option<(&Node, Pod, Responder)> = None;
+        for (name, node) in (1..).zip([second, second, first]) {
+            let pod = Pod::attach(node, &format!("dns-{name}"), Kind::Kernel).unwrap();
+            let responder = Responder::start(&pod, name);
+            tell(&[(&pod, node, "unready")]);
+            if let Some((node, pod, responder)) = before.take() {
+                drop(responder);
+                pod.detach(node).unwrap();
+            }
+            for asker in all.iter().chain(&of_first).chain(&of_second) {
+                asker.is_refused();
+            }
+            tell(&[(&pod, node, "ready")]);
+            let local = if std::ptr::eq(node, first) { &of_first } else { &of_second };
+            for asker in all.iter().chain(local) {
+                asker.is_answered_by(name);
+            }
+            before = Some((node, pod, responder));
+        }
+        bed.cluster.ledgers().unwrap();
     }
 }
