@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::exchange::inside;
+use lab::exchange::{By, inside, through};
 use lab::netns::Netns;
 use lab::node::{Node, Options, Uplink};
 use lab::pod::{Family, Kind, Pod};
@@ -17,7 +17,7 @@ use lab::wait::{PATIENCE, wait_until};
 use serde_json::{Value, json};
 
 use crate::nodes::Bed;
-use crate::services::{FILE, address, own, service, slices, wait_for};
+use crate::services::{FILE, address, own, refuses, service, slices, wait_for};
 
 /// A port in both families, where nobody says otherwise.
 const ANY: &str = "[::]:8080";
@@ -420,4 +420,155 @@ fn datagrams_of_one_socket_follow_the_pods_that_replace_each_other() {
         }
         bed.cluster.ledgers().unwrap();
     }
+}
+
+/// A word to an address that is to lead to a port of the pod.
+fn says(from: &Netns, to: &Pod, target: u16, at: SocketAddr, by: By) -> Result<IpAddr> {
+    let family = if at.is_ipv4() { Family::V4 } else { Family::V6 };
+    through(from, &to.netns, SocketAddr::new(to.address(family).parse()?, target), Some(at), by)
+}
+
+/// Who tries does not get through to a port of the pod.
+fn hears_nothing(from: &Netns, to: &Pod, target: u16, at: SocketAddr) {
+    let listener = inside(&to.netns, || TcpListener::bind(("::", target))).unwrap().unwrap();
+    let tried = inside(from, || TcpStream::connect_timeout(&at, Duration::from_millis(100))).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    assert!(tried.is_err() && listener.accept().is_err(), "{at}");
+}
+
+/// One of a Service's ports, and which of its pods' it leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Port {
+    name: &'static str,
+    by: By,
+    port: u16,
+    node_port: u16,
+    target: u16,
+}
+
+impl Port {
+    const fn new(name: &'static str, by: By, port: u16, node_port: u16, target: u16) -> Self {
+        Self { name, by, port, node_port, target }
+    }
+
+    const fn protocol(self) -> &'static str {
+        match self.by {
+            By::Tcp => "TCP",
+            By::Udp => "UDP",
+        }
+    }
+}
+
+/// By its name alone, by its cluster address, and by the nodes' ports, in whichever order; with ports added, moved and deleted.
+#[test]
+fn a_service_follows_its_type_and_its_ports() {
+    let bed = Bed::with(&Options { uplink: Uplink::Kernel, masquerade: true, ..Options::default() }, 2);
+    let [a, b] = [&bed.pods[0], &bed.pods[1]];
+    let [first, second] = [&bed.cluster.nodes[0], &bed.cluster.nodes[1]];
+    let outside = &bed.cluster.lan.outside;
+    let http = Port::new("http", By::Tcp, 80, 30_080, 8080);
+    let dns = Port::new("dns", By::Udp, 80, 30_080, 5353);
+    let more = Port::new("more", By::Tcp, 81, 30_081, 9090);
+    let moved = Port { node_port: 30_082, ..http };
+    let tell = |kind: &str, ports: &[Port]| {
+        let numbers: Vec<_> = ports.iter().map(|own| (own.name, own.protocol(), own.port)).collect();
+        let targets: Vec<_> = ports.iter().map(|own| (own.name, own.protocol(), own.target)).collect();
+        let mut web = service(7, &numbers, &json!({}));
+        web["spec"]["type"] = json!(kind);
+        if kind == "ExternalName" {
+            web["spec"] = json!({"type": kind, "externalName": "shop.example"});
+        }
+        for (at, own) in ports.iter().enumerate().filter(|_| kind == "NodePort") {
+            web["spec"]["ports"][at]["nodePort"] = json!(own.node_port);
+        }
+        let mut objects = vec![web];
+        objects.extend(placed(7, &targets, &[(b, second, "ready")]));
+        bed.cluster.set(FILE, &objects).unwrap();
+    };
+    let [name, cluster, node] = ["ExternalName", "ClusterIP", "NodePort"];
+    for (kind, ports) in [
+        (name, &[][..]),
+        (cluster, &[http][..]),
+        (name, &[]),
+        (node, &[http]),
+        (name, &[]),
+        (cluster, &[http, dns]),
+        (cluster, &[dns, more]),
+        (node, &[http, dns, more]),
+        (node, &[moved, more]),
+        (cluster, &[http]),
+    ] {
+        tell(kind, ports);
+        let is_at = |family, own: Port| SocketAddr::new(address(7, family), own.port);
+        let is_served = |own: &Port| ports.iter().any(|other| (other.by, other.port) == (own.by, own.port));
+        wait_for(&bed, kind, |shown| {
+            [http, dns, more].iter().all(|own| {
+                let row = format!("{}/{}", is_at(Family::V6, *own), own.protocol().to_lowercase());
+                shown.contains(&row) == is_served(own)
+            })
+        });
+        for family in Family::BOTH {
+            for own in ports {
+                says(&a.netns, b, own.target, is_at(family, *own), own.by).unwrap();
+            }
+            for own in [http, more].into_iter().filter(|own| !is_served(own)) {
+                hears_nothing(&a.netns, b, own.target, is_at(family, own));
+            }
+            for port in [http, dns, more, moved] {
+                let at = SocketAddr::new(own(first, family), port.node_port);
+                for from in [&a.netns, outside] {
+                    if kind == node && ports.contains(&port) {
+                        says(from, b, port.target, at, port.by).unwrap();
+                    } else {
+                        // By the node itself, which has nobody there.
+                        wait_until("it is the node's", PATIENCE, || refuses(from, at, port.by)).unwrap();
+                    }
+                }
+            }
+        }
+    }
+    bed.cluster.ledgers().unwrap();
+}
+
+/// Services share an address that a load balancer has for them, by different protocols of one port; each comes and goes for itself.
+#[test]
+fn services_share_a_load_balancers_address() {
+    let bed = Bed::with(&Options { uplink: Uplink::Kernel, masquerade: true, ..Options::default() }, 2);
+    let [a, b] = [&bed.pods[0], &bed.pods[1]];
+    let [first, second] = [&bed.cluster.nodes[0], &bed.cluster.nodes[1]];
+    let outside = &bed.cluster.lan.outside;
+    let shared = ["203.0.113.8", "2001:db8:203::8"];
+    for (at, next_hop) in shared.iter().zip(first.site.host()) {
+        outside.ip(&["route", "add", at, "via", &next_hop, "dev", "eth0"]).unwrap();
+    }
+    // By TCP to one pod, by UDP to another.
+    let both = [(7, By::Tcp, "TCP", (a, first)), (8, By::Udp, "UDP", (b, second))];
+    let present = [&both[..], &both[..1], &both[1..], &both[..]];
+    for there in present {
+        let mut objects = Vec::new();
+        for (number, _, protocol, (pod, node)) in there {
+            let mut web = service(*number, &[("", protocol, 80)], &json!({}));
+            web["spec"]["type"] = json!("LoadBalancer");
+            web["spec"]["allocateLoadBalancerNodePorts"] = json!(false);
+            web["status"] = json!({"loadBalancer": {"ingress": shared.map(|ip| json!({"ip": ip}))}});
+            objects.push(web);
+            objects.extend(placed(*number, &[("", protocol, 8080)], &[(pod, node, "ready")]));
+        }
+        bed.cluster.set(FILE, &objects).unwrap();
+        wait_for(&bed, "they are there", |shown| {
+            both.iter().all(|(number, ..)| {
+                shown.contains(&format!("service-{number}")) == there.iter().any(|own| own.0 == *number)
+            })
+        });
+        assert_eq!(first.query().warnings().unwrap(), Vec::<String>::new());
+        for ip in shared {
+            let at = SocketAddr::new(ip.parse().unwrap(), 80);
+            for (_, by, _, (pod, _)) in there {
+                for from in [&a.netns, &b.netns, &second.host, outside] {
+                    wait_until("it is reached", PATIENCE, || says(from, pod, 8080, at, *by)).unwrap();
+                }
+            }
+        }
+    }
+    bed.cluster.ledgers().unwrap();
 }
