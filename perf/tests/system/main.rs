@@ -16,6 +16,7 @@ mod nodes;
 mod pings;
 mod restarts;
 mod service_changes;
+mod service_clients;
 mod services;
 mod simulation;
 mod spoofing;

@@ -374,31 +374,25 @@ fn datagrams_of_one_socket_follow_the_pods_that_replace_each_other() {
             }
             bed.cluster.set(FILE, &objects).unwrap();
         };
-        let askers = |ways: &[(&Netns, &dyn Fn(Family) -> IpAddr, u16)]| -> Vec<Asker> {
-            Family::BOTH
-                .into_iter()
-                .flat_map(|family| {
-                    ways.iter()
-                        .map(move |(from, at, port)| Asker::new(from, SocketAddr::new(at(family), *port)))
-                })
-                .collect()
+        let askers = |ways: &[Way<'_>]| -> Vec<Asker> {
+            ways.iter().flat_map(|way| way.at.map(|at| Asker::new(way.from, at))).collect()
         };
         let cluster_ip = |family| address(7, family);
         let local_ip = |family| address(8, family);
         let [at_first, at_second] = [first, second].map(|node| move |family| own(node, family));
         let outside = &bed.cluster.lan.outside;
         let all = askers(&[
-            (a, &cluster_ip, 53),
-            (b, &cluster_ip, 53),
+            Way::new(a, cluster_ip, 53),
+            Way::new(b, cluster_ip, 53),
             // Pods of the host's network ask as it does.
-            (&first.host, &cluster_ip, 53),
-            (&second.host, &cluster_ip, 53),
-            (outside, &at_first, 30_053),
-            (outside, &at_second, 30_053),
-            (&first.host, &at_second, 30_053),
+            Way::new(&first.host, cluster_ip, 53),
+            Way::new(&second.host, cluster_ip, 53),
+            Way::new(outside, at_first, 30_053),
+            Way::new(outside, at_second, 30_053),
+            Way::new(&first.host, at_second, 30_053),
         ]);
-        let of_first = askers(&[(a, &local_ip, 53), (&first.host, &local_ip, 53)]);
-        let of_second = askers(&[(b, &local_ip, 53), (&second.host, &local_ip, 53)]);
+        let of_first = askers(&[Way::new(a, local_ip, 53), Way::new(&first.host, local_ip, 53)]);
+        let of_second = askers(&[Way::new(b, local_ip, 53), Way::new(&second.host, local_ip, 53)]);
         let mut before: Option<(&Node, Pod, Responder)> = None;
         for (name, node) in (1..).zip([second, second, first]) {
             let pod = Pod::attach(node, &format!("dns-{name}"), Kind::Kernel).unwrap();
@@ -423,7 +417,7 @@ fn datagrams_of_one_socket_follow_the_pods_that_replace_each_other() {
 }
 
 /// A word to an address that is to lead to a port of the pod.
-fn says(from: &Netns, to: &Pod, target: u16, at: SocketAddr, by: By) -> Result<IpAddr> {
+pub(crate) fn says(from: &Netns, to: &Pod, target: u16, at: SocketAddr, by: By) -> Result<IpAddr> {
     let family = if at.is_ipv4() { Family::V4 } else { Family::V6 };
     through(from, &to.netns, SocketAddr::new(to.address(family).parse()?, target), Some(at), by)
 }
