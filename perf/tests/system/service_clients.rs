@@ -401,3 +401,22 @@ fn what_a_server_sends_beside_its_window_never_bears_its_own_address() {
         leaks.iter().for_each(Leaks::none);
     }
 }
+
+/// Also where its server is bound to no address of its own, and so picks one by the route to whom it answers.
+#[test]
+fn a_pod_that_asks_itself_is_answered_by_datagrams_of_any_length() {
+    let bed = Bed::new(1);
+    let pod = &bed.pods[0];
+    let mut objects = vec![service(7, &[("", "UDP", 80)], &json!({}))];
+    objects.extend(slices(7, "all", &[("", "UDP", 5353)], &[(pod, "ready")]));
+    bed.cluster.set(FILE, &objects).unwrap();
+    wait_for(&bed, "it is there", |shown| shown.contains("service-7"));
+    for family in Family::BOTH {
+        for length in [4, 8_192] {
+            let at = SocketAddr::new(address(7, family), 80);
+            let what = format!("{length} B to {at}");
+            wait_until(&what, PATIENCE, || datagram_returns(&pod.netns, pod, at, length)).unwrap();
+        }
+    }
+    bed.cluster.ledgers().unwrap();
+}
