@@ -15,6 +15,8 @@ mod node_ports;
 mod nodes;
 mod pings;
 mod restarts;
+mod service_changes;
+mod service_clients;
 mod services;
 mod simulation;
 mod spoofing;
