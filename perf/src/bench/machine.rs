@@ -175,3 +175,16 @@ fn free() -> u64 {
     let path = Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
     fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
+/// Megabytes of a process, by one of the fields of its status (proc(5)): `VmRSS`, those in memory; `VmHWM`, the most that there were.
+pub(crate) fn megabytes_of(pid: u32, field: &str) -> Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    megabytes(&text, field).with_context(|| format!("{path} has no {field}"))
+}
+
+/// Megabytes that a line such as `VmRSS:   1000 kB` tells, whose kilobytes have 1,024 bytes.
+pub(crate) fn megabytes(text: &str, field: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kilobytes: f64 = line?.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes * 1024.0 / 1e6)
+}

@@ -18,6 +18,7 @@ mod report;
 mod rounds;
 mod router;
 mod rows;
+mod services;
 mod storm;
 mod testpmd;
 mod traffic;
@@ -92,6 +93,8 @@ enum Bench {
     Latency,
     /// TCP and 64-byte UDP between two kernel pods, against a veth pair.
     KernelPods,
+    /// Connects and TCP through one Service and among 20,000, against veth pairs with kube-proxy's nftables rules.
+    Services,
     /// CNI's ADD and DEL, against Debian's bridge with host-local; and 200 at once.
     Attach,
     /// Control on an API server with 5,000 nodes: first transaction, memory, and how soon changes are in force.
@@ -165,6 +168,7 @@ pub(crate) fn run(arguments: &Arguments, yes: bool) -> Result<()> {
     let report = match bench {
         Bench::Micro | Bench::Peers => return Ok(()),
         Bench::KernelPods => kernel_pods::kernel_pods(&stage, machine.cores())?,
+        Bench::Services => services::services(&stage)?,
         Bench::Attach => attach::attach(&stage)?,
         Bench::Cluster => cluster::cluster(&stage)?,
         Bench::Routing => flows::routing(&stage, &machine, &sources)?,

@@ -7,13 +7,12 @@
 
 mod objects;
 
-use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use apiserver::ApiServer;
 use lab::api;
 use lab::client::Client;
@@ -24,6 +23,7 @@ use objects::NAMESPACES;
 use proto::dataplane::{Request, Response};
 
 use super::contestant::Stage;
+use super::machine::megabytes_of;
 use super::report::{Aim, Figure, Report};
 use super::rounds::percentile;
 
@@ -49,7 +49,7 @@ const CHANGES: u32 = 500;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The generation that every worker has.
-fn generation(client: &mut Client) -> Result<u64> {
+pub(super) fn generation(client: &mut Client) -> Result<u64> {
     match client.call(&Request::ShowStatus)? {
         Response::Status(status) => Ok(status.committed),
         other => bail!("the data plane answered with {other:?}"),
@@ -58,7 +58,12 @@ fn generation(client: &mut Client) -> Result<u64> {
 
 /// Waits for a later generation than `before`; says how long that took since `began`. Asks every so often: to ask takes processor time
 /// of those who are measured.
-fn in_force(client: &mut Client, before: u64, began: Instant, pause: Duration) -> Result<Duration> {
+pub(super) fn in_force(
+    client: &mut Client,
+    before: u64,
+    began: Instant,
+    pause: Duration,
+) -> Result<Duration> {
     loop {
         if generation(client)? > before {
             return Ok(began.elapsed());
@@ -67,15 +72,6 @@ fn in_force(client: &mut Client, before: u64, began: Instant, pause: Duration) -
         ensure!(began.elapsed() < PATIENCE, "no change was in force within {PATIENCE:?}");
         thread::sleep(pause);
     }
-}
-
-/// Megabytes that a process had in memory at most (proc(5), `VmHWM`).
-fn peak_megabytes(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/status");
-    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kilobytes = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<f64>().ok());
-    Ok(kilobytes.with_context(|| format!("{path} has no VmHWM"))? / 1e3)
 }
 
 fn fill(server: &ApiServer) -> Result<()> {
@@ -109,13 +105,13 @@ pub(crate) fn cluster(stage: &Stage) -> Result<Report> {
     let watching = thread::spawn(move || in_force(&mut client, before, began, Duration::from_millis(10)));
     node.restart_control()?;
     let first = watching.join().map_err(|_| anyhow!("a thread panicked"))??;
-    let listed = peak_megabytes(node.control.pid())?;
+    let listed = megabytes_of(node.control.pid(), "VmHWM")?;
     eprintln!("  first transaction after {:.2} s, {listed:.0} MB", first.as_secs_f64());
 
     let (mut alone, mut busy) = (Vec::new(), Vec::new());
     let changed = changes(&socket, &server, stage.pace.rounds, &mut alone, &mut busy);
     node.explain(changed)?;
-    let peak = peak_megabytes(node.control.pid())?;
+    let peak = megabytes_of(node.control.pid(), "VmHWM")?;
 
     let mut report = Report::of("control on an API server with 5,000 nodes");
     let mut add =
