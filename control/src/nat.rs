@@ -286,7 +286,15 @@ fn rules(name: &str, wanted: &Wanted, within: &[IpPrefix]) -> String {
     }
     let by_kernel = &wanted.by_kernel;
     let is_way_out = !by_kernel.cluster.is_empty();
-    let mut out = String::new();
+    // What belongs to no connection is not translated by the kernel, and must not leave with an address that nobody knows there.
+    let (mut out, mut untracked) = (String::new(), String::new());
+    for router in &wanted.routers {
+        let family = family(router.is_ipv4());
+        let _ = writeln!(
+            untracked,
+            "    iifname \"{name}\" {family} saddr {router} ct state invalid counter name untranslated drop"
+        );
+    }
     for v4 in [true, false] {
         let (family, nfproto) = (family(v4), if v4 { "ipv4" } else { "ipv6" });
         if let Some(source) = wanted.sources.iter().find(|own| own.is_ipv4() == v4) {
@@ -316,13 +324,16 @@ fn rules(name: &str, wanted: &Wanted, within: &[IpPrefix]) -> String {
         let known =
             ["addresses", "ranges", "outside"].map(|set| format!("{family} daddr != @{set}_{family} "));
         let known = known.concat();
-        let _ = writeln!(out, "    iifname \"{name}\" oifname != \"{name}\" {known}masquerade");
+        let outward = format!("iifname \"{name}\" oifname != \"{name}\" {known}");
+        let _ = writeln!(out, "    {outward}masquerade");
+        let _ = writeln!(untracked, "    {outward}ct state invalid counter name untranslated drop");
     }
     let tunnels = tunnel_rules(name, wanted);
     format!(
         "add table inet {TABLE}
 delete table inet {TABLE}
 table inet {TABLE} {{
+  counter untranslated {{ }}
 {sets}{tunnels}  chain host_ports {{
 {to_pods}  }}
   chain prerouting {{
@@ -336,6 +347,9 @@ table inet {TABLE} {{
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
 {out}  }}
+  chain forward {{
+    type filter hook forward priority filter; policy accept;
+{untracked}  }}
   chain input {{
     type filter hook input priority filter; policy accept;
     iifname \"{name}\" ip daddr 127.0.0.0/8 ct direction original drop

@@ -176,7 +176,14 @@ impl<'t> Desk<'_, 't> {
             rules: plan.rules,
         };
         let (reply, ports) = replies(plan, translated);
-        match tracker.make(&proposal, &reply, ports, self.now) {
+        let mut made = tracker.make(&proposal, &reply, ports, self.now);
+        if matches!(made, Made::ReplyTaken)
+            && let Some(closed) = tracker.closed(&reply, *signal)
+        {
+            tracker.end(closed);
+            made = tracker.make(&proposal, &reply, std::iter::once(reply.dst_port), self.now);
+        }
+        match made {
             Made::New(known) => {
                 counts.made += 1;
                 if let Some(affinity) = &plan.affinity {
@@ -337,8 +344,9 @@ impl<'t> Desk<'_, 't> {
         adjacency.map_or(Action::NONE, new)
     }
 
-    /// The source that a packet gets instead of its own: the gateway's where it would come back to its sender; where it leaves the cluster
-    /// by an uplink, the one that is configured; and the router's where a backend would answer by another way.
+    /// The source that a packet gets instead of its own: the router's, or for want of it the gateway's, where it would come back to its
+    /// sender; where it leaves the cluster by an uplink, the one that is configured; and the router's where a backend would answer by another
+    /// way.
     fn source(
         &self,
         ingress: &Ingress<'_>,
@@ -347,9 +355,13 @@ impl<'t> Desk<'_, 't> {
         hop: &Hop<'_>,
         translated: bool,
     ) -> Result<Option<Source>, DropReason> {
+        let masquerade = self.tables.masquerade(ingress.network);
         if translated && went.src == went.dst && hop.holder(went.dst).is_some() {
             let router = self.tables.router();
-            let addr = if went.src.is_ipv4() { router.gateway4.into() } else { IpAddr::V6(router.gateway6) };
+            let gateway =
+                || if went.src.is_ipv4() { router.gateway4.into() } else { IpAddr::V6(router.gateway6) };
+            // To a link-local address a pod may answer from one of its own (RFC 6724), which nobody waits for.
+            let addr = masquerade.and_then(|own| own.service_source_for(went.dst)).unwrap_or_else(gateway);
             return Ok(Some(Source { addr, ports: (1024, u16::MAX), returns: true }));
         }
         let from_pod = matches!(ingress.side, Side::Endpoint(own) if own.kind == EndpointKind::Pod);
@@ -358,7 +370,6 @@ impl<'t> Desk<'_, 't> {
         if !(returns || from_pod && outside) {
             return Ok(None);
         }
-        let masquerade = self.tables.masquerade(ingress.network);
         let of_outside = masquerade.filter(|_| outside).and_then(|own| own.source_for(went.dst));
         let of_router = || masquerade.filter(|_| returns).and_then(|own| own.service_source_for(went.dst));
         match (of_outside.or_else(of_router), masquerade) {

@@ -238,7 +238,9 @@ fn decided<'t>(
         reply != subject.ends && tracker.find(reply).is_none_or(|other| Some(tracker.origin(other)) == old)
     };
     let (reply, mut ports) = replies(&plan, translated);
+    let own = reply;
     let reply = ports.find_map(|port| Some(Ends { dst_port: port, ..reply }).filter(free));
+    let reply = reply.or_else(|| tracker.closed(&own, subject.signal).map(|_| own));
     steps.note("masquerade", || source_of(&plan, reply));
     let Some(reply) = reply else {
         let reason = plan.without_reply();

@@ -182,6 +182,13 @@ impl Tracker {
         on!(self, known, table => table.touch(known.handle, known.life, signal, now));
     }
 
+    /// The flow whose packets would be taken for the answers to another one's, if that is closed, and the other opens a connection: it may end
+    /// before its time.
+    pub(crate) fn closed(&self, reply: &Ends, signal: Signal) -> Option<Known> {
+        let known = self.find(reply).filter(|known| known.life.is_live() && signal == Signal::Open)?;
+        matches!(known.life.state(), State::Finished | State::Reset).then_some(known)
+    }
+
     /// Ends a flow, if it has not ended already.
     pub(crate) fn end(&mut self, known: Known) {
         let Self { flows, local } = self;

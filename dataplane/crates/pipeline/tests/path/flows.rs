@@ -501,6 +501,18 @@ fn direct_and_translated_connections_of_the_same_ends_are_told_apart() {
         bench.send(POD_A, &frame(POD_A, client, server, TCP, SYN)).0,
         Verdict::Drop(DropReason::FlowClash)
     );
+    // Once that is closed nobody waits for them.
+    for flags in [FIN, RST] {
+        let over = frame(POD_A, client, vip, TCP, flags);
+        becomes(&mut bench, POD_A, &over, POD_B, client, server);
+        if flags == FIN {
+            let verdict = bench.send(POD_A, &frame(POD_A, client, server, TCP, SYN)).0;
+            assert_eq!(verdict, Verdict::Drop(DropReason::FlowClash), "its server may still speak");
+        }
+    }
+    becomes(&mut bench, POD_A, &frame(POD_A, client, server, TCP, SYN), POD_B, client, server);
+    let answer = frame(POD_B, server, client, TCP, SYN_ACK);
+    becomes(&mut bench, POD_B, &answer, POD_A, server, client);
 }
 
 /// Bytes of a frame's headers that are made others, some of them so that checks behind it are reached.

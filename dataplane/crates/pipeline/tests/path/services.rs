@@ -149,6 +149,18 @@ fn a_backend_that_would_answer_by_another_way_is_asked_by_the_router() {
     }
 }
 
+/// Not by the gateway's link-local address where there is a better one: a pod may answer that from a link-local address of its own.
+#[test]
+fn who_asks_for_itself_sees_the_router() {
+    for World { a, router, service, .. } in [V4, V6] {
+        let mut bench = bench();
+        let own = a.replace(":40000", ":8080");
+        with_frontend(&mut bench, service, UDP, &[(&own, SERVING)]);
+        becomes(&mut bench, POD_A, &frame(POD_A, a, service, UDP, 0), POD_A, router, &own);
+        becomes(&mut bench, POD_A, &frame(POD_A, &own, router, UDP, 0), POD_A, service, a);
+    }
+}
+
 #[test]
 fn without_a_source_to_come_back_to_a_backend_elsewhere_is_not_asked() {
     let mut bench = bench();
