@@ -98,7 +98,7 @@ pub(crate) fn willing(request: &Request) -> Response {
         }
         Request::Detach { .. } => Response::Detached,
         Request::Collect { .. } => Response::Collected { removed: 0, failures: Vec::new() },
-        Request::Status => Response::Status(status()),
+        Request::Status | Request::ShowEndpoints { .. } => Response::Status(status()),
     }
 }
 

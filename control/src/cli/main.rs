@@ -191,10 +191,10 @@ fn show(args: &Args, what: &Show, style: Style, out: &mut impl Write) -> anyhow:
         }
         Show::Endpoints { service: (namespace, name) } => {
             let endpoints = client::endpoints(&args.control, namespace, name)?;
-            return Ok(match args.json {
-                true => json(&endpoints, out)?,
-                false => render::endpoints(&endpoints, style, out)?,
-            });
+            if args.json {
+                return Ok(json(&endpoints, out)?);
+            }
+            return Ok(render::endpoints(&endpoints, style, out)?);
         }
         Show::Ports { .. } => Request::ShowPorts,
         Show::Routes { .. } => Request::ShowRoutes,

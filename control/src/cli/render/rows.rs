@@ -241,7 +241,6 @@ pub(crate) fn neighbours(list: &[NeighbourStatus], style: Style, out: &mut impl 
 mod tests {
     use super::super::text;
     use super::*;
-    use proto::control::Endpoints;
     use proto::dataplane::{PortInfo, PortSpec};
     use wire::MacAddr;
 
