@@ -514,7 +514,7 @@ fn take(step: Step, view: &mut ClusterView) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(8_000))]
 
     /// After each change as kube-proxy has it, as all at once would have it, and with the operations between.
     #[test]
