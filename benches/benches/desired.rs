@@ -51,6 +51,7 @@ fn local() -> Local {
         subnets: vec![],
         masquerade: Some(vec![]),
         node_port_addresses: vec![],
+        kept: vec![],
         attachments: vec![],
     }
 }

@@ -139,6 +139,8 @@ pub(crate) struct Config {
     pub(crate) masquerade: Option<Vec<IpPrefix>>,
     /// In which of the node's addresses NodePorts are; empty: in all.
     pub(crate) node_port_addresses: Vec<IpPrefix>,
+    /// The API server's addresses.
+    pub(crate) kept: Vec<IpAddr>,
     /// Of pods that ask for nothing else, and of the host: what the uplink allows.
     pub(crate) mtu: u16,
 }
@@ -193,6 +195,7 @@ impl Args {
             },
             masquerade: (!self.no_masquerade).then(|| self.no_masquerade_to.clone()),
             node_port_addresses: self.nodeport_addresses.clone(),
+            kept: vec![],
             mtu: pod_mtu(self.uplink_mtu, uplink.as_ref(), vxlan),
             uplink,
             vxlan,

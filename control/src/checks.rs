@@ -56,6 +56,8 @@ async fn follow(store: &Arc<Store>) {
                     task.spawn(health::accept(listener, move |_, _| answer(&shared, at.port())));
                     open.insert(at, task);
                 }
+                // One that others know this node by, and that no interface of its has.
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
                 Err(error) => {
                     let service =
                         plan.desired.health_checks.get(&at.port()).map(|own| own.service.to_string());

@@ -23,6 +23,9 @@ use crate::store::{Counted, Store, Warner};
 /// Longest that a client may take for its request's head.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Those that are answered at a time; others wait. Descriptors are for pods.
+const CLIENTS: usize = 64;
+
 /// Pause after which a port that was somebody else's is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -61,6 +64,9 @@ where
     let mut clients = JoinSet::new();
     loop {
         while clients.try_join_next().is_some() {}
+        if clients.len() >= CLIENTS {
+            clients.join_next().await;
+        }
         let Ok((stream, _)) = listener.accept().await else {
             // Out of descriptors; those that are busy will give some back.
             sleep(Duration::from_millis(100)).await;
@@ -73,7 +79,7 @@ where
                 async move { Ok::<_, Infallible>(answer) }
             });
             let mut server = hyper::server::conn::http1::Builder::new();
-            server.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+            server.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
             // That a client hangs up or speaks no HTTP is its own affair.
             let _ = server.serve_connection(TokioIo::new(stream), service).await;
         });

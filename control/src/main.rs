@@ -26,6 +26,7 @@ mod watch;
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
+use std::net::{IpAddr, ToSocketAddrs};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
@@ -55,13 +56,14 @@ fn main() -> ExitCode {
     };
     let colours = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
-    let (config, (source, server)) = match args.config().and_then(|config| Ok((config, args.source()?))) {
+    let (mut config, (source, server)) = match args.config().and_then(|config| Ok((config, args.source()?))) {
         Ok(checked) => checked,
         Err(error) => {
             eprintln!("podrouter-control: {error}");
             return proto::exit::CONFIG.into();
         }
     };
+    config.kept = server.as_ref().map(addresses).unwrap_or_default();
     match run(&args, config, source, server) {
         Ok(()) => proto::exit::OK.into(),
         Err(error) => {
@@ -69,6 +71,13 @@ fn main() -> ExitCode {
             if lacks_permission(&error) { proto::exit::DPDK.into() } else { proto::exit::FAILURE.into() }
         }
     }
+}
+
+/// Of the API server, as its name is resolved now: what a load balancer gives it later is not known.
+fn addresses(server: &kube::Config) -> Vec<IpAddr> {
+    let host = server.cluster_url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let port = server.cluster_url.port_u16().unwrap_or(443);
+    (host, port).to_socket_addrs().map(|found| found.map(|own| own.ip()).collect()).unwrap_or_default()
 }
 
 /// `server`: the API server, if one is followed.

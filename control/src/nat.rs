@@ -49,7 +49,10 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
         looked = Instant::now();
         rest = if failed.is_none() { LOOK.max((looked - began) * SHARE) } else { LOOK };
         let tunnel = wanted.by_kernel.tunnel;
-        store.hold_tunnel(tunnel.map(|tunnel| (tunnel, failed.is_none())));
+        // Where nft could not be run just now, what rules there were are there still.
+        if !matches!(failed, Some(Failed::Io(_))) {
+            store.hold_tunnel(tunnel.map(|tunnel| (tunnel, failed.is_none())));
+        }
         let closed = tunnel.map_or(
             "",
             |_| "; until then there is no tunnel to other nodes, since anybody could send into it",
@@ -102,14 +105,14 @@ impl Nat {
     ///
     /// # Errors
     /// `nft` is not installed, or the kernel refuses.
-    fn keep(&mut self, name: &str, wanted: &Wanted) -> Result<(), String> {
+    fn keep(&mut self, name: &str, wanted: &Wanted) -> Result<(), Failed> {
         if !needs_table(wanted) {
             if !self.absent {
                 self.written = None;
                 match nft(&format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")) {
                     // Without the program there never was a table.
                     Err(Failed::Absent) => {}
-                    other => other.map(drop).map_err(|error| error.to_string())?,
+                    other => other.map(drop)?,
                 }
                 netlink::sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), "0");
                 self.absent = true;
@@ -127,8 +130,8 @@ impl Nat {
         // From 127.0.0.1 to a pod, and the answers back: else such addresses never leave the loopback (ip-sysctl, route_localnet).
         let localnet = if has_ports(wanted) { "1" } else { "0" };
         netlink::sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), localnet);
-        nft(&rules(name, wanted, &self.within)).map_err(|error| error.to_string())?;
-        self.written = Some(Written::read(wanted).map_err(|error| error.to_string())?);
+        nft(&rules(name, wanted, &self.within))?;
+        self.written = Some(Written::read(wanted)?);
         Ok(())
     }
 

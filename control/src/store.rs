@@ -386,7 +386,7 @@ impl Store {
         self.lock().revision
     }
 
-    /// Why nothing can be attached for want of a data plane or of what the cluster says.
+    /// What each endpoint of a Service is used for, and why; `None`: there is no such Service, or nothing was read yet.
     pub(crate) fn explain(&self, namespace: &str, service: &str) -> Option<(Vec<String>, Vec<EndpointUse>)> {
         let name = ObjectName { namespace: namespace.into(), name: service.into() };
         let plan = self.plan()?;
@@ -394,6 +394,7 @@ impl Store {
         plan.desired.explain(&name, &view, &self.config.node)
     }
 
+    /// Why nothing can be attached for want of a data plane or of what the cluster says.
     pub(crate) fn trouble(&self) -> Option<String> {
         let state = self.lock();
         if !state.session.connected {

@@ -274,6 +274,7 @@ mod tests {
             subnets: vec!["192.168.1.0/24".parse().unwrap(), "192.168.2.0/24".parse().unwrap()],
             masquerade: Some(vec![]),
             node_port_addresses: vec![],
+            kept: vec![],
             attachments: vec![],
         };
         Wanted::of(&Desired::build(view, &local))

@@ -51,6 +51,7 @@ impl Store {
             subnets,
             masquerade: self.config.masquerade.clone(),
             node_port_addresses: self.config.node_port_addresses.clone(),
+            kept: self.config.kept.clone(),
             attachments,
         };
         // It may be newer than the revision; then there is another one for it.

@@ -98,8 +98,6 @@ fn a_node_port_is_reached_from_everywhere_on_each_node() {
             let pod = |pod: &Pod| ip(&pod.address(family));
             let world = ip(family.of(outside_is(uplink)));
             let by_router = router(first, family);
-            // The node itself is answered by an uplink of ours, and else by its kernel.
-            let node = if uplink == Uplink::Dedicated { own(first, family) } else { by_router };
             for (by, (_, _, port, target)) in By::BOTH.into_iter().zip(NODE_PORTS) {
                 for (from, at, seen) in [
                     (&a.netns, second, pod(a)),
@@ -108,7 +106,7 @@ fn a_node_port_is_reached_from_everywhere_on_each_node() {
                     (outside, second, world),
                     (&a.netns, first, pod(a)),
                     (&b.netns, first, by_router),
-                    (&first.host, first, node),
+                    (&first.host, first, by_router),
                     (&second.host, first, by_router),
                     (outside, first, by_router),
                 ] {

@@ -118,12 +118,13 @@ impl Desired {
                 subnets,
                 masquerade,
                 node_port_addresses,
+                kept,
                 attachments: _,
             } = local;
             let way = (&old_local.uplink, &old_local.host, &old_local.vxlan, &old_local.subnets);
             (&old_local.node, &old_local.router, &old_local.masquerade) == (node, router, masquerade)
                 && way == (uplink, host, vxlan, subnets)
-                && old_local.node_port_addresses == *node_port_addresses
+                && (&old_local.node_port_addresses, &old_local.kept) == (node_port_addresses, kept)
         };
         if self.contested || !same_but_attachments {
             return None;
@@ -136,7 +137,9 @@ impl Desired {
             }
             let old: BTreeSet<IpAddr> = next.rows.addresses().collect();
             next.local(local);
-            if next.node_port_addresses != self.node_port_addresses {
+            if (&next.node_port_addresses, &next.host_addresses)
+                != (&self.node_port_addresses, &self.host_addresses)
+            {
                 return None;
             }
             if next
@@ -318,6 +321,7 @@ mod tests {
                 subnets: vec![],
                 masquerade: Some(vec![]),
                 node_port_addresses: vec![],
+                kept: vec![],
                 attachments: vec![],
             };
             take_the_short_way(local);

@@ -171,6 +171,7 @@ mod tests {
             subnets: vec![],
             masquerade: None,
             node_port_addresses: vec![],
+            kept: vec![],
             attachments: vec![],
         };
         let (says, uses) = Desired::build(&view, &local).explain(&name, &view, "n1").unwrap();

@@ -75,8 +75,10 @@ impl Desired {
         for (name, slice) in &view.endpoint_slices {
             self.add_slice(name, slice);
         }
-        for name in view.services.keys() {
-            self.serve(name, view, local);
+        for kinds in DOORS {
+            for name in view.services.keys() {
+                self.open(name, kinds, view, local);
+            }
         }
     }
 
@@ -113,20 +115,35 @@ impl Desired {
 
     /// One, in place of what it was.
     fn serve(&mut self, name: &ObjectName, view: &ClusterView, local: &Local) {
-        let about = About::Service(name.clone());
-        self.take_back(&about);
+        self.take_back(&About::Service(name.clone()));
         self.withdraw(name);
+        for kinds in DOORS {
+            self.open(name, kinds, view, local);
+        }
+    }
+
+    /// Its addresses of these kinds, beside those that it has.
+    fn open(&mut self, name: &ObjectName, kinds: &[DoorKind], view: &ClusterView, local: &Local) {
         let Some(service) = view.services.get(name).filter(|own| is_ours(own)) else { return };
+        let mut problems = Vec::new();
+        let mut doors = doors(service, kinds, &self.node_port_addresses, &mut problems);
+        let mut ranges = Vec::new();
+        if kinds.contains(&DoorKind::LoadBalancer) {
+            ranges = source_ranges(service, &mut problems);
+            if ranges.is_empty() && !service.source_ranges.is_empty() {
+                doors.retain(|door| door.kind != DoorKind::LoadBalancer);
+            }
+        }
+        let checked =
+            kinds.contains(&DoorKind::Node) && service.external_local && service.health_check_node_port != 0;
+        if doors.is_empty() && problems.is_empty() && !checked {
+            return;
+        }
+        let about = About::Service(name.clone());
         let slices: Vec<&EndpointSlice> = self.slices_of(name, view).collect();
         let zone = view.nodes.get(&local.node).map_or("", |own| &own.zone);
         let place = Place { node: &local.node, zone };
-        let mut problems = Vec::new();
-        let mut doors = doors(service, &self.node_port_addresses, &mut problems);
-        let ranges = source_ranges(service, &mut problems);
-        if ranges.is_empty() && !service.source_ranges.is_empty() {
-            doors.retain(|door| door.kind != DoorKind::LoadBalancer);
-        }
-        let mut held = Held::default();
+        let mut held = self.services.held.remove(name).unwrap_or_default();
         for port in &service.ports {
             let named = (&*port.name, &port.protocol);
             for v4 in [true, false] {
@@ -166,9 +183,9 @@ impl Desired {
                 continue;
             }
             // All ports of an address take the kernel's one route.
-            if self.nodes.has(address) {
+            if self.nodes.has(address) || local.kept.contains(&address) {
                 if kind != DoorKind::Cluster {
-                    let text = "is a node's or a pod's own; the node itself, and who comes by its kernel, are not served there";
+                    let text = "is a node's, a pod's or the API server's own; the node itself, and who comes by its kernel, are not served there";
                     problems.push(format!("address {address} {text}"));
                 }
                 continue;
@@ -176,7 +193,7 @@ impl Desired {
             self.host_prefixes.insert(IpPrefix::host(address));
             held.routed.push(address);
         }
-        if service.external_local && service.health_check_node_port != 0 {
+        if checked {
             self.answer_checks(name, service, &slices, place, &mut held, &mut problems);
         }
         if held != Held::default() {
@@ -279,8 +296,12 @@ impl Door {
     }
 }
 
+/// In which order addresses are given away: nobody takes another Service's own by calling it an external one.
+const DOORS: [&[DoorKind]; 2] =
+    [&[DoorKind::Cluster, DoorKind::Node], &[DoorKind::LoadBalancer, DoorKind::External]];
+
 /// Where a Service is asked, in the families that it has.
-fn doors(service: &Service, node: &[IpAddr], problems: &mut Vec<String>) -> Vec<Door> {
+fn doors(service: &Service, kinds: &[DoorKind], node: &[IpAddr], problems: &mut Vec<String>) -> Vec<Door> {
     let mut found = Vec::new();
     let balanced = service.load_balancer.iter().enumerate().filter(|(_, own)| !own.is_proxy);
     let texts = [
@@ -293,7 +314,7 @@ fn doors(service: &Service, node: &[IpAddr], problems: &mut Vec<String>) -> Vec<
         ),
         ("spec.externalIPs", DoorKind::External, service.external_ips.iter().enumerate().collect::<Vec<_>>()),
     ];
-    for (field, kind, addresses) in texts {
+    for (field, kind, addresses) in texts.into_iter().filter(|(_, kind, _)| kinds.contains(kind)) {
         for (i, text) in addresses {
             match station(&text.as_ref().into()) {
                 Ok(address) => found.push(Door { address, kind }),
@@ -301,8 +322,12 @@ fn doors(service: &Service, node: &[IpAddr], problems: &mut Vec<String>) -> Vec<
             }
         }
     }
-    found.extend(node.iter().map(|&address| Door { address, kind: DoorKind::Node }));
-    let has = |v4| found.iter().any(|door| door.kind == DoorKind::Cluster && door.address.is_ipv4() == v4);
+    if kinds.contains(&DoorKind::Node) && service.ports.iter().any(|port| port.node_port != 0) {
+        found.extend(node.iter().map(|&address| Door { address, kind: DoorKind::Node }));
+    }
+    let own = service.cluster_ips.iter().filter_map(|text| station(&text.as_ref().into()).ok());
+    let own: Vec<bool> = own.map(|address| address.is_ipv4()).collect();
+    let has = |v4| own.contains(&v4);
     let families = [has(false), has(true)];
     found.retain(|door| families[usize::from(door.address.is_ipv4())]);
     found

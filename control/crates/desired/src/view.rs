@@ -114,6 +114,8 @@ pub struct Local {
     pub masquerade: Option<Vec<IpPrefix>>,
     /// In which of the node's addresses NodePorts are; empty: in all.
     pub node_port_addresses: Vec<IpPrefix>,
+    /// What control itself is to reach as it is, whatever Service claims it: the API server.
+    pub kept: Vec<IpAddr>,
     pub attachments: Vec<Attachment>,
 }
 

@@ -77,6 +77,7 @@ fn local() -> Local {
         subnets: vec![],
         masquerade: None,
         node_port_addresses: vec![],
+        kept: vec![],
         attachments: vec![Attachment {
             port: "p0".into(),
             endpoint: "shop/front".into(),

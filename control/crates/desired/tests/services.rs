@@ -39,6 +39,7 @@ fn local() -> Local {
         subnets: vec![],
         masquerade: Some(vec![]),
         node_port_addresses: vec![],
+        kept: vec![],
         attachments: vec![],
     }
 }
@@ -174,6 +175,33 @@ fn a_service_that_is_not_ours_or_has_no_address_has_no_frontend() {
     assert!(desired.warnings().any(|text| text.contains("shop/b") && text.contains("the shop/a")));
 }
 
+/// Nobody has another Service's address, a NodePort or the API server by calling them external ones, whatever he is called.
+#[test]
+fn an_external_address_takes_nothing_from_anybody() {
+    let dns = service(&["10.96.0.7"], &[port("", Protocol::Udp, 53)]);
+    let web = ServicePort { node_port: 30_080, ..port("", Protocol::Tcp, 80) };
+    let taken = ["10.96.0.7", "10.244.1.1", "192.0.2.6"].map(Into::into).to_vec();
+    let ports = [port("a", Protocol::Udp, 53), port("b", Protocol::Tcp, 30_080)];
+    let greedy = Service { external_ips: taken, ..service(&["10.96.0.9"], &ports) };
+    let before = view([("dns", dns), ("web", service(&["10.96.0.8"], &[web]))], []);
+    let local = Local { kept: vec!["192.0.2.6".parse().unwrap()], ..local() };
+    let first = Desired::build(&before, &local);
+    let mut after = before.clone();
+    after.services.insert(named("a-greedy"), greedy);
+    let next = first.next((&before, &local), &after, &local);
+    for (key, row) in &first.rows.frontends {
+        assert_eq!(next.rows.frontends.get(key), Some(row));
+    }
+    let routed = |text: &str| next.host_prefixes.contains(&text.parse().unwrap());
+    assert!(routed("10.96.0.7/32") && !routed("192.0.2.6/32"));
+    let told: Vec<&str> = next.warnings().filter(|text| text.contains("a-greedy")).collect();
+    for what in
+        ["10.96.0.7:53/udp is the shop/dns", "10.244.1.1:30080/tcp is the shop/web", "address 192.0.2.6"]
+    {
+        assert!(told.iter().any(|text| text.contains(what)), "{what}: {told:?}");
+    }
+}
+
 /// Where load balancers ask: what is ready here counts alone, a pod once.
 #[test]
 fn a_load_balancer_hears_how_many_endpoints_are_ready_here() {
@@ -248,6 +276,8 @@ struct Way<'a> {
     own_local: bool,
     others_local: bool,
     sources: Vec<String>,
+    /// Whether others of the Service's own come first.
+    external: bool,
 }
 
 fn ways<'a>(service: &'a Service, port: &ServicePort) -> Vec<Way<'a>> {
@@ -258,15 +288,23 @@ fn ways<'a>(service: &'a Service, port: &ServicePort) -> Vec<Way<'a>> {
         own_local: service.internal_local,
         others_local: service.internal_local,
         sources: vec![],
+        external: false,
     };
-    let external = |address, port| Way { address, port, own_local: false, others_local, sources: vec![] };
+    let external = |address, port| Way {
+        address,
+        port,
+        own_local: false,
+        others_local,
+        sources: vec![],
+        external: true,
+    };
     let mut all: Vec<Way<'a>> = service.cluster_ips.iter().map(|ip| cluster(&**ip)).collect();
     let sources: Vec<String> = service.source_ranges.iter().map(ToString::to_string).collect();
     let balanced = service.load_balancer.iter().filter(|own| !own.is_proxy);
     all.extend(balanced.map(|own| Way { sources: sources.clone(), ..external(&*own.ip, number) }));
     all.extend(service.external_ips.iter().map(|ip| external(&**ip, number)));
     if port.node_port != 0 {
-        all.extend(NODE_ADDRESSES.map(|own| external(own, port.node_port)));
+        all.extend(NODE_ADDRESSES.map(|own| Way { external: false, ..external(own, port.node_port) }));
     }
     // A family that the Service does not have is not served.
     all.retain(|way| service.cluster_ips.iter().any(|ip| ip.contains(':') == way.address.contains(':')));
@@ -276,12 +314,18 @@ fn ways<'a>(service: &'a Service, port: &ServicePort) -> Vec<Way<'a>> {
 fn expected(view: &ClusterView) -> Served {
     let zone = view.nodes.get(NODE).map(|own| own.zone.clone()).unwrap_or_default();
     let mut all = Served::new();
-    for (name, service) in &view.services {
+    // Nobody has another Service's own address by calling it an external one.
+    for (external, (name, service)) in
+        [false, true].into_iter().flat_map(|external| view.services.iter().map(move |own| (external, own)))
+    {
         if service.left_alone || service.kind == "ExternalName" || service.cluster_ips.is_empty() {
             continue;
         }
-        let ways =
-            service.ports.iter().flat_map(|port| ways(service, port).into_iter().map(move |way| (way, port)));
+        let ways = service
+            .ports
+            .iter()
+            .flat_map(|port| ways(service, port).into_iter().map(move |way| (way, port)))
+            .filter(|(way, _)| way.external == external);
         for (way, port) in ways {
             let address: IpAddr = way.address.parse().unwrap();
             let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };

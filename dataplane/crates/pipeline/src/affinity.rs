@@ -59,9 +59,7 @@ impl Tracker {
             self.end(known);
         }
         let binding = Binding { owner, service: true, since: now, ..Binding::default() };
-        // As good as answered: it is worth more than what nobody answers.
-        let proposal =
-            Proposal { forward: &entry, state: State::Replied, binding, action: Action::NONE, rules };
+        let proposal = Proposal { forward: &entry, state: State::New, binding, action: Action::NONE, rules };
         let reply = Ends { src: backend.0, src_port: backend.1, dst: entry.src, dst_port: 0, ..entry };
         let first = entry.dst_port ^ entry.src_port.rotate_left(8);
         let numbers = (0..TRIES).map(|step| first.wrapping_add(step));

@@ -178,6 +178,7 @@ impl<'t> Desk<'_, 't> {
         let (reply, ports) = replies(plan, translated);
         let mut made = tracker.make(&proposal, &reply, ports, self.now);
         if matches!(made, Made::ReplyTaken)
+            && plan.source.is_none()
             && let Some(closed) = tracker.closed(&reply, *signal)
         {
             tracker.end(closed);
@@ -380,13 +381,11 @@ impl<'t> Desk<'_, 't> {
     }
 }
 
-/// Whether the answers of a backend there come by this router: what pods of this node send and are sent does, and what other nodes send
-/// to the node itself where the way to them is an uplink of ours.
+/// Whether the answers of a backend there come by this router, as what pods of this node send and are sent does. The node itself is another
+/// matter: others may answer it by a network that it has beside ours.
 fn is_answered_here(sender: Option<&Endpoint>, hop: &Hop<'_>) -> bool {
     let is_pod = |own: &Endpoint| own.kind == EndpointKind::Pod;
-    let to_pod = matches!(hop.to, Station::Endpoint(own) if is_pod(own));
-    let by_uplink = hop.inside && matches!(hop.port.role, PortRole::Uplink | PortRole::Tunnel { .. });
-    to_pod || sender.is_some_and(|own| is_pod(own) || by_uplink)
+    matches!(hop.to, Station::Endpoint(own) if is_pod(own)) || sender.is_some_and(is_pod)
 }
 
 /// The ends that policy sees: the backend's, and the sender's own.

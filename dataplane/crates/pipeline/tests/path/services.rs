@@ -104,12 +104,12 @@ fn a_backend_that_would_answer_by_another_way_is_asked_by_the_router() {
             (
                 elsewhere,
                 UPLINK,
-                [(elsewhere, UPLINK, router), (by_kernel, HOST, router), (node, HOST, node), (a, POD_A, a)],
+                [(elsewhere, UPLINK, router), (by_kernel, HOST, router), (node, HOST, router), (a, POD_A, a)],
             ),
             (
                 elsewhere,
                 UPLINK,
-                [(far, UPLINK, router), (by_kernel, HOST, router), (node, HOST, node), (a, POD_A, a)],
+                [(far, UPLINK, router), (by_kernel, HOST, router), (node, HOST, router), (a, POD_A, a)],
             ),
             (
                 elsewhere_by_kernel,
