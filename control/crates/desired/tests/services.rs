@@ -192,7 +192,7 @@ fn an_external_address_takes_nothing_from_anybody() {
     for (key, row) in &first.rows.frontends {
         assert_eq!(next.rows.frontends.get(key), Some(row));
     }
-    let routed = |text: &str| next.host_prefixes.contains(&text.parse().unwrap());
+    let routed = |text: &str| next.host_prefixes.contains(&text.parse::<wire::IpPrefix>().unwrap());
     assert!(routed("10.96.0.7/32") && !routed("192.0.2.6/32"));
     let told: Vec<&str> = next.warnings().filter(|text| text.contains("a-greedy")).collect();
     for what in
