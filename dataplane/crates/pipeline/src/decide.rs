@@ -356,13 +356,13 @@ impl<'t> Desk<'_, 't> {
         hop: &Hop<'_>,
         translated: bool,
     ) -> Result<Option<Source>, DropReason> {
-        let masquerade = self.tables.masquerade(ingress.network);
+        let masquerade = || self.tables.masquerade(ingress.network);
         if translated && went.src == went.dst && hop.holder(went.dst).is_some() {
             let router = self.tables.router();
             let gateway =
                 || if went.src.is_ipv4() { router.gateway4.into() } else { IpAddr::V6(router.gateway6) };
             // To a link-local address a pod may answer from one of its own (RFC 6724), which nobody waits for.
-            let addr = masquerade.and_then(|own| own.service_source_for(went.dst)).unwrap_or_else(gateway);
+            let addr = masquerade().and_then(|own| own.service_source_for(went.dst)).unwrap_or_else(gateway);
             return Ok(Some(Source { addr, ports: (1024, u16::MAX), returns: true }));
         }
         let from_pod = matches!(ingress.side, Side::Endpoint(own) if own.kind == EndpointKind::Pod);
@@ -371,6 +371,7 @@ impl<'t> Desk<'_, 't> {
         if !(returns || from_pod && outside) {
             return Ok(None);
         }
+        let masquerade = masquerade();
         let of_outside = masquerade.filter(|_| outside).and_then(|own| own.source_for(went.dst));
         let of_router = || masquerade.filter(|_| returns).and_then(|own| own.service_source_for(went.dst));
         match (of_outside.or_else(of_router), masquerade) {
