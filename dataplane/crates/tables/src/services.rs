@@ -105,9 +105,9 @@ impl Tables {
         let new = sockets(&frontend.backends);
         let (before, renamed) = match old {
             Some(old) => {
-                let said =
-                    |own: &Frontend| (own.backends.clone(), own.drops, own.sources.clone(), own.affinity);
-                let renamed = said(old) == said(&frontend);
+                let Frontend { key: _, name: _, backends, drops, sources, affinity } = &frontend;
+                let said = (&old.backends, &old.drops, &old.sources, &old.affinity);
+                let renamed = said == (backends, drops, sources, affinity);
                 (sockets(&old.backends), renamed)
             }
             None => (BTreeSet::new(), false),
