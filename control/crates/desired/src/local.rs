@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use imbl::OrdMap;
+use proto::dataplane::{Endpoint, EndpointKind, Interface, Masquerade, PortKind, PortRange, PortSpec};
+
 use crate::build::{About, Desired};
 use crate::prefixes::router_address;
 use crate::remote::tunnel_mac;
 use crate::view::{Attachment, Host, Local, Uplink, Vxlan, pod_mtu};
 use crate::{HOST_PORT, ROUTER_MAC, TUNNEL_PORT, UPLINK_PORT};
-use imbl::OrdMap;
-use proto::dataplane::{Endpoint, EndpointKind, Interface, Masquerade, PortKind, PortRange, PortSpec};
 
 /// Above the NodePorts (30000 to 32767), which the same address may serve.
 const MASQUERADE_PORTS: PortRange = PortRange { first: 32_768, last: u16::MAX };
