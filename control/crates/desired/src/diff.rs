@@ -4,10 +4,11 @@
 //! address or a port which another one takes is removed and set anew, so that neither has two owners in between.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use proto::dataplane::{Endpoint, Identity, Interface, Op, Route, RouteTarget};
+use proto::dataplane::{Endpoint, Identity, Interface, Membership, Op, Route, RouteTarget};
 
 use crate::rows::{Owner, Rows, held_by_endpoint, held_by_interface, next_hop_key, port_of};
 
@@ -20,6 +21,8 @@ pub fn diff(current: &Rows, desired: &Rows) -> Vec<Op> {
     let routes = Delta::of(&current.routes, &desired.routes);
     let frontends = Delta::of(&current.frontends, &desired.frontends);
     let identities = Delta::of(&current.identities, &desired.identities);
+    let blocks = Delta::of(&current.blocks, &desired.blocks);
+    let memberships = Delta::of(&current.memberships, &desired.memberships);
     let policies = Delta::of(&current.policies, &desired.policies);
     let masquerades = Delta::of(&current.masquerades, &desired.masquerades);
     let peers = Delta::of(&current.tunnel_peers, &desired.tunnel_peers);
@@ -59,15 +62,21 @@ pub fn diff(current: &Rows, desired: &Rows) -> Vec<Op> {
     push(&mut ops, owned(gone_ports), |ports| Op::RemoveInterfaces { ports });
     push(&mut ops, owned(frontends.gone()), |keys| Op::RemoveFrontends { keys });
     push(&mut ops, owned(identities.gone()), |identities| Op::RemoveIdentities { identities });
+    push(&mut ops, owned(blocks.gone()), |blocks| Op::RemoveBlocks { blocks });
+    push(&mut ops, owned(memberships.gone()), |identities| Op::RemoveMemberships { identities });
     push(&mut ops, owned(policies.gone()), |endpoints| Op::RemovePolicies { endpoints });
     push(&mut ops, owned(masquerades.gone()), |networks| Op::RemoveMasquerades { networks });
     ops.extend(router.map(|router| Op::SetRouter { router }));
     push(&mut ops, interfaces.rows(), |interfaces| Op::SetInterfaces { interfaces });
     push(&mut ops, peers.rows(), |peers| Op::SetTunnelPeers { peers });
+    let membership =
+        |(&identity, groups): (&_, &Arc<[u32]>)| Membership { identity, groups: groups.to_vec() };
+    let members = memberships.set().into_iter().map(membership).collect();
+    push(&mut ops, members, |memberships| Op::SetMemberships { memberships });
     let identity = |(&key, &identity): (&_, &_)| Identity { key, identity };
-    push(&mut ops, identities.set().into_iter().map(identity).collect(), |identities| Op::SetIdentities {
-        identities,
-    });
+    let keyed = |rows: Delta<'_, _, _>| rows.set().into_iter().map(identity).collect::<Vec<_>>();
+    push(&mut ops, keyed(identities), |identities| Op::SetIdentities { identities });
+    push(&mut ops, keyed(blocks), |blocks| Op::SetBlocks { blocks });
     push(&mut ops, policies.rows(), |policies| Op::SetPolicies { policies });
     push(&mut ops, endpoints.rows(), |endpoints| Op::SetEndpoints { endpoints });
     let route = |(&key, target): (&_, &RouteTarget)| Route { key, target: target.clone() };
@@ -199,10 +208,16 @@ mod tests {
         btree_map(key, 1u32..3, 0..5).prop_map(OrdMap::from)
     }
 
+    fn memberships() -> impl Strategy<Value = OrdMap<u32, Arc<[u32]>>> {
+        let groups = vec(1u32..4, 0..3).prop_map(Arc::from);
+        btree_map(1u32..5, groups, 0..4).prop_map(OrdMap::from)
+    }
+
     fn policies() -> impl Strategy<Value = OrdMap<String, Policy>> {
         let rule = (0u32..2, prop::option::of(0u32..2)).prop_map(|(id, peer)| Rule {
             id,
-            peer: peer.map_or(Peer::Any, |one| Peer::Identities { identities: vec![one] }),
+            name: String::new(),
+            peer: peer.map_or(Peer::Any, |one| Peer::Groups { groups: vec![one] }),
             protocol: None,
             ports: None,
             verdict: RuleVerdict::Allow,
@@ -239,10 +254,10 @@ mod tests {
     }
 
     fn rows() -> impl Strategy<Value = Rows> {
-        let policed = (frontends(), identities(), policies(), masquerades());
+        let policed = (frontends(), identities(), identities(), memberships(), policies(), masquerades());
         (owned_rows(), policed, tunnelled()).prop_map(|(rows, policed, tunnelled)| {
-            let (frontends, identities, policies, masquerades) = policed;
-            let mut rows = Rows { frontends, identities, policies, masquerades, ..rows };
+            let (frontends, identities, blocks, memberships, policies, masquerades) = policed;
+            let mut rows = Rows { frontends, identities, blocks, memberships, policies, masquerades, ..rows };
             for (peer, (look, to)) in tunnelled {
                 let key = TunnelPeerKey { port: "tunnel".to_owned(), address: address(peer) };
                 let row = TunnelPeer { key: key.clone(), mac: MacAddr([2, 0, 0, 0, 0, look]) };

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use imbl::OrdMap;
 use proto::dataplane::{
-    Endpoint, Frontend, FrontendKey, Identity, IdentityKey, Interface, Masquerade, Op, Policy, Route,
-    RouteKey, RouteTarget, Router, Snapshot, TunnelPeer, TunnelPeerKey,
+    Endpoint, Frontend, FrontendKey, Identity, IdentityKey, Interface, Masquerade, Membership, Op, Policy,
+    Route, RouteKey, RouteTarget, Router, Snapshot, TunnelPeer, TunnelPeerKey,
 };
 use wire::IpPrefix;
 
@@ -22,7 +23,12 @@ pub struct Rows {
     pub endpoints: OrdMap<String, Endpoint>,
     pub routes: OrdMap<RouteKey, RouteTarget>,
     pub frontends: OrdMap<FrontendKey, Frontend>,
+    /// Of pods.
     pub identities: OrdMap<IdentityKey, u32>,
+    /// Of ranges.
+    pub blocks: OrdMap<IdentityKey, u32>,
+    /// The groups of each identity.
+    pub memberships: OrdMap<u32, Arc<[u32]>>,
     /// By the name of their endpoint, which need not be there.
     pub policies: OrdMap<String, Policy>,
     /// By network.
@@ -131,16 +137,22 @@ impl From<Snapshot> for Rows {
             endpoints: snapshot.endpoints.into_iter().map(|row| (row.name.clone(), row)).collect(),
             routes: snapshot.routes.into_iter().map(|Route { key, target }| (key, target)).collect(),
             frontends: snapshot.frontends.into_iter().map(|row| (row.key, row)).collect(),
-            identities: snapshot
-                .identities
-                .into_iter()
-                .map(|Identity { key, identity }| (key, identity))
-                .collect(),
+            identities: snapshot.identities.iter().map(keyed).collect(),
+            blocks: snapshot.blocks.iter().map(keyed).collect(),
+            memberships: snapshot.memberships.iter().map(grouped).collect(),
             policies: snapshot.policies.into_iter().map(|row| (row.endpoint.clone(), row)).collect(),
             masquerades: snapshot.masquerades.into_iter().map(|row| (row.network, row)).collect(),
             tunnel_peers: snapshot.tunnel_peers.into_iter().map(|row| (row.key.clone(), row)).collect(),
         }
     }
+}
+
+const fn keyed(&Identity { key, identity }: &Identity) -> (IdentityKey, u32) {
+    (key, identity)
+}
+
+fn grouped(row: &Membership) -> (u32, Arc<[u32]>) {
+    (row.identity, row.groups.as_slice().into())
 }
 
 /// Who has it.
@@ -200,8 +212,10 @@ pub fn apply(rows: &mut Rows, ops: &[Op]) -> Result<(), ApplyError> {
                 rows.frontends.extend(frontends.iter().map(|row| (row.key, row.clone())));
             }
             Op::SetIdentities { identities } => {
-                rows.identities.extend(identities.iter().map(|&Identity { key, identity }| (key, identity)));
+                rows.identities.extend(identities.iter().map(keyed));
             }
+            Op::SetBlocks { blocks } => rows.blocks.extend(blocks.iter().map(keyed)),
+            Op::SetMemberships { memberships } => rows.memberships.extend(memberships.iter().map(grouped)),
             Op::SetPolicies { policies } => {
                 rows.policies.extend(policies.iter().map(|row| (row.endpoint.clone(), row.clone())));
             }
@@ -241,6 +255,13 @@ pub fn apply(rows: &mut Rows, ops: &[Op]) -> Result<(), ApplyError> {
             Op::RemoveIdentities { identities } => {
                 let name = |key: &IdentityKey| prefix_name(key.network, key.prefix);
                 remove(&mut rows.identities, "identity", identities, name)?;
+            }
+            Op::RemoveBlocks { blocks } => {
+                let name = |key: &IdentityKey| prefix_name(key.network, key.prefix);
+                remove(&mut rows.blocks, "block", blocks, name)?;
+            }
+            Op::RemoveMemberships { identities } => {
+                remove(&mut rows.memberships, "membership of identity", identities, u32::to_string)?;
             }
             Op::RemovePolicies { endpoints } => {
                 remove(&mut rows.policies, "policy", endpoints, String::clone)?;
@@ -313,6 +334,8 @@ mod tests {
             (Op::RemoveMasquerades { networks: vec![3] }, "masquerade of network `3`"),
             (Op::RemoveIdentities { identities: vec![key(0)] }, "identity `10.0.0.0/8`"),
             (Op::RemoveIdentities { identities: vec![key(2)] }, "identity `10.0.0.0/8 of network 2`"),
+            (Op::RemoveBlocks { blocks: vec![key(0)] }, "block `10.0.0.0/8`"),
+            (Op::RemoveMemberships { identities: vec![7] }, "membership of identity `7`"),
         ] {
             let message = apply(&mut rows, &[op]).unwrap_err().to_string();
             assert_eq!(message, format!("there is no {named} to remove"));

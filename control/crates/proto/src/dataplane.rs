@@ -20,7 +20,7 @@ pub use flows::{
     FlowFilter, FlowQuery, FlowStatus, FlowUse, FlowWay, Trace, TraceQuestion, TraceStep, TraceVerdict,
     WorkerFlows,
 };
-pub use policies::{Identity, IdentityKey, Peer, Policy, PolicyStatus, Rule, RuleVerdict};
+pub use policies::{Identity, IdentityKey, Membership, Peer, Policy, PolicyStatus, Rule, RuleVerdict};
 pub use ports::{Ethdev, Limit, Limits, PortInfo, PortKind, PortSpec};
 pub use services::{Backend, BackendState, Frontend, FrontendKey, Masquerade, PortRange, Protocol};
 
@@ -143,8 +143,14 @@ pub struct Snapshot {
     pub routes: Vec<Route>,
     #[serde(default)]
     pub frontends: Vec<Frontend>,
+    /// Of pods, by their addresses.
     #[serde(default)]
     pub identities: Vec<Identity>,
+    /// Identities of ranges; the longest prefix counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocks: Vec<Identity>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub memberships: Vec<Membership>,
     #[serde(default)]
     pub policies: Vec<Policy>,
     #[serde(default)]
@@ -179,6 +185,10 @@ pub enum Op {
     RemoveFrontends { keys: Vec<FrontendKey> },
     SetIdentities { identities: Vec<Identity> },
     RemoveIdentities { identities: Vec<IdentityKey> },
+    SetBlocks { blocks: Vec<Identity> },
+    RemoveBlocks { blocks: Vec<IdentityKey> },
+    SetMemberships { memberships: Vec<Membership> },
+    RemoveMemberships { identities: Vec<u32> },
     SetPolicies { policies: Vec<Policy> },
     RemovePolicies { endpoints: Vec<String> },
     SetMasquerades { masquerades: Vec<Masquerade> },

@@ -17,8 +17,8 @@ use proto::control::{
 use proto::dataplane::{
     self, Backend, BackendState, DeviceCounter, DeviceStatus, DropStatus, Endpoint, EndpointKind, Ethdev,
     FlowFilter, FlowQuery, FlowStatus, FlowUse, FlowWay, Frontend, FrontendKey, Hello, Identity, IdentityKey,
-    Interface, InterfaceAddress, Ledger, Limit, Limits, Masquerade, NeighbourStatus, Op, Peer, Policy,
-    PolicyStatus, PortInfo, PortKind, PortRange, PortSpec, PortStatus, Protocol, Route, RouteKey,
+    Interface, InterfaceAddress, Ledger, Limit, Limits, Masquerade, Membership, NeighbourStatus, Op, Peer,
+    Policy, PolicyStatus, PortInfo, PortKind, PortRange, PortSpec, PortStatus, Protocol, Route, RouteKey,
     RouteStatus, RouteTarget, Router, Rule, RuleVerdict, Snapshot, Trace, TraceQuestion, TraceStep,
     TraceVerdict, Transaction, TunnelPeer, TunnelPeerKey, WorkerFlows, WorkerLoad, WorkerStatus,
 };
@@ -117,12 +117,23 @@ fn frontend() -> Frontend {
 fn identities() -> Vec<Identity> {
     let of =
         |text: &str, identity| Identity { key: IdentityKey { network: 0, prefix: prefix(text) }, identity };
-    vec![of("10.244.1.2/32", 7), of("fd00:10:244::/48", 9)]
+    vec![of("10.244.1.2/32", 7), of("fd00:10:244::2/128", 9)]
+}
+
+fn block() -> Identity {
+    Identity { key: IdentityKey { network: 0, prefix: prefix("192.0.2.0/24") }, identity: 11 }
+}
+
+fn membership() -> Membership {
+    Membership { identity: 7, groups: vec![3, 4_000_000_000] }
 }
 
 fn policy() -> Policy {
-    let known = Peer::Identities { identities: vec![0, 7] };
-    let rule = |id, peer, protocol, ports, verdict| Rule { id, peer, protocol, ports, verdict };
+    let known = Peer::Groups { groups: vec![3, 7] };
+    let rule = |id, peer, protocol, ports, verdict| {
+        let name = if id == 3 { String::new() } else { format!("shop/allow-dns ingress[{id}]") };
+        Rule { id, name, peer, protocol, ports, verdict }
+    };
     Policy {
         endpoint: "shop/front".into(),
         ingress: Some(vec![
@@ -166,10 +177,14 @@ fn transaction() -> Transaction {
             Op::SetRoutes { routes: routes() },
             Op::RemoveFrontends { keys: vec![frontend().key] },
             Op::RemoveIdentities { identities: vec![identities()[0].key] },
+            Op::RemoveBlocks { blocks: vec![block().key] },
+            Op::RemoveMemberships { identities: vec![7] },
             Op::RemovePolicies { endpoints: vec!["shop/gone".into()] },
             Op::RemoveMasquerades { networks: vec![7] },
             Op::SetFrontends { frontends: vec![frontend()] },
+            Op::SetMemberships { memberships: vec![membership()] },
             Op::SetIdentities { identities: identities() },
+            Op::SetBlocks { blocks: vec![block()] },
             Op::SetPolicies { policies: vec![policy()] },
             Op::SetMasquerades { masquerades: vec![masquerade()] },
             Op::RemoveTunnelPeers { peers: vec![tunnel_peer().key] },
@@ -334,6 +349,8 @@ fn dataplane_responses() -> Vec<(&'static str, dataplane::Response)> {
                 routes,
                 frontends: vec![frontend()],
                 identities: identities(),
+                blocks: vec![block()],
+                memberships: vec![membership()],
                 policies: vec![policy()],
                 masquerades: vec![masquerade()],
                 tunnel_peers: vec![tunnel_peer()],

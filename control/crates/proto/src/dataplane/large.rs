@@ -64,6 +64,9 @@ impl Tagged for Op {
             "remove-frontends" => Self::RemoveFrontends { keys: fields.only("keys")? },
             "set-identities" => Self::SetIdentities { identities: fields.only("identities")? },
             "remove-identities" => Self::RemoveIdentities { identities: fields.only("identities")? },
+            "set-blocks" => Self::SetBlocks { blocks: fields.only("blocks")? },
+            "remove-blocks" => Self::RemoveBlocks { blocks: fields.only("blocks")? },
+            "set-memberships" => Self::SetMemberships { memberships: fields.only("memberships")? },
             "set-policies" => Self::SetPolicies { policies: fields.only("policies")? },
             _ => fields.kept()?,
         })

@@ -1,4 +1,8 @@
 //! Rows that the policy step reads: who is behind an address, and what may reach an endpoint.
+//!
+//! An address has two identities: that of the pod that has it, by a row of its own, and that of the ranges that hold it, by the longest
+//! prefix. An identity is in groups, and rules name groups: a pod that comes costs one row, whatever rules there are; a rule costs one
+//! row, whatever pods there are.
 
 use std::fmt;
 
@@ -18,14 +22,22 @@ pub struct IdentityKey {
     pub prefix: IpPrefix,
 }
 
-/// Who is behind a prefix; the longest one counts.
+/// Who is behind a prefix, as a pod or as part of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "IdentityFields")]
 pub struct Identity {
     #[serde(flatten)]
     pub key: IdentityKey,
-    /// Above 0, which is what no prefix speaks of: the world.
+    /// Above 0, which is what no row speaks of.
     pub identity: u32,
+}
+
+/// The groups that an identity is in. One that has no such row is in none.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Membership {
+    pub identity: u32,
+    /// In any order.
+    pub groups: Vec<u32>,
 }
 
 /// What may reach an endpoint and what it may reach. It may come before the endpoint and stay longer.
@@ -44,8 +56,11 @@ pub struct Policy {
 /// One rule of a direction.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Rule {
-    /// What a trace calls it.
+    /// What a flow's record calls it; above 0, and no other rule of the endpoint's has it.
     pub id: u32,
+    /// What people call it: the policy, and where in it the rule is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
     pub peer: Peer,
     /// `None` is any.
     #[serde(default, with = "text::option")]
@@ -57,7 +72,7 @@ pub struct Rule {
 }
 
 impl fmt::Display for Rule {
-    /// As `allow tcp 80-90 for identities 7, 9`.
+    /// As `allow tcp 80-90 for groups 7, 9`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.verdict {
             RuleVerdict::Allow => "allow ",
@@ -71,12 +86,12 @@ impl fmt::Display for Rule {
         }
         match &self.peer {
             Peer::Any => f.write_str(" for anyone"),
-            Peer::Identities { identities } => match identities.as_slice() {
+            Peer::Groups { groups } => match groups.as_slice() {
                 [] => f.write_str(" for no one"),
-                [one] => write!(f, " for identity {one}"),
+                [one] => write!(f, " for group {one}"),
                 several => {
                     let several: Vec<String> = several.iter().map(u32::to_string).collect();
-                    write!(f, " for identities {}", several.join(", "))
+                    write!(f, " for groups {}", several.join(", "))
                 }
             },
         }
@@ -89,8 +104,8 @@ impl fmt::Display for Rule {
 pub enum Peer {
     /// Anyone, known or not.
     Any,
-    /// These alone; 0, the world, may be among them.
-    Identities { identities: Vec<u32> },
+    /// Whoever is in one of these.
+    Groups { groups: Vec<u32> },
 }
 
 /// What a rule says.
@@ -116,17 +131,17 @@ mod tests {
 
     #[test]
     fn a_rule_in_words() {
-        let words = |identities: &[u32], protocol: Option<u8>, ports: Option<(u16, u16)>| {
+        let words = |groups: &[u32], protocol: Option<u8>, ports: Option<(u16, u16)>| {
             let ports = ports.map(|(first, last)| PortRange { first, last });
-            let peer = Peer::Identities { identities: identities.to_vec() };
+            let peer = Peer::Groups { groups: groups.to_vec() };
             let (protocol, verdict) = (protocol.map(Protocol), RuleVerdict::Allow);
-            Rule { id: 1, peer, protocol, ports, verdict }.to_string()
+            Rule { id: 1, name: String::new(), peer, protocol, ports, verdict }.to_string()
         };
-        assert_eq!(words(&[7, 9], Some(6), Some((80, 90))), "allow tcp 80-90 for identities 7, 9");
-        assert_eq!(words(&[0], None, Some((53, 53))), "allow ports 53 for identity 0");
+        assert_eq!(words(&[7, 9], Some(6), Some((80, 90))), "allow tcp 80-90 for groups 7, 9");
+        assert_eq!(words(&[1], None, Some((53, 53))), "allow ports 53 for group 1");
         assert_eq!(words(&[], Some(1), None), "allow icmp for no one");
         let (peer, verdict) = (Peer::Any, RuleVerdict::Deny);
-        let all = Rule { id: 1, peer, protocol: None, ports: None, verdict };
+        let all = Rule { id: 1, name: String::new(), peer, protocol: None, ports: None, verdict };
         assert_eq!(all.to_string(), "deny anything for anyone");
     }
 }
