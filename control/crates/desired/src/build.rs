@@ -17,6 +17,7 @@ use crate::by_kernel::ByKernel;
 use crate::host_ports::HostPort;
 use crate::nodes::Nodes;
 use crate::objects::ObjectName;
+use crate::policies::Policies;
 use crate::rows::Rows;
 use crate::services::{HealthCheck, NodePort, Services};
 use crate::view::{ClusterView, Local};
@@ -46,6 +47,7 @@ pub struct Desired {
     /// Those addresses, and the router's.
     pub(crate) node_port_addresses: Vec<IpAddr>,
     pub(crate) services: Services,
+    pub(crate) policies: Policies,
     /// Those of `host_ports`.
     pub(crate) host_frontends: Vec<FrontendKey>,
     /// What was left out, each naming object, field and value, by what it is about.
@@ -69,12 +71,21 @@ pub(crate) enum About {
     Node(String),
     Pods,
     Service(ObjectName),
+    Policy(ObjectName),
 }
 
 impl Desired {
     /// Works it out. Total: what cannot be honoured is left out and named in [`Self::warnings`].
     #[must_use]
     pub fn build(view: &ClusterView, local: &Local) -> Self {
+        let mut desired = Self::unpoliced(view, local);
+        let nothing = Local { attachments: Vec::new(), ..local.clone() };
+        desired.police((&ClusterView::default(), &nothing), view, local);
+        desired
+    }
+
+    /// All but what policies come to.
+    fn unpoliced(view: &ClusterView, local: &Local) -> Self {
         let mut desired = Self::default();
         desired.take_in(&view.nodes);
         desired.local(local);
@@ -102,7 +113,14 @@ impl Desired {
     /// As [`Self::build`] of `view` and `local`, made from what it was `before`.
     #[must_use]
     pub fn next(&self, before: (&ClusterView, &Local), view: &ClusterView, local: &Local) -> Self {
-        self.advanced(before, view, local).unwrap_or_else(|| Self::build(view, local))
+        let mut next = self.advanced(before, view, local).unwrap_or_else(|| {
+            let mut next = Self::unpoliced(view, local);
+            // They rest on nothing that is contested there.
+            next.police_as(self);
+            next
+        });
+        next.police(before, view, local);
+        next
     }
 
     /// `None` where what changed may concern anything else.
@@ -175,7 +193,7 @@ impl Desired {
             }
         }
         let pods = old_view.pods.diff(&view.pods).chain(old_view.other_pods.diff(&view.other_pods));
-        for (old, new) in pods.map(both) {
+        for (_, old, new) in pods.map(parts) {
             if old.into_iter().chain(new).any(|pod| next.is_stray(pod, local)) {
                 return None;
             }
@@ -192,7 +210,7 @@ impl Desired {
     /// Those that there were not `before`, in the time of what is different.
     pub fn warnings_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a str> {
         before.warnings.diff(&self.warnings).flat_map(|item| {
-            let (old, new) = both(item);
+            let (_, old, new) = parts(item);
             let known = move |text: &&String| old.is_some_and(|old| old.contains(*text));
             new.into_iter().flatten().filter(move |text| !known(text)).map(String::as_str)
         })
@@ -270,12 +288,12 @@ pub(crate) fn changed<'a, K, V>(item: DiffItem<'a, 'a, K, V>) -> (&'a K, Option<
     }
 }
 
-/// What was there, and what is.
-fn both<'a, 'b, K, V>(item: DiffItem<'a, 'b, K, V>) -> (Option<&'a V>, Option<&'b V>) {
+/// The key of what differs, what was there, and what is.
+pub(crate) fn parts<'a, K, V>(item: DiffItem<'a, 'a, K, V>) -> (&'a K, Option<&'a V>, Option<&'a V>) {
     match item {
-        DiffItem::Add(_, new) => (None, Some(new)),
-        DiffItem::Update { old: (_, old), new: (_, new) } => (Some(old), Some(new)),
-        DiffItem::Remove(_, old) => (Some(old), None),
+        DiffItem::Add(key, new) => (key, None, Some(new)),
+        DiffItem::Update { old: (_, old), new: (key, new) } => (key, Some(old), Some(new)),
+        DiffItem::Remove(key, old) => (key, Some(old), None),
     }
 }
 
@@ -336,7 +354,7 @@ mod tests {
                 let before = (view.clone(), local.clone());
                 step(view, local);
                 let next = desired.advanced((&before.0, &before.1), view, local);
-                desired = next.clone().unwrap_or_else(|| Desired::build(view, local));
+                desired = desired.next((&before.0, &before.1), view, local);
                 next.is_some()
             };
         let insert = |n: u8, cidr: &str, view: &mut ClusterView| {
@@ -348,6 +366,7 @@ mod tests {
         assert!(go(&mut view, &mut local, &|_, local| local.attachments.push(crate::Attachment {
             port: "p".into(),
             endpoint: "e".into(),
+            pod: None,
             kind: PortKind::Tap,
             mac: crate::ROUTER_MAC,
             mtu: 1500,

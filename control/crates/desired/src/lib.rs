@@ -16,6 +16,7 @@ mod host_ports;
 mod local;
 mod nodes;
 mod objects;
+mod policies;
 mod prefixes;
 mod remote;
 mod rows;
@@ -35,7 +36,7 @@ pub use prefixes::range_fault;
 pub use rows::{ApplyError, Rows, apply};
 pub use services::{HealthCheck, NodePort};
 pub use view::{
-    Attachment, Change, ClusterView, Host, Local, Uplink, ViewChange, Vxlan, pod_mtu, router_way,
+    AttachedPod, Attachment, Change, ClusterView, Host, Local, Uplink, ViewChange, Vxlan, pod_mtu, router_way,
 };
 
 /// The node annotation that names the next hop of a node's podCIDRs and addresses, one address a family.

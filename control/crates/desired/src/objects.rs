@@ -20,7 +20,7 @@ pub use service::{
 };
 
 /// The labels of an object, by key.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Labels(Arc<[(Box<str>, Box<str>)]>);
 
 impl Default for Labels {
@@ -254,7 +254,7 @@ pub fn uid(text: &str) -> u128 {
 }
 
 /// One of `spec.containers[].ports` that has a name.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NamedPort {
     pub name: Box<str>,
     pub protocol: Protocol,

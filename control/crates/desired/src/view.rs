@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use imbl::OrdMap;
 use proto::control::PortMapping;
 use proto::dataplane::{Ethdev, InterfaceAddress, Limits, PortKind, Router};
 use wire::{IpPrefix, MacAddr};
 
-use crate::objects::{EndpointSlice, Namespace, NetworkPolicy, Node, ObjectName, Pod, Service};
+use crate::objects::{
+    EndpointSlice, Labels, NamedPort, Namespace, NetworkPolicy, Node, ObjectName, Pod, Service,
+};
 
 /// The cluster's objects, trimmed to what is used of them. A copy costs nothing, and a comparison with one what differs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -192,12 +195,24 @@ pub struct Host {
     pub mtu: u16,
 }
 
+/// A pod that is attached, as it was known then: what holds while the cluster does not have it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AttachedPod {
+    pub name: ObjectName,
+    /// By [`crate::uid`]; 0: not known.
+    pub uid: u128,
+    pub labels: Labels,
+    pub named_ports: Arc<[NamedPort]>,
+}
+
 /// A pod's interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
     pub port: String,
     /// The endpoint's name, unique among attachments.
     pub endpoint: String,
+    /// Whose it is; `None` where the runtime did not say.
+    pub pod: Option<AttachedPod>,
     pub kind: PortKind,
     pub mac: MacAddr,
     pub mtu: u16,

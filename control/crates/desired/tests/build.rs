@@ -81,6 +81,7 @@ fn local() -> Local {
         attachments: vec![Attachment {
             port: "p0".into(),
             endpoint: "shop/front".into(),
+            pod: None,
             kind: PortKind::Tap,
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
             mtu: 1500,

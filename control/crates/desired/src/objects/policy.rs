@@ -1,5 +1,7 @@
 //! NetworkPolicies as they are written (networking.k8s.io/v1); what they mean is worked out elsewhere.
 
+use std::fmt;
+
 use super::{Labels, Protocol};
 
 /// A `NetworkPolicy` object.
@@ -64,14 +66,55 @@ pub enum PortMatch {
 }
 
 /// A label selector: all of it must match; an empty one matches everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Selector {
     pub labels: Labels,
     pub expressions: Vec<Expression>,
 }
 
+impl Selector {
+    /// Whether it selects what has these labels (apimachinery, pkg/labels, Requirement.Matches); `unknown` is the answer of an
+    /// expression that nobody knows the meaning of.
+    pub(crate) fn matches<'a>(&'a self, label: impl Fn(&str) -> Option<&'a str>, unknown: bool) -> bool {
+        let is_among = |own: &Expression| {
+            label(&own.key).is_some_and(|value| own.values.iter().any(|other| **other == *value))
+        };
+        self.labels.iter().all(|(key, value)| label(key) == Some(value))
+            && self.expressions.iter().all(|own| match own.operator {
+                Operator::In => is_among(own),
+                Operator::NotIn => !is_among(own),
+                Operator::Exists => label(&own.key).is_some(),
+                Operator::DoesNotExist => label(&own.key).is_none(),
+                Operator::Other(_) => unknown,
+            })
+    }
+
+    /// What of it nobody knows the meaning of.
+    pub(crate) fn unknown(&self) -> impl Iterator<Item = &Expression> {
+        self.expressions.iter().filter(|own| matches!(own.operator, Operator::Other(_)))
+    }
+}
+
+impl fmt::Display for Selector {
+    /// As `kubectl` takes it: `app=db,tier in (a, b),!old`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let labels = self.labels.iter().map(|(key, value)| format!("{key}={value}"));
+        let expressions = self.expressions.iter().map(|own| {
+            let Expression { key, operator, values } = own;
+            match operator {
+                Operator::In => format!("{key} in ({})", values.join(", ")),
+                Operator::NotIn => format!("{key} notin ({})", values.join(", ")),
+                Operator::Exists => key.to_string(),
+                Operator::DoesNotExist => format!("!{key}"),
+                Operator::Other(operator) => format!("{key} {operator} ({})", values.join(", ")),
+            }
+        });
+        f.write_str(&labels.chain(expressions).collect::<Vec<_>>().join(","))
+    }
+}
+
 /// One of `matchExpressions`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Expression {
     pub key: Box<str>,
     pub operator: Operator,
@@ -79,7 +122,7 @@ pub struct Expression {
 }
 
 /// How an expression compares.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operator {
     In,
     NotIn,

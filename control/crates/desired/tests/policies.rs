@@ -1,0 +1,496 @@
+//! What NetworkPolicies come to: each decision beside one that is made as the API's documentation reads, and step by step beside all at once.
+
+#![expect(clippy::unwrap_used, reason = "tests say what they expect by panicking")]
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use desired::{
+    AttachedPod, Attachment, ClusterView, Desired, Expression, Labels, Local, NamedPort, Namespace,
+    NetworkPolicy, ObjectName, Operator, Pod, PolicyPeer, PolicyPort, PolicyRule, PortMatch, Protocol, Rows,
+    Selector, apply, diff,
+};
+use proptest::prelude::*;
+use proto::dataplane::{self as rows, IdentityKey, Limits, PortKind, Router};
+use wire::{IpPrefix, MacAddr};
+
+const NODE: &str = "n1";
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn name(namespace: &str, name: &str) -> ObjectName {
+    ObjectName { namespace: namespace.into(), name: name.into() }
+}
+
+fn labels(pairs: &[(&str, &str)]) -> Labels {
+    pairs.iter().copied().collect()
+}
+
+fn app(value: &str) -> Selector {
+    Selector { labels: labels(&[("app", value)]), expressions: vec![] }
+}
+
+fn local() -> Local {
+    Local {
+        node: NODE.into(),
+        router: Router {
+            gateway4: Ipv4Addr::new(169, 254, 1, 1),
+            gateway6: Ipv6Addr::LOCALHOST,
+            dns_servers: vec![],
+            dns_search: vec![],
+        },
+        uplink: None,
+        host: None,
+        vxlan: None,
+        subnets: vec![],
+        masquerade: None,
+        node_port_addresses: vec![],
+        kept: vec![],
+        attachments: vec![],
+    }
+}
+
+fn attachment(port: &str, pod: Option<AttachedPod>, addresses: &[&str]) -> Attachment {
+    Attachment {
+        port: port.into(),
+        endpoint: pod.as_ref().map_or_else(|| port.to_owned(), |own| format!("{}@{port}", own.name)),
+        pod,
+        kind: PortKind::Tap,
+        mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        mtu: 1500,
+        network: 0,
+        addresses: addresses.iter().map(|text| ip(text)).collect(),
+        routes: vec![],
+        host_ports: vec![],
+        limits: Limits::default(),
+    }
+}
+
+fn attached(pod: ObjectName) -> Option<AttachedPod> {
+    Some(AttachedPod { name: pod, ..AttachedPod::default() })
+}
+
+fn pod(node: &str, labels: Labels, addresses: &[&str]) -> Pod {
+    let pod_ips = addresses.iter().map(|text| (*text).into()).collect();
+    Pod { node: node.into(), pod_ips, labels, ..Pod::default() }
+}
+
+fn warnings(desired: &Desired) -> Vec<&str> {
+    desired.warnings().filter(|text| text.starts_with("NetworkPolicy")).collect()
+}
+
+/// A packet that is judged where one of its ends is.
+#[derive(Debug, Clone, Copy)]
+struct Question<'a> {
+    endpoint: &'a str,
+    comes_in: bool,
+    peer: IpAddr,
+    protocol: u8,
+    /// The destination's.
+    port: u16,
+}
+
+/// As the data plane decides by rows; `None`: nothing restricts it.
+fn by_rows(rows: &Rows, asked: Question<'_>) -> Option<bool> {
+    let policy = rows.policies.get(asked.endpoint)?;
+    let rules = if asked.comes_in { &policy.ingress } else { &policy.egress }.as_ref()?;
+    let lengths = (0..=if asked.peer.is_ipv4() { 32 } else { 128 }).rev();
+    let prefixes = lengths.filter_map(|len| IpPrefix::containing(asked.peer, len));
+    let mut keys = prefixes.map(|prefix| IdentityKey { network: 0, prefix });
+    let of_pod = rows.identities.get(&IdentityKey { network: 0, prefix: IpPrefix::host(asked.peer) });
+    let of_ranges = keys.find_map(|key| rows.blocks.get(&key));
+    let groups = of_pod.into_iter().chain(of_ranges).filter_map(|own| rows.memberships.get(own));
+    let groups: Vec<u32> = groups.flat_map(|own| own.iter().copied()).collect();
+    Some(rules.iter().any(|rule| {
+        let peers = match &rule.peer {
+            rows::Peer::Any => true,
+            rows::Peer::Groups { groups: named } => named.iter().any(|own| groups.contains(own)),
+        };
+        peers
+            && rule.protocol.is_none_or(|own| own.0 == asked.protocol)
+            && rule.ports.is_none_or(|own| own.first <= asked.port && asked.port <= own.last)
+    }))
+}
+
+/// A pod that an address is of.
+#[derive(Debug, Clone)]
+struct Owner {
+    namespace: String,
+    labels: Labels,
+    ports: Vec<NamedPort>,
+}
+
+/// The same as the documentation reads (`NetworkPolicySpec` and on, networking.k8s.io/v1).
+struct Oracle<'a> {
+    view: &'a ClusterView,
+    owners: BTreeMap<IpAddr, Owner>,
+    endpoints: BTreeMap<String, Owner>,
+}
+
+impl<'a> Oracle<'a> {
+    fn new(view: &'a ClusterView, local: &Local) -> Self {
+        // From the weakest claim of an address to the strongest.
+        let mut remote: Vec<(&ObjectName, &Pod)> = view
+            .all_pods()
+            .filter(|(_, pod)| *pod.node != *local.node && !pod.host_network && !pod.finished)
+            .collect();
+        remote.sort_by_key(|(name, pod)| {
+            (!pod.terminating, pod.created.unwrap_or(i64::MIN), std::cmp::Reverse(*name))
+        });
+        let mut owners = BTreeMap::new();
+        for (name, pod) in remote {
+            for address in pod.pod_ips.iter().filter_map(|own| own.to_string().parse::<IpAddr>().ok()) {
+                owners.insert(address, Owner::of(name, &pod.labels, &pod.named_ports));
+            }
+        }
+        let mut endpoints = BTreeMap::new();
+        let mut here: Vec<&Attachment> = local.attachments.iter().filter(|own| own.network == 0).collect();
+        here.sort_by_key(|own| std::cmp::Reverse(own.pod.as_ref().map(|own| own.name.clone())));
+        for own in here {
+            let Some(pod) = &own.pod else { continue };
+            let known =
+                view.pods.get(&pod.name).filter(|known| known.uid == pod.uid || known.uid * pod.uid == 0);
+            let owner = match known {
+                Some(known) => Owner::of(&pod.name, &known.labels, &known.named_ports),
+                None => Owner::of(&pod.name, &pod.labels, &pod.named_ports),
+            };
+            endpoints.insert(own.endpoint.clone(), owner.clone());
+            owners.extend(own.addresses.iter().map(|address| (*address, owner.clone())));
+        }
+        Self { view, owners, endpoints }
+    }
+
+    fn answer(&self, asked: Question<'_>) -> Option<bool> {
+        let own = self.endpoints.get(asked.endpoint)?;
+        let selects = |(name, policy): &(&ObjectName, &NetworkPolicy)| {
+            *name.namespace == own.namespace && selected(&policy.pods, &own.labels, "")
+        };
+        let rules = |policy: &'a NetworkPolicy| {
+            if asked.comes_in { policy.ingress.as_ref() } else { policy.egress.as_ref() }
+        };
+        let policies: Vec<_> = self.view.policies.iter().filter(selects).collect();
+        if !policies.iter().any(|(_, policy)| rules(policy).is_some()) {
+            return None;
+        }
+        Some(policies.iter().any(|(name, policy)| {
+            rules(policy).into_iter().flatten().any(|rule| {
+                let port = |port: &PolicyPort| {
+                    let peer = |peer: &PolicyPeer| {
+                        self.is_peer(&name.namespace, peer, asked.peer) && !is_nobodys(peer, port, asked)
+                    };
+                    self.is_port(own, port, asked) && (rule.peers.is_empty() || rule.peers.iter().any(peer))
+                };
+                let peer = |peer: &PolicyPeer| self.is_peer(&name.namespace, peer, asked.peer);
+                match rule.ports.is_empty() {
+                    true => rule.peers.is_empty() || rule.peers.iter().any(peer),
+                    false => rule.ports.iter().any(port),
+                }
+            })
+        }))
+    }
+
+    fn is_peer(&self, namespace: &str, peer: &PolicyPeer, address: IpAddr) -> bool {
+        match peer {
+            PolicyPeer::Block { cidr, except } => {
+                let holds = |text: &str| text.parse::<IpPrefix>().unwrap().contains(address);
+                holds(cidr) && !except.iter().any(|own| holds(own))
+            }
+            PolicyPeer::Pods { namespaces, pods } => {
+                let Some(owner) = self.owners.get(&address) else { return false };
+                let nothing = Labels::default();
+                let there = self.view.namespaces.get(&owner.namespace).map_or(&nothing, |own| &own.labels);
+                let namespace = match namespaces {
+                    None => owner.namespace == namespace,
+                    Some(selector) => selected(selector, there, &owner.namespace),
+                };
+                namespace && pods.as_ref().is_none_or(|own| selected(own, &owner.labels, ""))
+            }
+        }
+    }
+
+    fn is_port(&self, own: &Owner, port: &PolicyPort, asked: Question<'_>) -> bool {
+        let spoken_to = if asked.comes_in { Some(own) } else { self.owners.get(&asked.peer) };
+        let number = match port.protocol {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+            Protocol::Other(_) => return false,
+        };
+        number == asked.protocol
+            && match &port.port {
+                None => true,
+                Some(PortMatch::Range(first, last)) => (*first..=*last).contains(&asked.port),
+                Some(PortMatch::Named(name)) => spoken_to.is_some_and(|pod| {
+                    let found =
+                        pod.ports.iter().find(|own| own.name == *name && own.protocol == port.protocol);
+                    found.is_some_and(|own| own.port == asked.port)
+                }),
+            }
+    }
+}
+
+impl Owner {
+    fn of(name: &ObjectName, labels: &Labels, ports: &[NamedPort]) -> Self {
+        Self { namespace: name.namespace.to_string(), labels: labels.clone(), ports: ports.to_vec() }
+    }
+}
+
+/// What goes to a named port of an ipBlock is what we leave out, with a warning: an address gives numbers to no names.
+fn is_nobodys(peer: &PolicyPeer, port: &PolicyPort, asked: Question<'_>) -> bool {
+    !asked.comes_in
+        && matches!(peer, PolicyPeer::Block { .. })
+        && matches!(port.port, Some(PortMatch::Named(_)))
+}
+
+/// `namespace`: whose labels they are, if they are one's; it has its name for a label.
+fn selected(selector: &Selector, labels: &Labels, namespace: &str) -> bool {
+    let value = |key: &str| {
+        let name = (key == "kubernetes.io/metadata.name" && !namespace.is_empty()).then_some(namespace);
+        labels.get(key).or(name)
+    };
+    let expression = |own: &Expression| {
+        let is_in = || value(&own.key).is_some_and(|value| own.values.iter().any(|other| **other == *value));
+        match own.operator {
+            Operator::In => is_in(),
+            Operator::NotIn => !is_in(),
+            Operator::Exists => value(&own.key).is_some(),
+            Operator::DoesNotExist => value(&own.key).is_none(),
+            Operator::Other(_) => panic!("not generated"),
+        }
+    };
+    selector.labels.iter().all(|(key, own)| value(key) == Some(own))
+        && selector.expressions.iter().all(expression)
+}
+
+const NAMESPACES: [&str; 3] = ["a", "b", "c"];
+const PORTS: [(u8, u16); 7] = [(6, 80), (6, 81), (6, 8080), (17, 80), (132, 80), (1, 0), (6, 65_535)];
+
+fn some_labels() -> impl Strategy<Value = Labels> {
+    let value = |key: &'static str, values: [&'static str; 2]| {
+        prop::option::weighted(0.8, prop::sample::select(values.to_vec()))
+            .prop_map(move |own| own.map(|own| (key, own)))
+    };
+    (value("app", ["x", "y"]), value("tier", ["1", "2"]))
+        .prop_map(|(app, tier)| app.into_iter().chain(tier).collect())
+}
+
+fn some_selector(key: &'static str, values: [&'static str; 3]) -> impl Strategy<Value = Selector> {
+    let operator = prop_oneof![
+        Just(Operator::In),
+        Just(Operator::NotIn),
+        Just(Operator::Exists),
+        Just(Operator::DoesNotExist)
+    ];
+    let key = prop_oneof![3 => Just(key), 1 => Just("tier")];
+    let some = prop::collection::vec(prop::sample::select(values.to_vec()), 1..3);
+    let expression = (key, operator, some).prop_map(|(key, operator, values)| {
+        let values = match operator {
+            Operator::In | Operator::NotIn => values.into_iter().map(Into::into).collect(),
+            _ => vec![],
+        };
+        Expression { key: key.into(), operator, values }
+    });
+    let labels = prop::option::weighted(0.4, some_labels()).prop_map(Option::unwrap_or_default);
+    (labels, prop::collection::vec(expression, 0..2))
+        .prop_map(|(labels, expressions)| Selector { labels, expressions })
+}
+
+fn some_range() -> impl Strategy<Value = Box<str>> {
+    let ranges = [
+        "0.0.0.0/0",
+        "10.0.0.0/8",
+        "10.1.0.0/16",
+        "10.1.0.0/30",
+        "10.2.0.2/32",
+        "192.0.2.0/24",
+        "192.0.2.64/26",
+        "192.0.2.65/32",
+        "::/0",
+        "fd00::/16",
+        "fd00:2::/32",
+        "fd00:2::2/128",
+    ];
+    prop::sample::select(ranges.to_vec()).prop_map(Into::into)
+}
+
+fn some_peer() -> impl Strategy<Value = PolicyPeer> {
+    let namespaces = prop_oneof![
+        some_selector("app", ["x", "y", "z"]),
+        some_selector("kubernetes.io/metadata.name", NAMESPACES)
+    ];
+    let pods = (prop::option::of(namespaces), prop::option::of(some_selector("app", ["x", "y", "z"])));
+    let pods = pods.prop_map(|(namespaces, pods)| match (namespaces, pods) {
+        (None, None) => PolicyPeer::Pods { namespaces: None, pods: Some(Selector::default()) },
+        (namespaces, pods) => PolicyPeer::Pods { namespaces, pods },
+    });
+    let block = (some_range(), prop::collection::vec(some_range(), 0..3))
+        .prop_map(|(cidr, except)| PolicyPeer::Block { cidr, except });
+    prop_oneof![3 => pods, 2 => block]
+}
+
+fn some_protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![4 => Just(Protocol::Tcp), 1 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)]
+}
+
+fn some_rule() -> impl Strategy<Value = PolicyRule> {
+    let port = prop_oneof![
+        1 => Just(None),
+        2 => prop_oneof![Just((80, 80)), Just((80, 90)), Just((81, 65_535)), Just((1, 79))]
+            .prop_map(|(first, last)| Some(PortMatch::Range(first, last))),
+        3 => prop_oneof![Just("http"), Just("other")].prop_map(|own| Some(PortMatch::Named(own.into()))),
+    ];
+    let port = (some_protocol(), port).prop_map(|(protocol, port)| PolicyPort { protocol, port });
+    (prop::collection::vec(some_peer(), 0..3), prop::collection::vec(port, 0..3))
+        .prop_map(|(peers, ports)| PolicyRule { peers, ports })
+}
+
+fn some_policy() -> impl Strategy<Value = NetworkPolicy> {
+    let rules = || prop::option::weighted(0.7, prop::collection::vec(some_rule(), 0..3));
+    (some_selector("app", ["x", "y", "z"]), rules(), rules())
+        .prop_map(|(pods, ingress, egress)| NetworkPolicy { pods, ingress, egress })
+}
+
+fn some_ports() -> impl Strategy<Value = Vec<NamedPort>> {
+    let port = (prop_oneof![Just("http"), Just("other")], some_protocol(), prop_oneof![Just(80), Just(8080)])
+        .prop_map(|(name, protocol, port)| NamedPort { name: name.into(), protocol, port });
+    prop::collection::vec(port, 0..3)
+}
+
+/// Where a pod is, its two addresses' last digits, and what else there is to it.
+type SomePod = (u8, u8, u8, Labels, Vec<NamedPort>, u8);
+
+#[derive(Debug, Clone)]
+enum Step {
+    Namespace(u8, Option<Labels>),
+    /// The first one: whether it is among those of other nodes.
+    Pod(bool, u8, Option<SomePod>),
+    /// Its pod, the last digit of its addresses, whether it is on another network, and the labels that it had.
+    Attachment(u8, Option<(u8, u8, bool, Labels)>),
+    Policy(u8, u8, Option<NetworkPolicy>),
+    /// Several at once.
+    All(Vec<Step>),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let some_pod = (0u8..4, 0u8..4, 0u8..6, some_labels(), some_ports(), 0u8..16);
+    let attachment = (0u8..6, 0u8..4, prop::bool::weighted(0.1), some_labels());
+    let one = prop_oneof![
+        1 => (0u8..3, prop::option::weighted(0.8, some_labels())).prop_map(|(n, own)| Step::Namespace(n, own)),
+        4 => (any::<bool>(), 0u8..6, prop::option::weighted(0.8, some_pod))
+            .prop_map(|(other, n, pod)| Step::Pod(other, n, pod)),
+        2 => (0u8..4, prop::option::weighted(0.8, attachment)).prop_map(|(n, own)| Step::Attachment(n, own)),
+        4 => (0u8..2, 0u8..4, prop::option::weighted(0.8, some_policy()))
+            .prop_map(|(namespace, n, policy)| Step::Policy(namespace, n, policy)),
+    ];
+    let several = prop::collection::vec(one.clone(), 2..6).prop_map(Step::All);
+    prop_oneof![4 => one, 1 => several]
+}
+
+fn pod_name(n: u8) -> ObjectName {
+    name(NAMESPACES[usize::from(n % 3)], &format!("p{n}"))
+}
+
+fn take(step: Step, view: &mut ClusterView, local: &mut Local) {
+    match step {
+        Step::All(steps) => steps.into_iter().for_each(|step| take(step, view, local)),
+        Step::Namespace(n, own) => {
+            let name = NAMESPACES[usize::from(n)].to_owned();
+            match own {
+                Some(labels) => drop(view.namespaces.insert(name, Namespace { labels })),
+                None => drop(view.namespaces.remove(&name)),
+            }
+        }
+        Step::Pod(other, n, own) => {
+            let pods = if other { &mut view.other_pods } else { &mut view.pods };
+            let Some((node, v4, v6, labels, ports, flags)) = own else {
+                pods.remove(&pod_name(n));
+                return;
+            };
+            let own = Pod {
+                uid: u128::from(flags & 1),
+                created: Some(i64::from(flags & 2)),
+                host_network: flags == 4,
+                finished: flags == 8,
+                terminating: flags & 9 == 9,
+                named_ports: ports.into(),
+                ..pod(&format!("n{node}"), labels, &[&format!("10.2.0.{v4}"), &format!("fd00:2::{v6}")])
+            };
+            pods.insert(pod_name(n), own);
+        }
+        Step::Attachment(n, own) => {
+            let port = format!("p{n}");
+            local.attachments.retain(|own| own.port != port);
+            let Some((pod, last, elsewhere, labels)) = own else { return };
+            // Some have one that a pod elsewhere claims.
+            let net = if last == 0 { 2 } else { 1 };
+            let addresses = [format!("10.{net}.0.{last}"), format!("fd00:{net}::{n}")];
+            let pod = AttachedPod { name: pod_name(pod), uid: 1, labels, named_ports: [].into() };
+            let new = attachment(&port, Some(pod), &addresses.each_ref().map(String::as_str));
+            local.attachments.push(Attachment { network: u16::from(elsewhere), ..new });
+        }
+        Step::Policy(namespace, n, policy) => {
+            let name = name(NAMESPACES[usize::from(namespace)], &format!("policy{n}"));
+            match policy {
+                Some(policy) => drop(view.policies.insert(name, policy)),
+                None => drop(view.policies.remove(&name)),
+            }
+        }
+    }
+}
+
+fn peers() -> Vec<IpAddr> {
+    let mut all: Vec<IpAddr> = Vec::new();
+    for n in 0..5 {
+        all.extend([ip(&format!("10.2.0.{n}")), ip(&format!("10.1.0.{n}"))]);
+        all.extend([ip(&format!("fd00:2::{n}")), ip(&format!("fd00:1::{n}"))]);
+    }
+    all.extend(["192.0.2.1", "192.0.2.65", "192.0.2.66", "198.51.100.1", "2001:db8::1"].map(ip));
+    all
+}
+
+thread_local! {
+    static COMPARED: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    /// Every decision is the one that the documentation asks for, after each of any changes, and these lead where all at once does.
+    #[test]
+    fn policies_say_what_their_documentation_says(steps in prop::collection::vec(step(), 8..40)) {
+        let (mut view, mut local) = (ClusterView::default(), local());
+        let mut desired = Desired::build(&view, &local);
+        let mut rows = desired.rows.clone();
+        let peers = peers();
+        for (n, step) in steps.into_iter().enumerate() {
+            let (old_view, old_local) = (view.clone(), local.clone());
+            take(step.clone(), &mut view, &mut local);
+            let next = desired.next((&old_view, &old_local), &view, &local);
+            prop_assert_eq!(&next, &Desired::build(&view, &local), "after {:?}", step);
+            prop_assert_eq!(apply(&mut rows, &diff(&desired.rows, &next.rows)), Ok(()));
+            prop_assert_eq!(&rows, &next.rows);
+            desired = next;
+            if n % 3 != 0 {
+                continue;
+            }
+            let oracle = Oracle::new(&view, &local);
+            for endpoint in local.attachments.iter().map(|own| own.endpoint.as_str()) {
+                for (comes_in, peer) in peers.iter().flat_map(|peer| [(true, *peer), (false, *peer)]) {
+                    for (protocol, port) in PORTS {
+                        let asked = Question { endpoint, comes_in, peer, protocol, port };
+                        let (expected, found) = (oracle.answer(asked), by_rows(&rows, asked));
+                        prop_assert_eq!(found, expected, "{:?} after {:?}", asked, step);
+                        COMPARED.set((COMPARED.get().0 + 1, COMPARED.get().1 + u64::from(found == Some(true))));
+                    }
+                }
+            }
+        }
+        let (all, allowed) = COMPARED.get();
+        if all > 0 && std::env::var_os("PODROUTER_TEST_COUNTS").is_some() {
+            println!("{all} compared, {allowed} allowed by rules");
+        }
+    }
+}
