@@ -217,6 +217,7 @@ impl Policies {
             return;
         }
         touched.endpoints.extend(before.iter().flat_map(|own| own.endpoints.iter()).cloned());
+        touched.endpoints.extend(endpoints.iter().cloned());
         touched.policies.insert(name.clone());
         self.in_force.entry(name.clone()).or_default().endpoints = Arc::new(endpoints);
     }
@@ -242,8 +243,10 @@ impl Policies {
         }
         let pods = old_view.pods.diff(&view.pods).chain(old_view.other_pods.diff(&view.other_pods));
         for (name, old, new) in pods.map(parts) {
+            let rank = |own: Option<&Pod>| own.map(|own| (own.terminating, own.created));
+            let same = rank(old) == rank(new);
             let ((old, was), (new, is)) = (peer(name, old, local), peer(name, new, local));
-            if old == new && was == is {
+            if same && old == new && was == is {
                 continue;
             }
             given_up.extend(old);
@@ -277,9 +280,11 @@ impl Policies {
         around: &mut Around<'_>,
     ) {
         let mut claims: BTreeMap<IpAddr, Vec<(Rank<'_>, Kind)>> = BTreeMap::new();
-        for own in self.here.values() {
+        // Of two of these the data plane has the first.
+        for (place, attachment) in (0..).zip(&local.attachments) {
+            let Some(own) = self.here.get(&attachment.endpoint) else { continue };
             for address in own.addresses.intersection(doubtful) {
-                let rank = (true, true, None, Reverse(&own.pod));
+                let rank = (true, true, Some(-place), Reverse(&own.pod));
                 claims.entry(*address).or_default().push((rank, own.kind.clone()));
             }
         }

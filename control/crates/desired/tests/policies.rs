@@ -147,9 +147,7 @@ impl<'a> Oracle<'a> {
             }
         }
         let mut endpoints = BTreeMap::new();
-        let mut here: Vec<&Attachment> = local.attachments.iter().filter(|own| own.network == 0).collect();
-        here.sort_by_key(|own| std::cmp::Reverse(own.pod.as_ref().map(|own| own.name.clone())));
-        for own in here {
+        for own in local.attachments.iter().rev().filter(|own| own.network == 0) {
             let Some(pod) = &own.pod else { continue };
             let known =
                 view.pods.get(&pod.name).filter(|known| known.uid == pod.uid || known.uid * pod.uid == 0);
@@ -430,6 +428,7 @@ fn take(step: Step, view: &mut ClusterView, local: &mut Local) {
             let pod = AttachedPod { name: pod_name(pod), uid: 1, labels, named_ports: [].into() };
             let new = attachment(&port, Some(pod), &addresses.each_ref().map(String::as_str));
             local.attachments.push(Attachment { network: u16::from(elsewhere), ..new });
+            local.attachments.sort_by(|a, b| a.port.cmp(&b.port));
         }
         Step::Policy(namespace, n, policy) => {
             let name = name(NAMESPACES[usize::from(namespace)], &format!("policy{n}"));
