@@ -11,13 +11,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use desired::Pod;
 use proto::control::{
     AttachAddresses, AttachPort, AttachRequest, Attached, AttachmentName, PodName, Request, Secondary,
 };
 use tap::Tap;
 
 use crate::ipam::{self, IpamError};
-use crate::journal::{Attachment, Key, Record};
+use crate::journal::{Attachment, Key, Record, Traits};
 use crate::pod::{self, PodError};
 use crate::sandbox;
 use crate::store::{Claim, Store, Unapplied};
@@ -96,10 +97,14 @@ pub(crate) fn attach(
         return Err(again(trouble));
     }
     check::host_ports(store, &request)?;
-    choose_port(store, &mut request)?;
+    let pod = known_pod(store, &request)?;
+    if let Some(pod) = &pod {
+        choose_port(pod, &mut request)?;
+    }
     let network_id = request.network_id();
     let addresses = addresses(store, &request)?;
-    let attachment = draw_up(store, request, &claim, &addresses);
+    let traits = pod.as_ref().map(Traits::from).unwrap_or_default();
+    let attachment = draw_up(store, request, &claim, &addresses, traits);
     let result =
         attachment.and_then(|attachment| put_in_force(store, &attachment, netns).map(|()| attachment));
     match result {
@@ -116,10 +121,33 @@ pub(crate) fn attach(
     }
 }
 
+/// The pod, as far as the cluster tells. Without its labels nobody knows which NetworkPolicies are for it: where any may be, it is not
+/// attached, so that nothing passes which one forbids.
+fn known_pod(store: &Store, request: &AttachRequest) -> Result<Option<Pod>, Failure> {
+    let again = |reason: String| failure(code::TRY_AGAIN_LATER, reason, "");
+    if store.policies_wait() {
+        return Err(again("NetworkPolicies wait until the pods that they speak of are known".to_owned()));
+    }
+    let Some(name) = &request.pod else { return Ok(None) };
+    let why = match store.pod(name) {
+        Ok(Some(pod)) => return Ok(Some(pod)),
+        Ok(None) => "there is no such pod".to_owned(),
+        Err(why) => why,
+    };
+    let PodName { namespace, name, .. } = name;
+    if store.may_be_policed(namespace) {
+        return Err(again(format!(
+            "pod {namespace}/{name} is not known, so that nobody can tell which of its namespace's \
+             NetworkPolicies are for it: {why}"
+        )));
+    }
+    tracing::info!("pod {namespace}/{name} is not known: {why}; as if it had neither labels nor annotations");
+    Ok(None)
+}
+
 /// Has the pod's annotations choose the port, unless the runtime did.
-fn choose_port(store: &Store, request: &mut AttachRequest) -> Result<(), Failure> {
+fn choose_port(pod: &Pod, request: &mut AttachRequest) -> Result<(), Failure> {
     let Some(name) = request.pod.as_ref().filter(|_| !request.port_chosen) else { return Ok(()) };
-    let Some(pod) = store.pod(name) else { return Ok(()) };
     let wish = |text: &Option<Box<str>>| wish(text.as_deref()?, &request.interface).map(str::to_owned);
     let (port, pairs) = (wish(&pod.port), wish(&pod.queue_pairs));
     let bad = |annotation: &str, value: &str, rule: &str| {
@@ -282,6 +310,7 @@ fn draw_up(
     request: AttachRequest,
     claim: &Claim<'_>,
     addresses: &[IpAddr],
+    traits: Traits,
 ) -> Result<Attachment, Failure> {
     let port = port_name(claim.key());
     if store.attachment_of(&port).is_some() {
@@ -336,7 +365,7 @@ fn draw_up(
         routes,
         socket,
     };
-    Ok(Attachment { request, port, endpoint, attached })
+    Ok(Attachment { request, port, endpoint, attached, traits })
 }
 
 /// Where a vhost-user pod's socket is: a device plug-in makes a folder for a pod and mounts it there, and names it by `deviceID`.

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use desired::{NamedPort, Pod};
 use proto::control::{AttachRequest, Attached};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,32 @@ pub(crate) struct Attachment {
     pub(crate) port: String,
     pub(crate) endpoint: String,
     pub(crate) attached: Attached,
+    /// What NetworkPolicies go by while the cluster does not have the pod.
+    #[serde(default, skip_serializing_if = "Traits::is_empty")]
+    pub(crate) traits: Traits,
+}
+
+/// Of a pod, as the cluster had it when it was attached.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Traits {
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Name, protocol and number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ports: Vec<(String, String, u16)>,
+}
+
+impl Traits {
+    fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.ports.is_empty()
+    }
+}
+
+impl From<&Pod> for Traits {
+    fn from(pod: &Pod) -> Self {
+        let labels = pod.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let port = |own: &NamedPort| (own.name.to_string(), own.protocol.to_string(), own.port);
+        Self { labels, ports: pod.named_ports.iter().map(port).collect() }
+    }
 }
 
 impl Attachment {
@@ -392,6 +419,10 @@ mod tests {
                 routes: vec![],
                 network_id: 0,
                 socket: None,
+            },
+            traits: Traits {
+                labels: [("app".to_owned(), format!("{n}"))].into_iter().take(usize::from(n)).collect(),
+                ports: vec![],
             },
         }
     }

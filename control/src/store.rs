@@ -70,6 +70,8 @@ struct State {
     revision: u64,
     /// The source has read everything once.
     complete: bool,
+    /// It has NetworkPolicies that wait for what they speak of.
+    policies_wait: bool,
     attachments: BTreeMap<Key, Attachment>,
     /// Keys that somebody is at work on, and the endpoint's name that is kept for each, if it has one already.
     busy: BTreeMap<Key, Option<String>>,
@@ -192,6 +194,7 @@ impl Store {
         let state = State {
             revision: 1,
             complete: false,
+            policies_wait: false,
             attachments: history.attachments.into_iter().map(|own| (own.key(), own)).collect(),
             busy: BTreeMap::new(),
             subnets: Vec::new(),
@@ -280,6 +283,7 @@ impl Store {
         let mut state = self.lock();
         state.warn(Warner::Source, update.warnings);
         state.counted.events += events;
+        state.policies_wait = update.policies_wait;
         different |= update.complete && !state.complete;
         state.complete |= update.complete;
         if different && state.complete {
@@ -408,26 +412,33 @@ impl Store {
         }
     }
 
-    /// The pod that a runtime speaks of, as the cluster has it. Where the watch is late, or has one of that name from before, the
-    /// API server is asked.
-    pub(crate) fn pod(&self, name: &PodName) -> Option<Pod> {
+    /// The pod that a runtime speaks of, as the cluster has it; `None`: it has none. Where the watch is late, or has one of that name from
+    /// before, the API server is asked.
+    ///
+    /// # Errors
+    /// Why the server did not say.
+    pub(crate) fn pod(&self, name: &PodName) -> Result<Option<Pod>, String> {
         let is_meant =
             |pod: &Pod| name.uid.as_deref().is_none_or(|uid| pod.uid == 0 || desired::uid(uid) == pod.uid);
         let key = ObjectName { namespace: name.namespace.as_str().into(), name: name.name.as_str().into() };
         let known = locked(&self.view).pods.get(&key).cloned();
-        if let Some(pod) = known.filter(is_meant) {
-            return Some(pod);
+        match (known.filter(is_meant), &self.ask) {
+            (Some(pod), _) => Ok(Some(pod)),
+            (None, Some(ask)) => Ok(ask.pod(&name.namespace, &name.name)?.filter(is_meant)),
+            (None, None) => Ok(None),
         }
-        let asked = self.ask.as_ref()?.pod(&name.namespace, &name.name);
-        asked
-            .unwrap_or_else(|why| {
-                tracing::warn!(
-                    "pod {key} is not known yet, and {}: {why}; as if it had no annotations",
-                    self.source
-                );
-                None
-            })
-            .filter(is_meant)
+    }
+
+    /// Whether a pod of the namespace that nobody knows may be one that a NetworkPolicy is for. Of a directory of manifests all is known that
+    /// there is.
+    pub(crate) fn may_be_policed(&self, namespace: &str) -> bool {
+        let has = |view: &ClusterView| view.policies.keys().any(|name| *name.namespace == *namespace);
+        self.ask.is_some() && (self.lock().policies_wait || has(&locked(&self.view)))
+    }
+
+    /// Whether NetworkPolicies are known that cannot be in force yet.
+    pub(crate) fn policies_wait(&self) -> bool {
+        self.lock().policies_wait
     }
 
     pub(crate) fn allocate(

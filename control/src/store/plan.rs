@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use desired::{ClusterView, Desired, Host, Local};
+use desired::{AttachedPod, ClusterView, Desired, Host, Local, NamedPort, ObjectName};
 use proto::control::AttachPort;
 use proto::dataplane::PortKind;
 
@@ -89,9 +89,16 @@ fn desired_attachment(own: &Attachment) -> desired::Attachment {
         },
         _ => PortKind::Tap,
     };
+    let pod = own.request.pod.as_ref().map(|pod| AttachedPod {
+        name: ObjectName { namespace: pod.namespace.as_str().into(), name: pod.name.as_str().into() },
+        uid: pod.uid.as_deref().map_or(0, desired::uid),
+        labels: own.traits.labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
+        named_ports: own.traits.ports.iter().map(named_port).collect(),
+    });
     desired::Attachment {
         port: own.port.clone(),
         endpoint: own.endpoint.clone(),
+        pod,
         kind,
         mac: own.attached.mac,
         mtu: own.attached.mtu,
@@ -101,4 +108,8 @@ fn desired_attachment(own: &Attachment) -> desired::Attachment {
         host_ports: own.request.port_mappings.clone(),
         limits: bandwidth::limits(own.request.bandwidth),
     }
+}
+
+fn named_port((name, protocol, port): &(String, String, u16)) -> NamedPort {
+    NamedPort { name: name.as_str().into(), protocol: protocol.as_str().into(), port: *port }
 }

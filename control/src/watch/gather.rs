@@ -134,6 +134,7 @@ impl<'a> Gather<'a> {
             self.complete |= self.missing.is_empty() && (self.needy.is_empty() || self.others.are_listed());
             update.complete = self.complete;
             update.warnings = self.warnings();
+            update.policies_wait = !self.held.is_empty();
             if update.changes.is_empty() && update.warnings == last && !update.complete {
                 continue;
             }

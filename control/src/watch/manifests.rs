@@ -99,7 +99,7 @@ impl Manifests {
         }
         let view = self.view(&mut warnings);
         let changes = self.complete.then_some(ViewChange::All(view)).into_iter().collect();
-        Update { changes, complete: self.complete, warnings }
+        Update { changes, complete: self.complete, warnings, policies_wait: false }
     }
 
     /// Something may be half done.

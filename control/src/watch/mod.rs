@@ -30,6 +30,8 @@ pub(crate) struct Update {
     pub(crate) complete: bool,
     /// All that could not be read, each naming what and where, field and value.
     pub(crate) warnings: Vec<String>,
+    /// There are NetworkPolicies that it does not tell of yet, for what they speak of is not known.
+    pub(crate) policies_wait: bool,
 }
 
 /// A source of cluster state.

@@ -163,6 +163,17 @@ impl From<&str> for Protocol {
     }
 }
 
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+            Self::Other(text) => text,
+        })
+    }
+}
+
 impl Protocol {
     /// `None` for one that no packet's header is known to name.
     pub(crate) fn number(&self) -> Option<proto::dataplane::Protocol> {

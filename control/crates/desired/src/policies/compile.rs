@@ -120,8 +120,7 @@ impl Words {
         for (j, port) in rule.ports.iter().enumerate() {
             let field = format!("{field}.ports[{j}]");
             let Some(protocol) = port.protocol.number() else {
-                self.problems
-                    .push(format!("{field}.protocol `{}` is not known; left out", said(&port.protocol)));
+                self.problems.push(format!("{field}.protocol `{}` is not known; left out", port.protocol));
                 continue;
             };
             match &port.port {
@@ -227,13 +226,4 @@ impl Words {
 fn unknown(Expression { key, operator, .. }: &Expression) -> String {
     let Operator::Other(operator) = operator else { return String::new() };
     format!("matchExpressions: operator `{operator}` of key `{key}` is not known")
-}
-
-fn said(protocol: &Protocol) -> &str {
-    match protocol {
-        Protocol::Other(text) => text,
-        Protocol::Tcp => "TCP",
-        Protocol::Udp => "UDP",
-        Protocol::Sctp => "SCTP",
-    }
 }
