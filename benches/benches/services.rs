@@ -1,5 +1,5 @@
 //! What the source, service and policy steps ask of the tables, and what a change costs, from one frontend to 100,000, one policy to
-//! 10,000 and one identity to ten million; and whether a decision still holds.
+//! 10,000 and one pod to ten million; a policy's decision in a cluster of 150,000 pods; and whether a decision still holds.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use measured::Group;
 use tables::{
     Asker, Backend, BackendState, Backends, Classifier, Endpoint, EndpointId, EndpointKind, Frontend,
-    FrontendKey, Generation, IdentityId, Masquerade, NetworkId, Peer, Policy, PortEntry, PortId, PortRole,
-    Rests, Rule, RuleVerdict, TableError, Tables,
+    FrontendKey, Generation, GroupId, IdentityId, Masquerade, NetworkId, Peer, Policy, PortEntry, PortId,
+    PortRole, Rests, Rule, RuleVerdict, TableError, Tables,
 };
 use wire::{IpPrefix, MacAddr};
 
@@ -18,10 +18,18 @@ mod measured;
 
 const PODS: NetworkId = NetworkId(0);
 const TCP: u8 = 6;
-/// Frontends at most; a tenth as many policies, each of 20 rules. Identities are as many as there are entries.
+/// Frontends at most; a tenth as many policies, each of 20 rules. Pods are as many as there are entries.
 const FRONTENDS: u32 = 100_000;
 /// Endpoints, each with a policy; [`tables::MAX_PORTS`] is the most there can be.
 const ENDPOINTS: u16 = 1_000;
+/// Of pods that have the same labels; each is in so many groups of these, and so is each identity of ranges.
+const IDENTITIES: u32 = 5_000;
+const GROUPS_OF_ONE: u32 = 8;
+const GROUPS: u32 = 20_000;
+/// Ranges that rules name, all within one that holds every pod.
+const BLOCKS: u32 = 1_000;
+/// The cluster that Kubernetes is said to be good for.
+const PODS_OF_CLUSTER: u32 = 150_000;
 
 fn service(n: u32) -> FrontendKey {
     FrontendKey { network: PODS, addr: (0x0a60_0000 + n).to_be_bytes().into(), port: 443, protocol: TCP }
@@ -45,14 +53,24 @@ fn frontend(n: u32, port: u16) -> Frontend {
     }
 }
 
+/// As hashes are: any number.
+fn group(n: u32) -> GroupId {
+    GroupId((1 + n % GROUPS).wrapping_mul(0x9e37_79b1))
+}
+
+fn identity(n: u32) -> IdentityId {
+    IdentityId((1 + n % IDENTITIES).wrapping_mul(0x85eb_ca6b))
+}
+
 /// Twenty rules: some of ports that all may reach, some of peers that may reach all.
 fn policy(n: u32) -> Policy {
     let rule = |i: u32| Rule {
         id: i,
+        name: format!("shop/policy-{n} ingress[{i}]").into(),
         peer: if i.is_multiple_of(4) {
             Peer::Any
         } else {
-            Peer::Identities((0..10).map(|k| IdentityId(1 + (n * 7 + i * 10 + k) % 1_000_000)).collect())
+            Peer::Groups((0..2).map(|k| group(n * 7 + i * 10 + k)).collect())
         },
         protocol: Some(TCP),
         ports: u16::try_from(8_000 + i).ok().map(|port| (port, port)),
@@ -68,7 +86,15 @@ fn load(size: u32) -> Result<Tables, TableError> {
         tables.set_frontend(frontend(n, 8_080))?;
     }
     for n in 0..size {
-        tables.set_identity(PODS, IpPrefix::host(pod(n)), IdentityId(n + 1))?;
+        tables.set_identity(PODS, IpPrefix::host(pod(n)), identity(n))?;
+    }
+    for n in 0..size.min(BLOCKS) {
+        let range = IpPrefix::containing((0x0af4_0000 + (n << 8)).to_be_bytes().into(), 24);
+        range.map_or(Ok(()), |range| tables.set_block(PODS, range, identity(n + IDENTITIES / 2)))?;
+    }
+    for n in 0..size.min(IDENTITIES) {
+        let groups = (0..GROUPS_OF_ONE).map(|k| group_of(n, k)).collect();
+        tables.set_membership(identity(n), groups)?;
     }
     for n in 0..frontends.div_ceil(10) {
         tables.set_policy(&format!("pod-{n}"), policy(n))?;
@@ -116,9 +142,43 @@ fn choices(group: &mut Group<'_>) {
     }
 }
 
+/// Decisions of any policy of a large cluster's about any two of its pods: all of the policy step but finding the policy.
+fn decisions(group: &mut Group<'_>) -> Result<(), TableError> {
+    let mut tables = load(PODS_OF_CLUSTER)?;
+    let policies: Vec<Arc<Classifier>> =
+        tables.policies().filter_map(|(_, policy)| policy.ingress.clone()).collect();
+    let mut random = Random::new(11);
+    let mut draw = |end: usize| usize::try_from(random.next_u64() % end as u64).unwrap_or(0);
+    let asked: Vec<(IpAddr, &Classifier)> = (0..1 << 16)
+        .map(|_| {
+            let client = u32::try_from(draw(PODS_OF_CLUSTER as usize)).unwrap_or(0);
+            (pod(client), &*policies[draw(policies.len())])
+        })
+        .collect();
+    let mut next = asked.iter().cycle();
+    group.bench("policy step: groups of an address, and what 20 rules say of them", PODS_OF_CLUSTER, || {
+        let &(client, ingress) = next.next()?;
+        Some(ingress.decide(tables.groups(PODS, client), TCP, 8_019).verdict)
+    });
+    let (mut number, mut joined) = (1, false);
+    group.bench("an identity joins a group or leaves it, and it is sealed", PODS_OF_CLUSTER, || {
+        (number, joined) = (number + 1, !joined);
+        let groups = (0..GROUPS_OF_ONE - u32::from(joined)).map(|k| group_of(number / 2, k)).collect();
+        let done = tables.set_membership(identity(number / 2), groups);
+        tables.seal(Generation(u64::from(number)));
+        done
+    });
+    Ok(())
+}
+
+fn group_of(identity: u32, k: u32) -> GroupId {
+    group(identity % IDENTITIES * 11 + k * 997)
+}
+
 fn run(c: &mut Criterion) -> Result<(), TableError> {
     let mut group = Group::new(c, "services", 1);
     choices(&mut group);
+    decisions(&mut group)?;
     for size in sizes() {
         let tables = load(size)?;
         let frontends = size.min(FRONTENDS);
@@ -130,15 +190,15 @@ fn run(c: &mut Criterion) -> Result<(), TableError> {
             .map(|_| (pod(draw(size)), service(draw(frontends)), EndpointId(draw(endpoints))))
             .collect();
         let mut next = flows.iter().cycle();
-        group.bench("policy step: identity", size, || {
-            next.next().map(|&(client, ..)| tables.identity(PODS, client))
+        group.bench("policy step: groups of an address", size, || {
+            next.next().map(|&(client, ..)| tables.groups(PODS, client).map(<[GroupId]>::len))
         });
-        group.bench("frontend, choice, identity, policy", size, || {
+        group.bench("frontend, choice, groups, policy", size, || {
             let &(client, key, endpoint) = next.next()?;
             let backend = tables.frontend(&key)?.backends.choose(u64::from(endpoint.0), Asker::Own)?;
-            let identity = tables.identity(PODS, client);
+            let groups = tables.groups(PODS, client);
             let ingress = tables.policy(endpoint)?.ingress.as_ref()?;
-            Some(ingress.decide(identity, TCP, backend.port).verdict)
+            Some(ingress.decide(groups, TCP, backend.port).verdict)
         });
         if size == endpoints {
             group.bench("source step: endpoint and its address", size, || {
@@ -163,7 +223,8 @@ fn run(c: &mut Criterion) -> Result<(), TableError> {
         });
         group.bench("policy step: 20 rules", size.div_ceil(10), || {
             let &(.., endpoint) = next.next()?;
-            Some(tables.policy(endpoint)?.ingress.as_ref()?.decide(IdentityId(77), TCP, 8_019))
+            let groups = tables.groups_of(identity(77));
+            Some(tables.policy(endpoint)?.ingress.as_ref()?.decide([groups, &[]], TCP, 8_019).verdict)
         });
         let mut number = 0;
         let input = || {

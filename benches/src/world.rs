@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tables::{
     Backend, BackendState, Classifier, Endpoint, EndpointId, EndpointKind, Frontend, FrontendKey, Generation,
-    IdentityId, NetworkId, Peer, Policy, PortEntry, PortId, PortRole, RouteTarget, Rule, RuleVerdict,
-    TableError, Tables,
+    GroupId, IdentityId, NetworkId, Peer, Policy, PortEntry, PortId, PortRole, RouteTarget, Rule,
+    RuleVerdict, TableError, Tables,
 };
 use wire::{IpPrefix, MacAddr, protocol};
 
@@ -27,6 +27,8 @@ const BACKEND_PORT: u16 = 8_080;
 const BACKENDS: u8 = 4;
 /// Rules of each policy; the last one allows what is sent here.
 const RULES: u32 = 20;
+/// Groups that each pod is in and no policy names.
+const GROUPS: u32 = 7;
 
 /// What fails in setting up stops the program.
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -113,6 +115,10 @@ pub fn load(rules: Rules) -> Result<Tables, TableError> {
         for &addr in &addresses {
             tables.set_identity(PODS, IpPrefix::host(addr), IdentityId(1 + u32::from(port.0)))?;
         }
+        // By its labels and its namespace's, and the group that policies are about.
+        let others = (0..GROUPS).map(|n| GroupId(500_000 + 1_000 * u32::from(port.0) + n));
+        let groups = others.chain([GroupId(1 + u32::from(port.0))]).collect();
+        tables.set_membership(IdentityId(1 + u32::from(port.0)), groups)?;
         tables.set_endpoint(Endpoint {
             id: EndpointId::default(),
             name,
@@ -157,11 +163,12 @@ fn frontend(number: u32, v6: bool, protocol: u8) -> Frontend {
 /// Rules for other peers and ports, and then one for the pod on the other side.
 fn policy(number: u32) -> Policy {
     let rule = |id: u32| {
-        let others = (0..10).map(|k| IdentityId(100 + (number * 7 + id * 10 + k) % 100_000)).collect();
+        let others = (0..2).map(|k| GroupId(100 + (number * 7 + id * 10 + k) % 100_000)).collect();
         let last = id == RULES;
         Rule {
             id,
-            peer: Peer::Identities(if last { vec![IdentityId(1), IdentityId(2)] } else { others }),
+            name: format!("bench/policy-{number} ingress[{id}]").into(),
+            peer: Peer::Groups(if last { [GroupId(1), GroupId(2)].into() } else { others }),
             protocol: None,
             ports: (!last).then(|| u16::try_from(9_000 + id).map_or((0, 0), |port| (port, port))),
             verdict: RuleVerdict::Allow,

@@ -241,15 +241,23 @@ fn services() -> Vec<Frontend> {
 }
 
 fn policies() -> Vec<PolicyStatus> {
-    let rule = |id, peer, ports, verdict| Rule { id, peer, protocol: Some(Protocol(6)), ports, verdict };
-    let known = Peer::Identities { identities: vec![7, 9] };
+    let rule = |id, peer, ports, verdict| {
+        let name = if id == 1 { "shop/web ingress[1]".to_owned() } else { String::new() };
+        Rule { id, name, peer, protocol: Some(Protocol(6)), ports, verdict }
+    };
+    let known = Peer::Groups { groups: vec![7, 9] };
     let ports = Some(PortRange { first: 80, last: 90 });
     let ingress =
         vec![rule(1, known, ports, RuleVerdict::Allow), rule(2, Peer::Any, None, RuleVerdict::Deny)];
-    let policy = |endpoint: &str, ingress, egress| Policy { endpoint: endpoint.into(), ingress, egress };
+    let status = |endpoint: &str, ingress, egress, present, denied_ingress| PolicyStatus {
+        policy: Policy { endpoint: endpoint.into(), ingress, egress },
+        present,
+        denied_ingress,
+        denied_egress: 0,
+    };
     vec![
-        PolicyStatus { policy: policy("shop/gone", None, Some(vec![])), present: false },
-        PolicyStatus { policy: policy("shop/front", Some(ingress), None), present: true },
+        status("shop/gone", None, Some(vec![]), false, 0),
+        status("shop/front", Some(ingress), None, true, 4_096),
     ]
 }
 

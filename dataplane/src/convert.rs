@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use proto::dataplane as rows;
 use tables::{
-    Backend, BackendState, Classifier, Frontend, FrontendKey, IdentityId, Masquerade, NetworkId, Peer,
-    Policy, Rule, RuleVerdict,
+    Backend, BackendState, Classifier, Frontend, FrontendKey, GroupId, IdentityId, Masquerade, NetworkId,
+    Peer, Policy, Rule, RuleVerdict,
 };
+use wire::IpPrefix;
 
 pub(crate) fn frontend_key(row: rows::FrontendKey) -> FrontendKey {
     let rows::FrontendKey { network, address, port, protocol } = row;
@@ -62,6 +63,22 @@ pub(crate) fn frontend_row(frontend: &Frontend) -> rows::Frontend {
     }
 }
 
+pub(crate) fn identity_row((network, prefix, identity): (NetworkId, IpPrefix, IdentityId)) -> rows::Identity {
+    rows::Identity { key: rows::IdentityKey { network: network.0, prefix }, identity: identity.0 }
+}
+
+pub(crate) fn groups(row: &rows::Membership) -> Vec<GroupId> {
+    row.groups.iter().copied().map(GroupId).collect()
+}
+
+pub(crate) fn membership_row((identity, groups): (IdentityId, &[GroupId])) -> rows::Membership {
+    rows::Membership { identity: identity.0, groups: numbers(groups) }
+}
+
+fn numbers(groups: &[GroupId]) -> Vec<u32> {
+    groups.iter().map(|group| group.0).collect()
+}
+
 pub(crate) fn policy(row: &rows::Policy) -> Policy {
     let classifier = |rules: &Vec<rows::Rule>| Arc::new(Classifier::new(rules.iter().map(rule).collect()));
     Policy { ingress: row.ingress.as_ref().map(classifier), egress: row.egress.as_ref().map(classifier) }
@@ -79,11 +96,10 @@ pub(crate) fn policy_row(endpoint: &str, policy: &Policy) -> rows::Policy {
 fn rule(row: &rows::Rule) -> Rule {
     Rule {
         id: row.id,
+        name: row.name.as_str().into(),
         peer: match &row.peer {
             rows::Peer::Any => Peer::Any,
-            rows::Peer::Identities { identities } => {
-                Peer::Identities(identities.iter().copied().map(IdentityId).collect())
-            }
+            rows::Peer::Groups { groups } => Peer::Groups(groups.iter().copied().map(GroupId).collect()),
         },
         protocol: row.protocol.map(|protocol| protocol.0),
         ports: row.ports.map(|range| (range.first, range.last)),
@@ -97,11 +113,10 @@ fn rule(row: &rows::Rule) -> Rule {
 fn rule_row(rule: &Rule) -> rows::Rule {
     rows::Rule {
         id: rule.id,
+        name: rule.name.to_string(),
         peer: match &rule.peer {
             Peer::Any => rows::Peer::Any,
-            Peer::Identities(identities) => {
-                rows::Peer::Identities { identities: identities.iter().map(|identity| identity.0).collect() }
-            }
+            Peer::Groups(groups) => rows::Peer::Groups { groups: numbers(groups) },
         },
         protocol: rule.protocol.map(rows::Protocol),
         ports: rule.ports.map(|(first, last)| rows::PortRange { first, last }),

@@ -88,6 +88,8 @@ impl Default for Direction {
 pub(crate) struct PortCounters {
     pub(crate) rx: Direction,
     pub(crate) tx: Direction,
+    /// What the policy of the endpoint behind it forbids, into and out of the endpoint. The ledger and `rx` have it where it came in.
+    pub(crate) denied: [Counter; 2],
 }
 
 /// The ledger of DESIGN.md, in the making.
@@ -172,6 +174,12 @@ impl WorkerCounters {
     pub(crate) fn drop_rx(&self, port: PortId, reason: DropReason) {
         self.port(port).rx.drops[reason as usize].add(1);
         self.ledger.drops.add(1);
+    }
+
+    /// A packet that is dropped for the policy of the endpoint behind this port.
+    pub(crate) fn deny(&self, port: PortId, reason: DropReason) {
+        let direction = usize::from(reason == DropReason::PolicyEgress);
+        self.port(port).denied[direction].add(1);
     }
 
     /// `n` packets refused on their way out.

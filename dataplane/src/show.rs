@@ -61,6 +61,8 @@ impl Total {
 pub(crate) struct Totals {
     rx: Total,
     tx: Total,
+    /// What the policy of the endpoint behind it forbids, in and out.
+    denied: [u64; 2],
 }
 
 impl Totals {
@@ -71,12 +73,21 @@ impl Totals {
             let counters = worker.counters.port(port);
             totals.rx.add(&counters.rx);
             totals.tx.add(&counters.tx);
+            for (sum, counter) in totals.denied.iter_mut().zip(&counters.denied) {
+                *sum += counter.get();
+            }
         }
         totals
     }
 
     fn since(self, earlier: &Self) -> Self {
-        Self { rx: self.rx.less(&earlier.rx), tx: self.tx.less(&earlier.tx) }
+        let [into, out] = self.denied;
+        let [into_before, out_before] = earlier.denied;
+        Self {
+            rx: self.rx.less(&earlier.rx),
+            tx: self.tx.less(&earlier.tx),
+            denied: [into - into_before, out - out_before],
+        }
     }
 }
 
@@ -131,14 +142,9 @@ impl Core {
                 })
                 .collect(),
             frontends: self.show_services(),
-            identities: self
-                .tables
-                .identities()
-                .map(|(network, prefix, identity)| rows::Identity {
-                    key: rows::IdentityKey { network: network.0, prefix },
-                    identity: identity.0,
-                })
-                .collect(),
+            identities: self.tables.identities().map(convert::identity_row).collect(),
+            blocks: self.tables.blocks().map(convert::identity_row).collect(),
+            memberships: self.memberships(),
             policies: self.policies(),
             masquerades: self
                 .tables
@@ -246,6 +252,13 @@ impl Core {
         all
     }
 
+    /// By identity.
+    fn memberships(&self) -> Vec<rows::Membership> {
+        let mut all: Vec<_> = self.tables.memberships().map(convert::membership_row).collect();
+        all.sort_unstable_by_key(|row| row.identity);
+        all
+    }
+
     /// By the name of the endpoint.
     fn policies(&self) -> Vec<rows::Policy> {
         let rows = self.tables.policies();
@@ -255,8 +268,15 @@ impl Core {
     }
 
     pub(crate) fn show_policies(&self) -> Vec<rows::PolicyStatus> {
-        let present = |policy: &rows::Policy| self.tables.endpoint_by_name(&policy.endpoint).is_some();
-        let status = |policy| rows::PolicyStatus { present: present(&policy), policy };
+        let status = |policy: rows::Policy| {
+            let endpoint = self.tables.endpoint_by_name(&policy.endpoint);
+            let record = |id: PortId| self.ports.iter().find(|record| record.info.id == id.0);
+            let [denied_ingress, denied_egress] =
+                endpoint.and_then(|endpoint| record(endpoint.port)).map_or([0, 0], |record| {
+                    Totals::of(&self.workers, PortId(record.info.id)).since(&record.baseline).denied
+                });
+            rows::PolicyStatus { present: endpoint.is_some(), policy, denied_ingress, denied_egress }
+        };
         self.policies().into_iter().map(status).collect()
     }
 

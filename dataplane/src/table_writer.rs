@@ -144,6 +144,26 @@ impl Core {
                     tables.remove_identity(NetworkId(network), prefix)?;
                 }
             }
+            Op::SetBlocks { blocks } => {
+                for &rows::Identity { key: rows::IdentityKey { network, prefix }, identity } in blocks {
+                    tables.set_block(NetworkId(network), prefix, IdentityId(identity))?;
+                }
+            }
+            Op::RemoveBlocks { blocks } => {
+                for &rows::IdentityKey { network, prefix } in blocks {
+                    tables.remove_block(NetworkId(network), prefix)?;
+                }
+            }
+            Op::SetMemberships { memberships } => {
+                for row in memberships {
+                    tables.set_membership(IdentityId(row.identity), convert::groups(row))?;
+                }
+            }
+            Op::RemoveMemberships { identities } => {
+                for &identity in identities {
+                    tables.remove_membership(IdentityId(identity))?;
+                }
+            }
             Op::SetPolicies { policies } => {
                 for row in policies {
                     tables.set_policy(&row.endpoint, convert::policy(row))?;

@@ -249,6 +249,11 @@ impl Worker {
                 counters.drop_rx(packet.in_port, reason);
                 self.discard(packet);
             }
+            Verdict::Denied { reason, port } => {
+                counters.drop_rx(packet.in_port, reason);
+                counters.deny(port, reason);
+                self.discard(packet);
+            }
             Verdict::Hold(ticket) => self.hold(packet, ticket),
             Verdict::Consume(_) => {
                 counters.ledger.consumed.add(1);

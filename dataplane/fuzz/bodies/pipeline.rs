@@ -263,7 +263,7 @@ pub(crate) fn check(tables: &Tables, port: PortId, offload: Offload, frame: &[u8
         }
         // By nobody else is the router told of the ways that its tunnels take.
         Verdict::Consume(reason) => assert!(reason != ConsumeReason::PathMtu || port == UPLINK),
-        Verdict::Drop(_) => {}
+        Verdict::Drop(_) | Verdict::Denied { .. } => {}
     }
     // A packet that is held by then may come back, whatever it is.
     let mut late = packet;

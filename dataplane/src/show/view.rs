@@ -158,7 +158,7 @@ impl View {
                 output: self.port_name(output.port().0),
                 next_hop: next_hop(output),
             },
-            Verdict::Drop(reason) => dropped(reason, false),
+            Verdict::Drop(reason) | Verdict::Denied { reason, .. } => dropped(reason, false),
             Verdict::Answer { fate: Fate::Dropped(reason), .. } => dropped(reason, true),
             Verdict::Consume(reason) => taken(reason.name(), false),
             Verdict::Answer { fate: Fate::Consumed(reason), .. } => taken(reason.name(), true),

@@ -2,8 +2,8 @@
 
 use proto::dataplane::{
     Backend, BackendState, Endpoint, Ethdev, Frontend, FrontendKey, Identity, IdentityKey, Interface,
-    InterfaceAddress, Limit, Limits, Masquerade, Op, Peer, Policy, PolicyStatus, PortKind, PortRange,
-    PortSpec, Protocol, Request, Response, Route, RouteKey, RouteTarget, Rule, RuleVerdict,
+    InterfaceAddress, Limit, Limits, Masquerade, Membership, Op, Peer, Policy, PolicyStatus, PortKind,
+    PortRange, PortSpec, Protocol, Request, Response, Route, RouteKey, RouteTarget, Rule, RuleVerdict,
 };
 
 use crate::dataplane::{Dataplane, ROUTER};
@@ -76,9 +76,13 @@ fn services_and_policies_come_back_as_they_were_set() {
     };
     let identity =
         Identity { key: IdentityKey { network: 3, prefix: "10.244.0.0/16".parse().unwrap() }, identity: 7 };
+    let block =
+        Identity { key: IdentityKey { network: 0, prefix: "0.0.0.0/0".parse().unwrap() }, identity: 8 };
+    let membership = |groups: &[u32]| Membership { identity: 4_000_000_000, groups: groups.to_vec() };
     let rule = Rule {
         id: 4,
-        peer: Peer::Identities { identities: vec![9, 0] },
+        name: "shop/web ingress[1]".into(),
+        peer: Peer::Groups { groups: vec![9, 4_000_000_000, 5] },
         protocol: Some(Protocol(132)),
         ports: Some(PortRange { first: 80, last: 90 }),
         verdict: RuleVerdict::Deny,
@@ -97,23 +101,31 @@ fn services_and_policies_come_back_as_they_were_set() {
     let all = vec![
         Op::SetFrontends { frontends: vec![frontend.clone()] },
         Op::SetIdentities { identities: vec![identity] },
+        Op::SetBlocks { blocks: vec![block] },
+        Op::SetMemberships { memberships: vec![membership(&[9, 3, 9])] },
         Op::SetPolicies { policies: vec![policy.clone()] },
         Op::SetMasquerades { masquerades: vec![masquerade.clone()] },
     ];
     dataplane.commit(0, all);
     let Response::Snapshot(rows) = dataplane.call(&Request::Snapshot) else { panic!() };
     assert_eq!((&rows.frontends, &rows.identities), (&vec![frontend.clone()], &vec![identity]));
+    assert_eq!((&rows.blocks, &rows.memberships), (&vec![block], &vec![membership(&[3, 9])]));
     assert_eq!((&rows.policies, &rows.masquerades), (&vec![policy.clone()], &vec![masquerade]));
     let services = dataplane.call(&Request::ShowServices);
     assert_eq!(services, Response::Services { services: vec![frontend.clone()] });
     let policies = dataplane.call(&Request::ShowPolicies);
-    assert_eq!(policies, Response::Policies { policies: vec![PolicyStatus { policy, present: false }] });
+    let waits = PolicyStatus { policy, present: false, denied_ingress: 0, denied_egress: 0 };
+    assert_eq!(policies, Response::Policies { policies: vec![waits] });
 
     let twice =
         Frontend { backends: [frontend.backends.clone(), frontend.backends.clone()].concat(), ..frontend };
     for (op, words) in [
         (Op::SetFrontends { frontends: vec![twice] }, "backend 10.244.1.3:8443 is there twice"),
         (Op::SetIdentities { identities: vec![Identity { identity: 0, ..identity }] }, "10.244.0.0/16"),
+        (Op::SetBlocks { blocks: vec![Identity { identity: 0, ..block }] }, "block 0.0.0.0/0"),
+        (Op::RemoveBlocks { blocks: vec![identity.key] }, "block 10.244.0.0/16"),
+        (Op::SetMemberships { memberships: vec![membership(&[0])] }, "group 0"),
+        (Op::RemoveMemberships { identities: vec![7] }, "membership of identity 7"),
         (Op::RemovePolicies { endpoints: vec!["shop/back".into()] }, "`shop/back`"),
         (Op::RemoveMasquerades { networks: vec![0] }, "masquerade of network 0"),
     ] {
@@ -123,12 +135,15 @@ fn services_and_policies_come_back_as_they_were_set() {
     let none = vec![
         Op::RemoveFrontends { keys: vec![key] },
         Op::RemoveIdentities { identities: vec![identity.key] },
+        Op::RemoveBlocks { blocks: vec![block.key] },
+        Op::RemoveMemberships { identities: vec![4_000_000_000] },
         Op::RemovePolicies { endpoints: vec!["shop/front".into()] },
         Op::RemoveMasquerades { networks: vec![3] },
     ];
     dataplane.commit(1, none);
     let Response::Snapshot(rows) = dataplane.call(&Request::Snapshot) else { panic!() };
     assert!(rows.frontends.is_empty() && rows.identities.is_empty());
+    assert!(rows.blocks.is_empty() && rows.memberships.is_empty());
     assert!(rows.policies.is_empty() && rows.masquerades.is_empty());
 }
 

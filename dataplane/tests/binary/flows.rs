@@ -86,7 +86,8 @@ fn flows_are_shown_and_a_trace_says_what_happened_to_each_packet() {
         dataplane.add(name, PortKind::Memory { rx_pcap: None, tx_pcap: None, repeat: false });
     }
     let ports = Some(PortRange { first: 53, last: 53 });
-    let rule = Rule { id: 9, peer: Peer::Any, protocol: Some(UDP), ports, verdict: RuleVerdict::Allow };
+    let (name, verdict) = ("shop/dns ingress[1]".into(), RuleVerdict::Allow);
+    let rule = Rule { id: 9, name, peer: Peer::Any, protocol: Some(UDP), ports, verdict };
     let policy = Policy { endpoint: "pod2".into(), ingress: Some(vec![rule]), egress: None };
     let route = |prefix: &str, target| Route {
         key: RouteKey { network: 0, prefix: prefix.parse().unwrap() },

@@ -2,7 +2,9 @@
 //! cuts a connection.
 
 use proto::dataplane::BackendState::Serving;
-use proto::dataplane::{Identity, IdentityKey, Op, Peer, Policy, PortRange, Protocol, Rule, RuleVerdict};
+use proto::dataplane::{
+    Identity, IdentityKey, Membership, Op, Peer, Policy, PortRange, Protocol, Rule, RuleVerdict,
+};
 
 use crate::dataplane::Dataplane;
 use crate::frames::{endpoint, service};
@@ -10,6 +12,7 @@ use crate::pod::{Pod, gateway};
 use crate::talk::{addr, connect, echo, exchange, hear, listen, say, udp};
 
 const FRIEND: u32 = 7;
+const FRIENDS: u32 = 70;
 
 /// Pod 2 takes what `ingress` allows, and begins nothing of its own.
 fn policy(ingress: Vec<Rule>) -> Op {
@@ -21,7 +24,8 @@ fn policy(ingress: Vec<Rule>) -> Op {
 fn allowed() -> Vec<Rule> {
     let rule = |id, protocol| Rule {
         id,
-        peer: Peer::Identities { identities: vec![FRIEND] },
+        name: format!("shop/friends ingress[{id}]"),
+        peer: Peer::Groups { groups: vec![FRIENDS] },
         protocol: Some(Protocol(protocol)),
         ports: Some(PortRange { first: 8080, last: 8080 }),
         verdict: RuleVerdict::Allow,
@@ -51,6 +55,7 @@ fn what_a_policy_forbids_is_dropped_by_name_and_a_new_one_cuts_what_the_old_one_
         gateway(),
         Op::SetEndpoints { endpoints: (1..).zip(names).map(|(n, name)| endpoint(n, name)).collect() },
         Op::SetIdentities { identities: vec![identity("10.0.0.1/32"), identity("fd00::1/128")] },
+        Op::SetMemberships { memberships: vec![Membership { identity: FRIEND, groups: vec![FRIENDS] }] },
         policy(allowed()),
     ];
     rows.extend(ways.map(|[_, _, at, backend]| service(at, &[(backend, Serving)])));

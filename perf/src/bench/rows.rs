@@ -65,7 +65,11 @@ pub(crate) fn set(client: &mut Client, rules: Rules) -> Result<Taken> {
         let identities = identities.map(|(address, identity)| {
             json!({ "network": 0, "prefix": format!("{address}/32"), "identity": identity })
         });
-        taken.policies = client.try_commit(&[json!({ "op": "set-identities", "identities": identities })])?;
+        let memberships = [1, 2].map(|number| json!({ "identity": number, "groups": [number] }));
+        taken.policies = client.try_commit(&[
+            json!({ "op": "set-identities", "identities": identities }),
+            json!({ "op": "set-memberships", "memberships": memberships }),
+        ])?;
         if taken.policies {
             for numbers in chunks(rules.policies) {
                 let policies: Vec<Value> = numbers.map(policy).collect();
@@ -114,7 +118,7 @@ fn policy(number: u32) -> Value {
     };
     let rule = |peer: u32| {
         json!({
-            "id": 1, "peer": { "is": "identities", "identities": [peer] }, "protocol": "udp",
+            "id": 1, "peer": { "is": "groups", "groups": [peer] }, "protocol": "udp",
             "ports": { "first": 1, "last": 65_535 }, "verdict": "allow",
         })
     };

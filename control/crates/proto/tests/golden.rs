@@ -424,7 +424,17 @@ fn dataplane_responses() -> Vec<(&'static str, dataplane::Response)> {
             },
         ),
         ("services", Response::Services { services: vec![frontend()] }),
-        ("policies", Response::Policies { policies: vec![PolicyStatus { policy: policy(), present: true }] }),
+        (
+            "policies",
+            Response::Policies {
+                policies: vec![PolicyStatus {
+                    policy: policy(),
+                    present: true,
+                    denied_ingress: 12,
+                    denied_egress: 3,
+                }],
+            },
+        ),
         ("neighbours", {
             let neighbour = |mac: Option<MacAddr>, state: &str| NeighbourStatus {
                 port: "uplink".into(),

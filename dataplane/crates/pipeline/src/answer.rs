@@ -85,7 +85,9 @@ pub(crate) fn way_back<'t>(
         }
         Side::Uplink(_) if is_link_local(to) => straight(Station::Sender(sender)),
         _ => route::hop_to(tables, ingress, to).map_err(|state| match state {
-            Halt::Refused(reason, _) | Halt::Done(Verdict::Drop(reason)) => reason,
+            Halt::Refused(reason, _) | Halt::Done(Verdict::Drop(reason) | Verdict::Denied { reason, .. }) => {
+                reason
+            }
             // Our own address: nobody else has it.
             _ => DropReason::SourceInvalid,
         }),

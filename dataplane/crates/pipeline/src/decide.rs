@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use flow::{Action, Binding, Direction, Seconds, Signal, State as FlowState};
-use tables::{Asker, Endpoint, EndpointKind, Frontend, NetworkId, PortRole, Tables};
+use tables::{Asker, Endpoint, EndpointKind, Frontend, NetworkId, PortId, PortRole, Tables};
 use wire::Parsed;
 
 use crate::adjacency::Adjacencies;
@@ -138,7 +138,7 @@ impl<'t> Desk<'_, 't> {
         if tunnel::forbids(tables, ingress, &went, &hop) {
             return Err(DropReason::TunnelPortClosed.into());
         }
-        let parties = Parties { sender, receiver: hop.holder(went.dst) };
+        let parties = Parties { sender, receiver: hop.holder(went.dst), by: Some(ingress.port.id) };
         let rules = if has_states(ends.protocol) && *signal != Signal::Open {
             policy::judge_either(tables, &went, parties, witness)
         } else {
@@ -288,7 +288,7 @@ impl<'t> Desk<'_, 't> {
             };
         }
         let binding = tracker.binding(known);
-        let parties = Parties::of(self.tables, ingress, &ends);
+        let parties = Parties::of(self.tables, ingress, &ends, PortId(binding.owner));
         let judged = if binding.joined {
             policy::judge_either(self.tables, &ends, parties, witness)
         } else {
@@ -297,7 +297,7 @@ impl<'t> Desk<'_, 't> {
         let rules = match judged {
             Ok(rules) => rules,
             // A policy that forbids it ends it.
-            Err(reason) => return Renewal::Ended(reason.into()),
+            Err(denial) => return Renewal::Ended(denial.into()),
         };
         let dst = tracker.becomes(known).dst;
         let hop = route::destination(self.tables, ingress, parsed, head, dst);

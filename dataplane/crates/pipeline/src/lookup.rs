@@ -180,9 +180,9 @@ pub(crate) fn about<'t>(
     let Some(known) = known else {
         let ends =
             Ends { src, dst, src_port: 0, dst_port: 0, network: sent.network, protocol: parsed.protocol };
-        let parties = Parties::of(desk.tables, ingress, &ends);
-        if let Err(reason) = policy::judge(desk.tables, &ends, parties, &mut ()) {
-            work.state = reason.into();
+        let parties = Parties::of(desk.tables, ingress, &ends, ingress.port.id);
+        if let Err(denial) = policy::judge(desk.tables, &ends, parties, &mut ()) {
+            work.state = denial.into();
         }
         return;
     };

@@ -122,7 +122,7 @@ pub fn trace_packet<B: Buffer>(
 fn ended(tables: &Tables, mut steps: Vec<Step>, verdict: Verdict) -> Vec<Step> {
     let output = match verdict {
         Verdict::Forward(output) | Verdict::Answer { output, .. } => Some(output),
-        Verdict::Drop(_) | Verdict::Hold(_) | Verdict::Consume(_) => None,
+        Verdict::Drop(_) | Verdict::Denied { .. } | Verdict::Hold(_) | Verdict::Consume(_) => None,
     };
     let port = output.map(Output::port).and_then(|id| tables.port(id)).map(|port| port.name.clone());
     steps.note("verdict", || Outcome::Verdict { verdict, port });

@@ -13,6 +13,13 @@ pub enum Verdict {
     Forward(Output),
     /// It goes nowhere, and nobody is told.
     Drop(DropReason),
+    /// A policy forbids it: it goes nowhere, and nobody is told.
+    Denied {
+        /// Which direction of the policy.
+        reason: DropReason,
+        /// The port of the endpoint whose policy it is, whichever it came by.
+        port: PortId,
+    },
     /// A fragment that came before the first of its packet: it waits ([`Router::hold`](crate::Router::hold)).
     Hold(FragmentTicket),
     /// It was for the router, which has understood it and has nothing to say.

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use tables::{
-    Asker, Backend, Decision, Endpoint, Frontend, IdentityId, NetworkId, Origin, RuleVerdict, Tables, Target,
+    Asker, Backend, Classifier, Decision, Endpoint, Frontend, NetworkId, Origin, RuleVerdict, Tables, Target,
 };
 use wire::{IpPrefix, MacAddr, Parsed};
 
@@ -91,8 +91,10 @@ pub enum Outcome {
     FromNode,
     /// No policy of this direction, of an endpoint here or because there is none.
     Unrestricted { endpoint: Option<String> },
-    /// What a policy says; no rule: none of them matches.
-    Judged { endpoint: String, peer: u32, allowed: bool, rule: Option<u32> },
+    /// What the rule says that decides.
+    Judged { endpoint: String, allowed: bool, rule: u32, name: String },
+    /// None of the rules matches; `policies` are those that they are of.
+    Unmatched { endpoint: String, rules: usize, policies: Vec<String> },
     /// It does not open a connection: it may be the answer of one that may.
     OtherWay,
     /// Whether it may leave by the link.
@@ -136,7 +138,9 @@ pub enum Way {
 impl Stop {
     pub(crate) const fn of(state: &Halt) -> Self {
         match state {
-            Halt::Refused(reason, _) | Halt::Done(Verdict::Drop(reason)) => Self::Dropped(*reason),
+            Halt::Refused(reason, _) | Halt::Done(Verdict::Drop(reason) | Verdict::Denied { reason, .. }) => {
+                Self::Dropped(*reason)
+            }
             _ => Self::Router,
         }
     }
@@ -147,13 +151,19 @@ impl Outcome {
         Self::Unrestricted { endpoint: endpoint.map(|endpoint| endpoint.name.clone()) }
     }
 
-    pub(crate) fn judged(endpoint: Option<&Endpoint>, peer: IdentityId, decision: Decision) -> Self {
-        Self::Judged {
-            endpoint: endpoint.map(|endpoint| endpoint.name.clone()).unwrap_or_default(),
-            peer: peer.0,
-            allowed: decision.verdict == RuleVerdict::Allow,
-            rule: decision.rule,
+    pub(crate) fn judged(endpoint: &Endpoint, rules: &Classifier, decision: Decision<'_>) -> Self {
+        let (endpoint, rules) = (endpoint.name.clone(), rules.rules());
+        let allowed = decision.verdict == RuleVerdict::Allow;
+        if let Some(rule) = decision.rule {
+            return Self::Judged { endpoint, allowed, rule: rule.id, name: rule.name.to_string() };
         }
+        // A rule is called by its policy and where in it the rule is; those of a policy follow each other.
+        let policy = |name: &str| name.split(' ').next().unwrap_or_default().to_owned();
+        let mut policies: Vec<String> = rules.iter().map(|rule| policy(&rule.name)).collect();
+        policies.retain(|policy| !policy.is_empty());
+        policies.sort_unstable();
+        policies.dedup();
+        Self::Unmatched { endpoint, rules: rules.len(), policies }
     }
 
     pub(crate) fn chosen(frontend: &Frontend, asker: Asker, chosen: Option<&Backend>, stays: bool) -> Self {

@@ -1,21 +1,23 @@
 //! A list of rules, made ready to be asked: the first that matches wins, and where none does the answer is no.
 //!
-//! Rules are sorted out by whom they speak of, into *lanes*: one of those that speak of anyone, and one for each identity that is named
-//! (identities which the same rules name share theirs). A lane is a step function of protocol and port: which of its rules is
-//! the first to match. So a question is one look-up of the identity and two searches by port, and the earlier of two answers; no rule
-//! is looked at but the one that decides.
+//! Rules are sorted out by whom they speak of, into *lanes*: one of those that speak of anyone, and one for each group that is named
+//! (groups which the same rules name share theirs). A lane is a step function of protocol and port: which of its rules is the first to
+//! match. So a question is a look-up of each group that the peer is in, or for a peer in very many of each that the rules name; a search
+//! by port in the lanes that are found; and the earliest of their answers. No rule is looked at but the one that decides.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use wire::protocol::{SCTP, TCP, UDP};
 
-use crate::identities::IdentityId;
+use crate::memberships::{GroupId, Groups};
 
 /// One rule. What it does not restrict matches anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// What to call it in a trace.
+    /// What a flow's record calls it.
     pub id: u32,
+    /// What people call it.
+    pub name: Box<str>,
     /// Who is at the other end.
     pub peer: Peer,
     /// The IP protocol.
@@ -31,8 +33,8 @@ pub struct Rule {
 pub enum Peer {
     /// Anyone, known or not.
     Any,
-    /// These alone; [`IdentityId::WORLD`] may be among them.
-    Identities(Vec<IdentityId>),
+    /// Whoever is in one of these.
+    Groups(Box<[GroupId]>),
 }
 
 /// What a rule says.
@@ -46,11 +48,11 @@ pub enum RuleVerdict {
 
 /// An answer, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decision {
+pub struct Decision<'c> {
     /// What becomes of the packet.
     pub verdict: RuleVerdict,
     /// The rule that says so; [`None`]: no rule matches.
-    pub rule: Option<u32>,
+    pub rule: Option<&'c Rule>,
 }
 
 /// The rules of one direction of an endpoint.
@@ -60,9 +62,11 @@ pub struct Classifier {
     /// The steps of all lanes, each lane's in one piece.
     steps: Box<[Step]>,
     anyone: Lane,
-    /// The lanes of the identities that are named, each at the first place from its own on that was free ([`home`]). At least half
+    /// The lanes of the groups that are named, each at the first place from its own on that was free ([`home`]). At least half
     /// of the places are.
-    peers: Box<[(IdentityId, Lane)]>,
+    peers: Box<[(GroupId, Lane)]>,
+    /// How many groups are named.
+    named: usize,
 }
 
 /// From this point on, up to the next step of the lane, the same rule is the first to match.
@@ -88,10 +92,10 @@ impl Lane {
     }
 }
 
-/// Where to look for an identity first, among so many places, a power of two.
+/// Where to look for a group first, among so many places, a power of two.
 #[inline]
-fn home(identity: IdentityId, places: usize) -> usize {
-    let mixed = u64::from(identity.0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+fn home(group: GroupId, places: usize) -> usize {
+    let mixed = u64::from(group.0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     usize::try_from(mixed).unwrap_or(0) & (places - 1)
 }
 
@@ -118,17 +122,17 @@ fn point(protocol: u8, port: u16) -> u32 {
 }
 
 impl Classifier {
-    /// Makes rules ready. Takes time and room in proportion to the identities that they name.
+    /// Makes rules ready. Takes time and room in proportion to the groups that they name.
     #[must_use]
     pub fn new(rules: Vec<Rule>) -> Self {
         let mut anyone = Vec::new();
-        let mut named: BTreeMap<IdentityId, Vec<u32>> = BTreeMap::new();
+        let mut named: BTreeMap<GroupId, Vec<u32>> = BTreeMap::new();
         for (rule, position) in rules.iter().zip(0..) {
             match &rule.peer {
                 Peer::Any => anyone.push(position),
-                Peer::Identities(identities) => {
-                    for identity in identities {
-                        let rules = named.entry(*identity).or_default();
+                Peer::Groups(groups) => {
+                    for group in groups {
+                        let rules = named.entry(*group).or_default();
                         if rules.last() != Some(&position) {
                             rules.push(position);
                         }
@@ -147,15 +151,15 @@ impl Classifier {
         let anyone = lane(&anyone);
         let mut known: HashMap<&[u32], Lane> = HashMap::new();
         let places = (2 * named.len()).next_power_of_two();
-        let mut peers = vec![(IdentityId::WORLD, Lane::NONE); places].into_boxed_slice();
-        for (&identity, rules) in &named {
-            let mut place = home(identity, places);
+        let mut peers = vec![(GroupId::default(), Lane::NONE); places].into_boxed_slice();
+        for (&group, rules) in &named {
+            let mut place = home(group, places);
             while !peers[place].1.is_none() {
                 place = (place + 1) & (places - 1);
             }
-            peers[place] = (identity, *known.entry(rules).or_insert_with(|| lane(rules)));
+            peers[place] = (group, *known.entry(rules).or_insert_with(|| lane(rules)));
         }
-        Self { steps: steps.into(), anyone, peers, rules: rules.into() }
+        Self { steps: steps.into(), anyone, peers, named: named.len(), rules: rules.into() }
     }
 
     /// The rules, in their order.
@@ -164,25 +168,48 @@ impl Classifier {
         &self.rules
     }
 
-    /// What becomes of a packet from or to `peer`. `port` is its destination port, 0 where the protocol has none.
+    /// The groups that the rules name, each once.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.lanes().map(|(group, _)| group)
+    }
+
+    /// What becomes of a packet from or to a peer in these groups, ascending both. `port` is its destination port, 0 where the protocol has
+    /// none.
     #[must_use]
-    pub fn decide(&self, peer: IdentityId, protocol: u8, port: u16) -> Decision {
+    pub fn decide(&self, groups: Groups<'_>, protocol: u8, port: u16) -> Decision<'_> {
         let point = point(protocol, port);
-        let first = self.first(self.lane(peer), point).min(self.first(self.anyone, point));
+        let mut first = self.first(self.anyone, point);
+        let [pod, ranges] = groups;
+        if pod.len() + ranges.len() <= self.named {
+            for &group in pod.iter().chain(ranges) {
+                first = first.min(self.first(self.lane(group), point));
+            }
+        } else {
+            for (group, lane) in self.lanes() {
+                if groups.iter().any(|own| own.binary_search(&group).is_ok()) {
+                    first = first.min(self.first(lane, point));
+                }
+            }
+        }
         match self.rules.get(first as usize) {
-            Some(rule) => Decision { verdict: rule.verdict, rule: Some(rule.id) },
+            Some(rule) => Decision { verdict: rule.verdict, rule: Some(rule) },
             None => Decision { verdict: RuleVerdict::Deny, rule: None },
         }
     }
 
-    /// The lane of an identity; none if no rule names it.
+    /// The groups that are named, and their lanes.
+    fn lanes(&self) -> impl Iterator<Item = (GroupId, Lane)> + '_ {
+        self.peers.iter().copied().filter(|(_, lane)| !lane.is_none())
+    }
+
+    /// The lane of a group; none if no rule names it.
     #[inline]
-    fn lane(&self, peer: IdentityId) -> Lane {
-        let mut place = home(peer, self.peers.len());
-        while let Some(&(identity, lane)) = self.peers.get(place)
+    fn lane(&self, sought: GroupId) -> Lane {
+        let mut place = home(sought, self.peers.len());
+        while let Some(&(group, lane)) = self.peers.get(place)
             && !lane.is_none()
         {
-            if identity == peer {
+            if group == sought {
                 return lane;
             }
             place = (place + 1) & (self.peers.len() - 1);
@@ -271,15 +298,16 @@ mod tests {
         ports: Option<(u16, u16)>,
         verdict: RuleVerdict,
     ) -> Rule {
-        Rule { id, peer, protocol, ports, verdict }
+        Rule { id, name: format!("rule {id}").into(), peer, protocol, ports, verdict }
     }
 
     /// The rules as they are written, one after the other.
-    fn naive(rules: &[Rule], peer: IdentityId, protocol: u8, port: u16) -> Decision {
+    fn naive<'c>(rules: &'c [Rule], groups: [&[GroupId]; 2], protocol: u8, port: u16) -> Decision<'c> {
+        let own = groups.concat();
         let matches = |rule: &&Rule| {
             let peers = match &rule.peer {
                 Peer::Any => true,
-                Peer::Identities(identities) => identities.contains(&peer),
+                Peer::Groups(named) => named.iter().any(|named| own.contains(named)),
             };
             let ports = rule.ports.is_none_or(|(first, last)| {
                 matches!(protocol, 6 | 17 | 132) && first <= port && port <= last
@@ -287,16 +315,26 @@ mod tests {
             peers && rule.protocol.is_none_or(|named| named == protocol) && ports
         };
         match rules.iter().find(matches) {
-            Some(rule) => Decision { verdict: rule.verdict, rule: Some(rule.id) },
+            Some(rule) => Decision { verdict: rule.verdict, rule: Some(rule) },
             None => Decision { verdict: RuleVerdict::Deny, rule: None },
         }
+    }
+
+    /// Groups of an identity: few of few, so that rules meet them, or more than rules name.
+    fn groups() -> impl Strategy<Value = Vec<GroupId>> {
+        let some = |most| prop::collection::btree_set(group(), 0..most);
+        prop_oneof![some(4), some(12)].prop_map(|set| set.into_iter().collect())
+    }
+
+    /// Numbers are hashes: any, and as large as there are.
+    fn group() -> impl Strategy<Value = GroupId> {
+        prop_oneof![1_u32..7, (1_u32..7).prop_map(|n| u32::MAX - n), Just(1 << 31)].prop_map(GroupId)
     }
 
     fn peer() -> impl Strategy<Value = Peer> {
         prop_oneof![
             Just(Peer::Any),
-            prop::collection::btree_set((0_u32..5).prop_map(IdentityId), 0..4)
-                .prop_map(|set| Peer::Identities(set.into_iter().collect())),
+            prop::collection::vec(group(), 0..4).prop_map(|named| Peer::Groups(named.into())),
         ]
     }
 
@@ -326,34 +364,51 @@ mod tests {
         #[test]
         fn decides_as_the_rules_read(
             rules in rules(),
-            packets in prop::collection::vec((0_u32..6, protocol(), port()), 40),
+            packets in prop::collection::vec((groups(), groups(), protocol(), port()), 40),
         ) {
             let classifier = Classifier::new(rules.clone());
-            for (peer, protocol, port) in packets {
-                let peer = IdentityId(peer);
-                prop_assert_eq!(classifier.decide(peer, protocol, port), naive(&rules, peer, protocol, port));
+            for (pod, ranges, protocol, port) in packets {
+                let groups = [&pod[..], &ranges];
+                prop_assert_eq!(
+                    classifier.decide(groups, protocol, port),
+                    naive(&rules, groups, protocol, port)
+                );
             }
         }
     }
 
     #[test]
     fn nothing_is_allowed_where_nothing_says_so() {
-        let decision = Classifier::new(Vec::new()).decide(IdentityId::WORLD, TCP, 80);
+        let nothing = Classifier::new(Vec::new());
+        let decision = nothing.decide([&[], &[GroupId(1)]], TCP, 80);
         assert_eq!(decision, Decision { verdict: RuleVerdict::Deny, rule: None });
     }
 
     #[test]
-    fn identities_of_the_same_rules_share_a_lane() {
-        let all = Peer::Identities((1..=1_000).map(IdentityId).collect());
-        let some = Peer::Identities(vec![IdentityId(7)]);
+    fn groups_of_the_same_rules_share_a_lane() {
+        let all = Peer::Groups((1..=1_000).map(GroupId).collect());
+        let some = Peer::Groups([GroupId(7)].into());
         let rules = vec![
             rule(1, all, Some(TCP), Some((80, 80)), RuleVerdict::Allow),
             rule(2, some, Some(TCP), None, RuleVerdict::Allow),
         ];
         let classifier = Classifier::new(rules);
-        let peers = classifier.peers.iter().filter(|(_, lane)| !lane.is_none()).count();
-        assert_eq!((peers, classifier.steps.len()), (1_000, 1 + 3 + 5));
-        assert_eq!(classifier.decide(IdentityId(7), TCP, 81).rule, Some(2));
-        assert_eq!(classifier.decide(IdentityId(8), TCP, 81).rule, None);
+        assert_eq!((classifier.groups().count(), classifier.steps.len()), (1_000, 1 + 3 + 5));
+        let id = |group| classifier.decide([&[GroupId(group)], &[]], TCP, 81).rule.map(|rule| rule.id);
+        assert_eq!((id(7), id(8)), (Some(2), None));
+    }
+
+    #[test]
+    fn an_address_in_a_rules_exception_is_allowed_where_another_rule_allows_it() {
+        // A range but for a part of it is a group that the part's identity is not in.
+        let [but_a_part, part, pods] = [1, 2, 3].map(GroupId);
+        let to = |id, group: GroupId| rule(id, Peer::Groups([group].into()), None, None, RuleVerdict::Allow);
+        let excepts = Classifier::new(vec![to(1, but_a_part)]);
+        let allows = Classifier::new(vec![to(1, but_a_part), to(2, part)]);
+        let pod_in_part = [&[pods][..], &[part]];
+        assert_eq!(excepts.decide(pod_in_part, TCP, 80).verdict, RuleVerdict::Deny);
+        assert_eq!(allows.decide(pod_in_part, TCP, 80).rule.map(|rule| rule.id), Some(2));
+        // And a pod is in ranges, too.
+        assert_eq!(excepts.decide([&[pods], &[but_a_part]], TCP, 80).rule.map(|rule| rule.id), Some(1));
     }
 }

@@ -8,6 +8,7 @@ use crate::frontend::FrontendKey;
 use crate::id::{
     EndpointId, MAX_ENDPOINT_ROUTES, MAX_ENDPOINTS, MAX_NEXT_HOPS, MAX_PORTS, NetworkId, PortId,
 };
+use crate::identities::IdentityId;
 
 /// Why a change was refused. The tables are as before.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -130,11 +131,17 @@ pub enum TableError {
     #[error("{item}: ports {first} to {last} hold none that can be used: name the lowest, above 0, first")]
     PortRangeEmpty { item: String, first: u16, last: u16 },
     /// Identity 0 cannot be set.
-    #[error("identity of {prefix} in network {network}: 0 is that of the world: use one above it")]
-    World { network: NetworkId, prefix: IpPrefix },
+    #[error("{item}: identity 0 is what no row speaks of: use one above it")]
+    ZeroIdentity { item: String },
+    /// Nor group 0.
+    #[error("{item}: group 0 cannot be used: use one above it")]
+    ZeroGroup { item: String },
     /// That prefix has no identity.
-    #[error("identity of {prefix} in network {network} does not exist")]
-    UnknownIdentity { network: NetworkId, prefix: IpPrefix },
+    #[error("{item} does not exist")]
+    UnknownIdentity { item: String },
+    /// Nothing was said of that identity.
+    #[error("membership of identity {identity} does not exist")]
+    UnknownMembership { identity: IdentityId },
     /// No policy of that endpoint.
     #[error("policy of endpoint `{endpoint}` does not exist")]
     UnknownPolicy { endpoint: String },

@@ -1,5 +1,5 @@
-//! What is true in one generation: ports, endpoints, interfaces, tunnels, routes, frontends, identities, policies, who knows names, and the lookups that a
-//! packet needs.
+//! What is true in one generation: ports, endpoints, interfaces, tunnels, routes, frontends, identities and their groups, policies, who knows names, and the
+//! lookups that a packet needs.
 //!
 //! [`Tables`] is a value. A clone shares everything with the original, and a change copies only the path to what changed:
 //! at most four levels of at most 4 KB for an IPv4 route. So a writer clones the current generation, applies a transaction to the
@@ -24,6 +24,7 @@ mod interfaces;
 pub mod lpm;
 mod map;
 mod masquerade;
+mod memberships;
 mod network;
 mod policies;
 mod ports;
@@ -46,6 +47,7 @@ pub use id::{
 };
 pub use identities::IdentityId;
 pub use masquerade::Masquerade;
+pub use memberships::{GroupId, Groups};
 pub use network::Origin;
 pub use policies::Policy;
 pub use resolver::Resolver;

@@ -8,6 +8,7 @@ use crate::classifier::Classifier;
 use crate::error::TableError;
 use crate::id::EndpointId;
 use crate::map::Map;
+use crate::memberships::GroupId;
 use crate::tables::Tables;
 
 /// What may reach an endpoint, and what it may reach.
@@ -24,6 +25,15 @@ pub(crate) struct Policies {
     by_name: Map<Arc<str>, Policy>,
     /// Of the endpoints there are, by number: for packets.
     by_endpoint: Chunked<Policy>,
+    /// Which of these endpoints' rules name a group, by group.
+    naming: Map<GroupId, Map<EndpointId, ()>>,
+}
+
+impl Policy {
+    /// The groups that its rules name; one may come twice.
+    fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
+        [&self.ingress, &self.egress].into_iter().flatten().flat_map(|rules| rules.groups())
+    }
 }
 
 impl Tables {
@@ -51,7 +61,7 @@ impl Tables {
             return Ok(());
         }
         if let Some(id) = self.endpoint_by_name(endpoint).map(|row| row.id) {
-            self.policies.by_endpoint.set(id.0, policy.clone());
+            self.policies.change(id, Some(policy.clone()));
             self.touch_endpoint(id);
         }
         self.policies.by_name.insert(Arc::from(endpoint), policy);
@@ -67,7 +77,7 @@ impl Tables {
             return Err(TableError::UnknownPolicy { endpoint: endpoint.to_owned() });
         }
         if let Some(id) = self.endpoint_by_name(endpoint).map(|row| row.id) {
-            self.policies.by_endpoint.remove(id.0);
+            self.policies.change(id, None);
             self.touch_endpoint(id);
         }
         Ok(())
@@ -77,13 +87,49 @@ impl Tables {
 impl Policies {
     /// An endpoint has come.
     pub(crate) fn bind(&mut self, name: &str, id: EndpointId) {
-        if let Some(policy) = self.by_name.get(name) {
-            self.by_endpoint.set(id.0, policy.clone());
+        if let Some(policy) = self.by_name.get(name).cloned() {
+            self.change(id, Some(policy));
         }
     }
 
     /// An endpoint has gone; its policy stays, in case it comes again.
     pub(crate) fn unbind(&mut self, id: EndpointId) {
-        self.by_endpoint.remove(id.0);
+        self.change(id, None);
+    }
+
+    /// The endpoints whose rules name a group.
+    pub(crate) fn naming(&self, group: GroupId) -> impl Iterator<Item = EndpointId> + '_ {
+        self.naming.get(&group).into_iter().flat_map(|endpoints| endpoints.iter().map(|(&id, ())| id))
+    }
+
+    /// Gives an endpoint that there is another policy, or none.
+    fn change(&mut self, id: EndpointId, policy: Option<Policy>) {
+        // A policy is cheap to clone, and its groups are to be read while the index changes.
+        if let Some(old) = self.by_endpoint.get(id.0).cloned() {
+            for group in old.groups() {
+                self.rename(group, |endpoints| {
+                    endpoints.remove(&id);
+                });
+            }
+        }
+        let Some(policy) = policy else {
+            self.by_endpoint.remove(id.0);
+            return;
+        };
+        for group in policy.groups() {
+            self.rename(group, |endpoints| endpoints.insert(id, ()));
+        }
+        self.by_endpoint.set(id.0, policy);
+    }
+
+    /// Changes which endpoints name a group; one that none names is let go.
+    fn rename(&mut self, group: GroupId, change: impl FnOnce(&mut Map<EndpointId, ()>)) {
+        let mut endpoints = self.naming.get(&group).cloned().unwrap_or_default();
+        change(&mut endpoints);
+        if endpoints.is_empty() {
+            self.naming.remove(&group);
+        } else {
+            self.naming.insert(group, endpoints);
+        }
     }
 }

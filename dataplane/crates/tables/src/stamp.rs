@@ -225,12 +225,17 @@ impl Stamps {
             }
         };
         self.classes |= classes;
-        // More places than there are stamps: hardly any would be left unstamped, and this bounds the list.
         if self.pending.len() == STAMPS {
-            self.classes |= 1 << EVERYTHING;
-        } else {
-            self.pending.extend(slot);
+            // Many changes may touch few places: an endpoint's, with each identity that its rules speak of.
+            self.pending.sort_unstable();
+            self.pending.dedup();
+            // So many that nearly every decision rests on one of them.
+            if self.pending.len() > STAMPS / 2 {
+                self.classes |= 1 << EVERYTHING;
+                self.pending.clear();
+            }
         }
+        self.pending.extend(slot);
     }
 
     fn seal(&mut self, now: u32) {

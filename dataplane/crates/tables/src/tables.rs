@@ -14,6 +14,7 @@ use crate::error::TableError;
 use crate::id::{Generation, NetworkId, PortId};
 use crate::map::Map;
 use crate::masquerade::Masquerade;
+use crate::memberships::Memberships;
 use crate::network::{Network, Origin};
 use crate::policies::Policies;
 use crate::prefixes::Prefixes;
@@ -44,6 +45,9 @@ pub struct Tables {
     pub(crate) targets: Targets,
     pub(crate) services: Services,
     pub(crate) identities: ByNetwork<Prefixes>,
+    /// Identities of ranges.
+    pub(crate) blocks: ByNetwork<Prefixes>,
+    pub(crate) memberships: Memberships,
     pub(crate) policies: Policies,
     pub(crate) masquerades: ByNetwork<Option<Masquerade>>,
     pub(crate) stamps: Stamps,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use tables::{
     Asker, Backend, BackendState, Classifier, Endpoint, EndpointId, EndpointKind, Frontend, FrontendKey,
-    IdentityId, Masquerade, NetworkId, Peer, Policy, PortEntry, PortId, PortRole, Rule, RuleVerdict,
+    GroupId, IdentityId, Masquerade, NetworkId, Peer, Policy, PortEntry, PortId, PortRole, Rule, RuleVerdict,
     TableError, Tables,
 };
 use wire::{IpPrefix, MacAddr};
@@ -181,13 +181,53 @@ fn the_longest_prefix_says_who_it_is() {
         "identity of 10.1.0.0/16 in network 9 does not exist",
     );
     refused(
-        tables.set_identity(PODS, net("::/0"), IdentityId::WORLD),
-        "identity of ::/0 in network 0: 0 is that of the world: use one above it",
+        tables.set_identity(PODS, net("::/0"), IdentityId::NONE),
+        "identity of ::/0 in network 0: identity 0 is what no row speaks of: use one above it",
+    );
+}
+
+#[test]
+fn an_address_is_of_a_pod_and_of_ranges() {
+    let mut tables = Tables::empty();
+    for (prefix, identity) in [("10.0.0.0/8", 7), ("10.1.1.1/32", u32::MAX), ("::/0", 9)] {
+        tables.set_block(PODS, net(prefix), IdentityId(identity)).unwrap();
+    }
+    tables.set_identity(PODS, net("10.1.1.1/32"), IdentityId(3)).unwrap();
+    for (identity, groups) in [(3, vec![30, 10, 30]), (7, vec![20]), (u32::MAX, vec![20, u32::MAX])] {
+        let groups = groups.into_iter().map(GroupId).collect();
+        tables.set_membership(IdentityId(identity), groups).unwrap();
+    }
+    let groups = |tables: &Tables, network, addr| {
+        tables.groups(network, ip(addr)).map(|groups| groups.iter().map(|group| group.0).collect::<Vec<_>>())
+    };
+    assert_eq!(groups(&tables, PODS, "10.1.1.1"), [vec![10, 30], vec![20, u32::MAX]]);
+    assert_eq!(groups(&tables, PODS, "10.1.1.2"), [vec![], vec![20]]);
+    // That identity is in no group; of other networks nothing is known.
+    assert_eq!(groups(&tables, PODS, "fd00::1"), [vec![], vec![]]);
+    assert_eq!(groups(&tables, OTHER, "10.1.1.1"), [vec![], vec![]]);
+    assert_eq!((tables.blocks().count(), tables.memberships().count()), (3, 3));
+    tables.remove_block(PODS, net("10.1.1.1/32")).unwrap();
+    tables.remove_membership(IdentityId(3)).unwrap();
+    assert_eq!(groups(&tables, PODS, "10.1.1.1"), [vec![], vec![20]]);
+    refused(tables.remove_block(PODS, net("10.1.1.1/32")), "block 10.1.1.1/32 in network 0 does not exist");
+    refused(
+        tables.set_block(OTHER, net("10.0.0.0/8"), IdentityId::NONE),
+        "block 10.0.0.0/8 in network 9: identity 0 is what no row speaks of: use one above it",
+    );
+    refused(tables.remove_membership(IdentityId(3)), "membership of identity 3 does not exist");
+    refused(
+        tables.set_membership(IdentityId::NONE, vec![]),
+        "membership of identity 0: identity 0 is what no row speaks of: use one above it",
+    );
+    refused(
+        tables.set_membership(IdentityId(3), vec![GroupId(1), GroupId(0)]),
+        "membership of identity 3: group 0 cannot be used: use one above it",
     );
 }
 
 fn policy(id: u32) -> Policy {
-    let rule = Rule { id, peer: Peer::Any, protocol: None, ports: None, verdict: RuleVerdict::Allow };
+    let (name, peer, verdict) = ("any".into(), Peer::Any, RuleVerdict::Allow);
+    let rule = Rule { id, name, peer, protocol: None, ports: None, verdict };
     Policy { ingress: Some(Arc::new(Classifier::new(vec![rule]))), egress: None }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use tables::{
     Backend, BackendState, Classifier, Endpoint, EndpointId, EndpointKind, Frontend, FrontendKey, Generation,
-    IdentityId, Interface, Masquerade, NetworkId, Peer, Policy, PortEntry, PortId, PortRole, Rests,
+    GroupId, IdentityId, Interface, Masquerade, NetworkId, Peer, Policy, PortEntry, PortId, PortRole, Rests,
     RouteTarget, Router, Rule, RuleVerdict, Tables, Target,
 };
 use wire::{IpPrefix, MacAddr};
@@ -61,18 +61,28 @@ fn port(n: u8, look: u8) -> PortEntry {
     }
 }
 
+/// One rule, which all match where it names no groups.
+fn rules(id: u32, groups: &[u32]) -> Option<Arc<Classifier>> {
+    let (name, verdict) = ("a rule".into(), RuleVerdict::Allow);
+    let named = || Peer::Groups(groups.iter().copied().map(GroupId).collect());
+    let peer = if groups.is_empty() { Peer::Any } else { named() };
+    let rule = Rule { id, name, peer, protocol: None, ports: None, verdict };
+    Some(Arc::new(Classifier::new(vec![rule])))
+}
+
 fn policy(n: u8) -> Policy {
-    let classifier = |id| {
-        let rule = Rule { id, peer: Peer::Any, protocol: None, ports: None, verdict: RuleVerdict::Allow };
-        Arc::new(Classifier::new(vec![rule]))
-    };
-    Policy { ingress: Some(classifier(u32::from(n % 3))), egress: None }
+    let [a, b, c] = [n % 4, n / 4 % 4, n / 16 % 4].map(u32::from);
+    match n / 64 {
+        0 => Policy { ingress: rules(a, &[]), egress: None },
+        1 => Policy { ingress: rules(1, &[1 + a, 1 + b]), egress: rules(1, &[1 + c]) },
+        _ => Policy { ingress: None, egress: rules(1, &[1 + a]) },
+    }
 }
 
 /// A change of some kind; many are refused, which must leave no trace either.
 fn change(tables: &mut Tables, [kind, a, b, c]: [u8; 4]) {
     let name = format!("pod{}", a % 4);
-    let refused = match kind % 16 {
+    let refused = match kind % 20 {
         0 | 1 => tables
             .set_endpoint(Endpoint {
                 id: EndpointId::default(),
@@ -131,15 +141,26 @@ fn change(tables: &mut Tables, [kind, a, b, c]: [u8; 4]) {
             tables.set_masquerade(network(a), Some(Masquerade { source4, ..Masquerade::default() }))
         }
         14 => tables.set_policy(&name, policy(c)),
-        _ => tables.remove_policy(&name),
+        15 => tables.remove_policy(&name),
+        16 => tables.set_block(network(a), prefix(a, b), IdentityId(u32::from(c % 3))),
+        17 => tables.remove_block(network(a), prefix(a, b)),
+        18 => {
+            let groups = (0..5).filter(|bit| b >> bit & 1 == 1).map(|bit| GroupId(1 + bit)).collect();
+            tables.set_membership(IdentityId(u32::from(a % 3)), groups)
+        }
+        _ => tables.remove_membership(IdentityId(u32::from(a % 3))),
     };
     drop(refused);
+}
+
+const fn port_of(rests: &Rests) -> u16 {
+    rests.dst_port
 }
 
 /// All that a decision may read of a packet, in words.
 fn findings(tables: &Tables, rests: &Rests) -> String {
     let &Rests { network, src, dst, to, dst_port: port, protocol } = rests;
-    let leads = |addr| {
+    let leads = |addr, peer| {
         let target = tables.lookup(network, addr);
         let port = match target {
             Some(Target::Endpoint(id)) => tables.endpoint(id).map(|row| row.port),
@@ -147,17 +168,30 @@ fn findings(tables: &Tables, rests: &Rests) -> String {
             _ => None,
         };
         let port = port.and_then(|port| tables.port(port)).map(|row| (row.id, row.mac, row.mtu, row.role));
+        // What its policy says of the other address; who that is matters as far as rules name it.
+        let groups = tables.groups(network, peer);
+        let says = |policy: &Policy| {
+            [&policy.ingress, &policy.egress].map(|rules| {
+                let decision = rules.as_ref()?.decide(groups, protocol, port_of(rests));
+                Some((decision.verdict, decision.rule.cloned()))
+            })
+        };
         let endpoint = match target {
-            Some(Target::Endpoint(id)) => Some((tables.endpoint(id), tables.policy(id))),
+            Some(Target::Endpoint(id)) => {
+                let row = tables.endpoint(id).filter(|row| row.addresses.contains(&addr));
+                let policy = row.and_then(|row| tables.policy(row.id));
+                Some((tables.endpoint(id), policy, policy.map(says)))
+            }
             _ => None,
         };
-        format!("{target:?} {port:?} {endpoint:?} {:?}", tables.identity(network, addr))
+        let own = (tables.identity(network, addr), tables.block(network, addr));
+        format!("{target:?} {port:?} {endpoint:?} {own:?}")
     };
     let frontend = tables.frontend(&FrontendKey { network, addr: dst, port, protocol });
     format!(
         "{} | {} | {:?} {} | {} {} | {:?} {:?}",
-        leads(src),
-        leads(to),
+        leads(src, to),
+        leads(to, src),
         frontend.map(|row| &row.backends),
         tables.has_frontends(network, dst),
         tables.is_backend(network, src, 8080, protocol),
@@ -264,7 +298,7 @@ fn a_change_touches_what_rests_on_it_and_no_more() {
     let outward = rests(NETWORKS[0], "10.1.1.1", "198.51.100.7");
     let to_service = Rests { dst: ip("10.96.0.1"), ..between };
     let all = [between, outward, to_service];
-    let cases: [(&str, Change, [bool; 3]); 14] = [
+    let cases: [(&str, Change, [bool; 3]); 17] = [
         ("a pod comes", |t| set(t, pod(2, "10.1.1.3")), [true; 3]),
         ("a pod moves", |t| set(t, pod(1, "10.1.1.4")), [false, true, false]),
         ("a pod goes", |t| t.remove_endpoint("pod1").unwrap(), [false, true, false]),
@@ -302,6 +336,21 @@ fn a_change_touches_what_rests_on_it_and_no_more() {
             |t| t.set_identity(NETWORKS[0], "198.51.100.0/24".parse().unwrap(), IdentityId(7)).unwrap(),
             [true, false, true],
         ),
+        (
+            "ranges outside",
+            |t| t.set_block(NETWORKS[0], "198.51.100.0/24".parse().unwrap(), IdentityId(7)).unwrap(),
+            [true, false, true],
+        ),
+        (
+            "ranges that hold a pod",
+            |t| t.set_block(NETWORKS[0], "10.1.1.2/32".parse().unwrap(), IdentityId(7)).unwrap(),
+            [false, true, false],
+        ),
+        (
+            "groups of no one's identity",
+            |t| t.set_membership(IdentityId(7), vec![GroupId(1)]).unwrap(),
+            [true; 3],
+        ),
         ("masquerade", |t| t.set_masquerade(NETWORKS[0], Some(Masquerade::default())).unwrap(), [false; 3]),
     ];
     for (what, change, expected) in cases {
@@ -312,6 +361,164 @@ fn a_change_touches_what_rests_on_it_and_no_more() {
         // What was decided since knows of it.
         assert_eq!(all.each_ref().map(|rests| tables.unchanged(2, rests)), [true; 3], "{what}");
     }
+}
+
+/// Two pods and a third; the first two have rules that name group 1, or group 2. Identity 7 is the third's, and ranges' outside.
+fn grouped() -> (Tables, [Rests; 3]) {
+    let mut tables = cluster();
+    set(&mut tables, pod(2, "10.1.1.3"));
+    tables.set_policy("pod0", Policy { ingress: rules(1, &[1]), egress: None }).unwrap();
+    tables.set_policy("pod1", Policy { ingress: None, egress: rules(1, &[2]) }).unwrap();
+    tables.set_identity(NETWORKS[0], "10.1.1.3/32".parse().unwrap(), IdentityId(7)).unwrap();
+    tables.set_block(NETWORKS[0], "198.51.100.0/24".parse().unwrap(), IdentityId(8)).unwrap();
+    tables.seal(Generation(2));
+    (tables, ["10.1.1.1", "10.1.1.2", "10.1.1.3"].map(|pod| rests(NETWORKS[0], "198.51.100.7", pod)))
+}
+
+/// Which flows to the three pods a change leaves as they were.
+fn left_by(change: impl FnOnce(&mut Tables)) -> [bool; 3] {
+    let (mut tables, to) = grouped();
+    change(&mut tables);
+    tables.seal(Generation(3));
+    to.map(|rests| tables.unchanged(2, &rests))
+}
+
+#[test]
+fn a_new_identity_touches_nobody() {
+    let member = |t: &mut Tables| t.set_membership(IdentityId(9), vec![GroupId(1), GroupId(2)]).unwrap();
+    assert_eq!(left_by(member), [true; 3]);
+    // Nor does its first address touch any but that address.
+    let has = |t: &mut Tables| {
+        t.set_identity(NETWORKS[0], "10.9.9.9/32".parse().unwrap(), IdentityId(9)).unwrap();
+    };
+    assert_eq!(
+        left_by(|t| [&member, &has as &dyn Fn(&mut _)].iter().for_each(|change| change(t))),
+        [true; 3]
+    );
+    // Nor one that none has any more.
+    let gone = |t: &mut Tables| {
+        has(t);
+        t.seal(Generation(2));
+        t.remove_identity(NETWORKS[0], "10.9.9.9/32".parse().unwrap()).unwrap();
+        member(t);
+    };
+    assert_eq!(left_by(gone), [true; 3]);
+}
+
+#[test]
+fn a_change_of_membership_touches_endpoints_that_name_the_group_and_no_other() {
+    for identity in [7, 8].map(IdentityId) {
+        let into = |groups: &'static [u32]| {
+            move |t: &mut Tables| {
+                t.set_membership(identity, groups.iter().copied().map(GroupId).collect()).unwrap();
+            }
+        };
+        assert_eq!(left_by(into(&[1])), [false, true, true]);
+        assert_eq!(left_by(into(&[2])), [true, false, true]);
+        assert_eq!(left_by(into(&[3])), [true; 3]);
+        // What an identity stays in is no change; what it leaves is.
+        let later = |then: &'static [u32]| {
+            move |t: &mut Tables| {
+                into(&[1, 3])(t);
+                t.seal(Generation(2));
+                into(then)(t);
+            }
+        };
+        assert_eq!(left_by(later(&[3, 1])), [true; 3]);
+        assert_eq!(left_by(later(&[1, 2, 3])), [true, false, true]);
+        assert_eq!(left_by(later(&[3])), [false, true, true]);
+        let forgotten = |t: &mut Tables| {
+            into(&[1])(t);
+            t.seal(Generation(2));
+            t.remove_membership(identity).unwrap();
+        };
+        assert_eq!(left_by(forgotten), [false, true, true]);
+    }
+}
+
+#[test]
+fn endpoints_are_known_by_the_groups_that_their_rules_name_now() {
+    let joins = |t: &mut Tables| t.set_membership(IdentityId(7), vec![GroupId(1)]).unwrap();
+    let left_after = |change: fn(&mut Tables)| {
+        left_by(|t| {
+            change(t);
+            t.seal(Generation(2));
+            joins(t);
+        })
+    };
+    let named = || Policy { ingress: rules(1, &[5]), egress: rules(1, &[1, 5]) };
+    let of_five = Policy { ingress: rules(1, &[5]), egress: None };
+    assert_eq!(left_after(|t| t.remove_policy("pod0").unwrap()), [true; 3]);
+    assert_eq!(
+        left_by(|t| {
+            t.set_policy("pod0", of_five).unwrap();
+            t.seal(Generation(2));
+            joins(t);
+        }),
+        [true; 3]
+    );
+    assert_eq!(
+        left_by(|t| {
+            t.set_policy("pod1", named()).unwrap();
+            t.seal(Generation(2));
+            joins(t);
+        }),
+        [false, false, true]
+    );
+    // A policy that waits for its endpoint, and one whose endpoint has gone and come back.
+    assert_eq!(
+        left_by(|t| {
+            t.remove_endpoint("pod2").unwrap();
+            t.set_policy("pod2", named()).unwrap();
+            set(t, pod(2, "10.1.1.3"));
+            t.seal(Generation(2));
+            joins(t);
+        }),
+        [false, true, false]
+    );
+    let gone = |t: &mut Tables| {
+        t.remove_endpoint("pod0").unwrap();
+        t.set_route(NETWORKS[0], "10.1.1.1/32".parse().unwrap(), RouteTarget::Blackhole).unwrap();
+    };
+    assert_eq!(left_after(gone), [true; 3]);
+}
+
+#[test]
+fn rows_and_memberships_may_change_in_either_order() {
+    let row = |t: &mut Tables| {
+        t.set_identity(NETWORKS[0], "198.51.100.7/32".parse().unwrap(), IdentityId(9)).unwrap();
+    };
+    let member = |t: &mut Tables| t.set_membership(IdentityId(9), vec![GroupId(1)]).unwrap();
+    let orders: [&[&dyn Fn(&mut Tables)]; 2] = [&[&row, &member], &[&member, &row]];
+    // The flows of the address that gets the identity are decided again, whoever they are with.
+    for order in orders {
+        assert_eq!(left_by(|t| order.iter().for_each(|change| change(t))), [false; 3]);
+    }
+    // An address that loses it and gets it back in one generation has lost nothing of what is noted.
+    let there_and_back = |t: &mut Tables| {
+        let prefix = "198.51.100.0/24".parse().unwrap();
+        t.remove_block(NETWORKS[0], prefix).unwrap();
+        t.set_membership(IdentityId(8), vec![GroupId(1)]).unwrap();
+        t.set_block(NETWORKS[0], prefix, IdentityId(8)).unwrap();
+    };
+    assert_eq!(left_by(there_and_back), [false; 3]);
+}
+
+#[test]
+fn many_changes_that_touch_few_endpoints_touch_no_others() {
+    let (mut tables, to) = grouped();
+    for n in 0..(1 << 18) {
+        let [_, a, b, c] = u32::to_be_bytes(n);
+        if n < 1_000 {
+            let addr = IpAddr::from([20, a, b, c]);
+            tables.set_identity(NETWORKS[0], IpPrefix::host(addr), IdentityId(100 + n)).unwrap();
+            tables.seal(Generation(2));
+        }
+        let groups = if n / 1_000 % 2 == 0 { vec![GroupId(1)] } else { vec![] };
+        tables.set_membership(IdentityId(100 + n % 1_000), groups).unwrap();
+    }
+    tables.seal(Generation(3));
+    assert_eq!(to.map(|rests| tables.unchanged(2, &rests)), [false, true, true]);
 }
 
 #[test]

@@ -123,6 +123,13 @@ pub struct PolicyStatus {
     pub policy: Policy,
     /// Whether the endpoint is there; otherwise the policy waits for it.
     pub present: bool,
+    /// Packets to the endpoint that its policy has forbidden since its port was made, whichever port they came by. Drops count them too,
+    /// where they came in.
+    #[serde(default)]
+    pub denied_ingress: u64,
+    /// The same of packets from the endpoint, and of answers to what it may not send any more.
+    #[serde(default)]
+    pub denied_egress: u64,
 }
 
 #[cfg(test)]

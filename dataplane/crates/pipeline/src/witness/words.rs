@@ -114,13 +114,14 @@ impl Display for Outcome {
             Self::FromNode => f.write_str("from the node itself: its pods' policies are not asked"),
             Self::Unrestricted { endpoint: Some(endpoint) } => write!(f, "nothing restricts {endpoint}"),
             Self::Unrestricted { endpoint: None } => f.write_str("no endpoint of this node: not judged here"),
-            Self::Judged { endpoint, peer, allowed, rule } => {
-                let verdict = if *allowed { "allowed" } else { "denied" };
-                match rule {
-                    Some(rule) => write!(f, "{verdict} by rule {rule} of {endpoint} for identity {peer}"),
-                    None => write!(f, "{verdict}: no rule of {endpoint} matches identity {peer}"),
+            Self::Judged { endpoint, allowed, rule, name } => {
+                f.write_str(if *allowed { "allowed by " } else { "denied by " })?;
+                match name.as_str() {
+                    "" => write!(f, "rule {rule} of {endpoint}"),
+                    name => write!(f, "{name} (rule {rule}) of {endpoint}"),
                 }
             }
+            Self::Unmatched { endpoint, rules, policies } => unmatched(endpoint, *rules, policies, f),
             Self::OtherWay => {
                 f.write_str("it opens no connection: is it the answer of one that may be opened?")
             }
@@ -155,13 +156,31 @@ impl Display for Outcome {
     }
 }
 
+/// Policies that a trace names; there may be hundreds.
+const NAMED: usize = 4;
+
+fn unmatched(endpoint: &str, rules: usize, policies: &[String], f: &mut Formatter<'_>) -> fmt::Result {
+    match rules {
+        0 => return write!(f, "denied: {endpoint} has a policy, and no rule that allows anything"),
+        1 => write!(f, "denied: the one rule of {endpoint} does not match")?,
+        _ => write!(f, "denied: none of the {rules} rules of {endpoint} matches")?,
+    }
+    let Some((first, others)) = policies.split_first() else { return Ok(()) };
+    write!(f, " ({first}")?;
+    others.iter().take(NAMED - 1).try_for_each(|policy| write!(f, ", {policy}"))?;
+    match policies.len().saturating_sub(NAMED) {
+        0 => f.write_str(")"),
+        more => write!(f, " and {more} more)"),
+    }
+}
+
 fn verdict_words(verdict: Verdict, port: &str, f: &mut Formatter<'_>) -> fmt::Result {
     match verdict {
         Verdict::Forward(Output::Port(_)) => write!(f, "forwarded by port {port}"),
         Verdict::Forward(Output::Neighbour { next_hop, .. }) => {
             write!(f, "forwarded by port {port} to {next_hop}")
         }
-        Verdict::Drop(reason) => dropped(reason, f),
+        Verdict::Drop(reason) | Verdict::Denied { reason, .. } => dropped(reason, f),
         Verdict::Consume(reason) => write!(f, "taken by the router as {}", reason.name()),
         Verdict::Hold(_) => f.write_str("it waits for the first fragment of its packet"),
         Verdict::Answer { fate: Fate::Dropped(reason), .. } => {

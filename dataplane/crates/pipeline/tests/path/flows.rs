@@ -7,8 +7,8 @@ use pipeline::{Buffer as _, DropReason, Fate, FlowCounts, GsoKind, Offload, Outp
 use proptest::prelude::*;
 use smoltcp::wire::{IpAddress, TcpPacket, UdpPacket};
 use tables::{
-    Backend, BackendState, Classifier, Endpoint, EndpointId, EndpointKind, Frontend, FrontendKey, IdentityId,
-    Masquerade, NetworkId, Peer, Policy, PortEntry, PortId, PortRole, Rule, RuleVerdict, Tables,
+    Backend, BackendState, Classifier, Endpoint, EndpointId, EndpointKind, Frontend, FrontendKey, GroupId,
+    IdentityId, Masquerade, NetworkId, Peer, Policy, PortEntry, PortId, PortRole, Rule, RuleVerdict, Tables,
 };
 
 use crate::body::{HOST, POD_A, POD_B, UPLINK, mac, port_mac};
@@ -309,39 +309,44 @@ fn pings_go_out_by_identifier() {
     }
 }
 
-fn only_from(identity: u32, ports: Option<(u16, u16)>) -> Option<Arc<Classifier>> {
-    let peer = Peer::Identities(vec![IdentityId(identity)]);
-    let rule = Rule { id: 7, peer, protocol: Some(TCP), ports, verdict: RuleVerdict::Allow };
+/// The only one in the group of its number is the identity of that number.
+fn only_from(group: u32, ports: Option<(u16, u16)>) -> Option<Arc<Classifier>> {
+    let (name, peer) = ("only from".into(), Peer::Groups([GroupId(group)].into()));
+    let rule = Rule { id: 7, name, peer, protocol: Some(TCP), ports, verdict: RuleVerdict::Allow };
     Some(Arc::new(Classifier::new(vec![rule])))
 }
+
+/// What pod B's policy does not let in, whichever way it came by.
+const INTO_B: Verdict = Verdict::Denied { reason: DropReason::PolicyIngress, port: POD_B };
 
 #[test]
 fn a_policy_lets_in_what_it_names_and_answers_pass() {
     let mut bench = Bench::new();
     let name = bench.tables.endpoints().find(|e| e.port == POD_B).unwrap().name.clone();
     bench.change(|tables| {
-        let policy = Policy { ingress: only_from(5, Some((80, 90))), egress: only_from(0, Some((1, 1))) };
+        let policy = Policy { ingress: only_from(5, Some((80, 90))), egress: only_from(99, Some((1, 1))) };
         tables.set_policy(&name, policy).unwrap();
+        tables.set_membership(IdentityId(5), vec![GroupId(5)]).unwrap();
     });
     let syn = |port| frame(POD_A, "10.244.1.2:40000", &format!("10.244.1.3:{port}"), TCP, SYN);
-    assert_eq!(bench.send(POD_A, &syn(80)).0, Verdict::Drop(DropReason::PolicyIngress));
+    assert_eq!(bench.send(POD_A, &syn(80)).0, INTO_B);
     bench.change(|tables| tables.set_identity(NET, "10.244.1.2/32".parse().unwrap(), IdentityId(5)).unwrap());
-    assert_eq!(bench.send(POD_A, &syn(91)).0, Verdict::Drop(DropReason::PolicyIngress));
+    assert_eq!(bench.send(POD_A, &syn(91)).0, INTO_B);
     let (a, b) = ("10.244.1.2:40000", "10.244.1.3:80");
     becomes(&mut bench, POD_A, &syn(80), POD_B, a, b);
     // B may open nothing but answers.
     becomes(&mut bench, POD_B, &frame(POD_B, b, a, TCP, SYN_ACK), POD_A, b, a);
     assert_eq!(
         bench.send(POD_B, &frame(POD_B, "10.244.1.3:555", a, TCP, SYN)).0,
-        Verdict::Drop(DropReason::PolicyEgress)
+        Verdict::Denied { reason: DropReason::PolicyEgress, port: POD_B }
     );
     // The node's own probes are let in.
     let probe = frame(HOST, "10.0.0.10:1234", "10.244.1.3:9999", TCP, SYN);
     becomes(&mut bench, HOST, &probe, POD_B, "10.0.0.10:1234", "10.244.1.3:9999");
     // What is forbidden later ends at once, in both directions.
     bench.change(|tables| tables.set_identity(NET, "10.244.1.2/32".parse().unwrap(), IdentityId(6)).unwrap());
-    assert_eq!(bench.send(POD_B, &frame(POD_B, b, a, TCP, ACK)).0, Verdict::Drop(DropReason::PolicyIngress));
-    assert_eq!(bench.send(POD_A, &frame(POD_A, a, b, TCP, ACK)).0, Verdict::Drop(DropReason::PolicyIngress));
+    assert_eq!(bench.send(POD_B, &frame(POD_B, b, a, TCP, ACK)).0, INTO_B);
+    assert_eq!(bench.send(POD_A, &frame(POD_A, a, b, TCP, ACK)).0, INTO_B);
 }
 
 #[test]
@@ -351,6 +356,7 @@ fn policy_sees_the_backend_and_not_the_service() {
     let name = bench.tables.endpoints().find(|e| e.port == POD_A).unwrap().name.clone();
     bench.change(|tables| {
         tables.set_identity(NET, "10.244.1.3/32".parse().unwrap(), IdentityId(9)).unwrap();
+        tables.set_membership(IdentityId(9), vec![GroupId(9)]).unwrap();
         let policy = Policy { ingress: None, egress: only_from(9, Some((8080, 8080))) };
         tables.set_policy(&name, policy).unwrap();
     });

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use pipeline::{Question, Verdict, trace};
 use proptest::prelude::*;
 use tables::{
-    Backend, BackendState, Classifier, Frontend, FrontendKey, IdentityId, Masquerade, NetworkId, Peer,
-    Policy, PortId, Rule, RuleVerdict,
+    Backend, BackendState, Classifier, Frontend, FrontendKey, GroupId, IdentityId, Masquerade, NetworkId,
+    Peer, Policy, PortId, Rule, RuleVerdict,
 };
 
 use crate::body::{HOST, POD_A, POD_B, UPLINK};
@@ -40,9 +40,10 @@ fn frontend(backends: &[(&str, BackendState)]) -> Frontend {
     }
 }
 
-fn allow(identity: u32, id: u32) -> Option<Arc<Classifier>> {
-    let peer = Peer::Identities(vec![IdentityId(identity)]);
-    let rule = Rule { id, peer, protocol: Some(TCP), ports: Some((8080, 8080)), verdict: RuleVerdict::Allow };
+fn allow(group: u32, id: u32) -> Option<Arc<Classifier>> {
+    let peer = Peer::Groups([GroupId(group)].into());
+    let (name, ports, verdict) = ("shop/web ingress[1]".into(), Some((8080, 8080)), RuleVerdict::Allow);
+    let rule = Rule { id, name, peer, protocol: Some(TCP), ports, verdict };
     Some(Arc::new(Classifier::new(vec![rule])))
 }
 
@@ -57,7 +58,8 @@ fn a_service_among_policies() {
     bench.change(|tables| {
         tables.set_frontend(frontend(&[("10.244.1.3", serving), ("10.244.1.5", draining)])).unwrap();
         tables.set_identity(NET, "10.244.1.2/32".parse().unwrap(), IdentityId(5)).unwrap();
-        let policy = Policy { ingress: allow(5, 7), egress: None };
+        tables.set_membership(IdentityId(5), vec![GroupId(50)]).unwrap();
+        let policy = Policy { ingress: allow(50, 7), egress: None };
         tables.set_policy("endpoint-2", policy).unwrap();
     });
     let asked = question("10.244.1.2", "10.96.0.10", TCP, 80);
@@ -68,7 +70,7 @@ fn a_service_among_policies() {
         "service: shop/front:http: to backend 10.244.1.3:8080, one of 1 that take it (1 do not)",
         "route: 10.244.1.3 by 10.244.1.3/32 (endpoint): endpoint endpoint-2 dev port-2",
         "egress: nothing restricts endpoint-1",
-        "ingress: allowed by rule 7 of endpoint-2 for identity 5",
+        "ingress: allowed by shop/web ingress[1] (rule 7) of endpoint-2",
         "link: 40 bytes to port-2, whose MTU is 1500",
         "masquerade: it keeps its source",
         "translation: from 10.244.1.2:40000 to 10.244.1.3:8080",
@@ -103,7 +105,7 @@ fn a_service_among_policies() {
             "source: the sender may have this MAC and address",
             "service: the connection keeps its backend 10.244.1.3:8080",
             "egress: nothing restricts endpoint-1",
-            "ingress: denied: no rule of endpoint-2 matches identity 5",
+            "ingress: denied: the one rule of endpoint-2 does not match (shop/web)",
             "verdict: dropped as policy-ingress: The receiver's policy does not allow it",
         ]
     );
@@ -259,8 +261,9 @@ fn happen(bench: &mut Bench, event: &Event) {
         Event::Policy(pod, into, out) => bench.change(|tables| {
             let prefix = format!("{}/32", PODS[pod]).parse().unwrap();
             tables.set_identity(NET, prefix, IdentityId(into.unwrap_or(1))).unwrap();
+            (1..4).for_each(|n| tables.set_membership(IdentityId(n), vec![GroupId(n)]).unwrap());
             let name = ["endpoint-1", "endpoint-2", "endpoint-5"][pod];
-            let of = |identity: Option<u32>| identity.and_then(|identity| allow(identity, 3));
+            let of = |group: Option<u32>| group.and_then(|group| allow(group, 3));
             tables.set_policy(name, Policy { ingress: of(into), egress: of(out) }).unwrap();
         }),
         Event::Masquerade(last) => bench.change(|tables| {
