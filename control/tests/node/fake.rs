@@ -12,7 +12,8 @@ use std::thread::JoinHandle;
 use desired::{ROUTER_MAC, Rows, apply};
 use proto::Connection;
 use proto::dataplane::{
-    Hello, PortInfo, PortKind, PortSpec, Request, Response, RouteKey, RouteTarget, Snapshot, Transaction,
+    Hello, Identity, IdentityKey, Membership, PortInfo, PortKind, PortSpec, Request, Response, RouteKey,
+    RouteTarget, Snapshot, Transaction,
 };
 
 static INSTANCES: AtomicU32 = AtomicU32::new(0);
@@ -194,12 +195,15 @@ fn answer(state: &mut State, request: Request, mut fds: Vec<OwnedFd>) -> (Respon
                 .map(|(key, target)| proto::dataplane::Route { key: *key, target: target.clone() })
                 .collect(),
             frontends: state.rows.frontends.values().cloned().collect(),
-            identities: state
-                .rows
-                .identities
-                .iter()
-                .map(|(&key, &identity)| proto::dataplane::Identity { key, identity })
-                .collect(),
+            identities: identities(&state.rows.identities),
+            blocks: identities(&state.rows.blocks),
+            memberships: {
+                let row = |(&identity, groups): (&u32, &std::sync::Arc<[u32]>)| Membership {
+                    identity,
+                    groups: groups.to_vec(),
+                };
+                state.rows.memberships.iter().map(row).collect()
+            },
             policies: state.rows.policies.values().cloned().collect(),
             masquerades: state.rows.masquerades.values().cloned().collect(),
             tunnel_peers: state.rows.tunnel_peers.values().cloned().collect(),
@@ -208,6 +212,10 @@ fn answer(state: &mut State, request: Request, mut fds: Vec<OwnedFd>) -> (Respon
         _ => failed("it has nothing to show"),
     };
     (response, None)
+}
+
+fn identities<'a>(rows: impl IntoIterator<Item = (&'a IdentityKey, &'a u32)>) -> Vec<Identity> {
+    rows.into_iter().map(|(&key, &identity)| Identity { key, identity }).collect()
 }
 
 fn transact(state: &mut State, transaction: &Transaction) -> Response {
