@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use desired::{Uplink, router_way};
+use desired::{ObjectName, Subject, Uplink, router_way};
 use futures_util::TryFutureExt;
 use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use k8s_openapi::jiff::Timestamp;
@@ -109,7 +109,7 @@ impl Report {
             let router = self.router.clone().or_else(by_kernel).filter(|text| !text.is_empty());
             // Who may not write the one may be allowed the other.
             let condition = said.tell_condition(&nodes, &self.node, router, &self.way).await;
-            let events = said.tell_events(&recorder, &self.node, &warnings).await;
+            let events = said.tell_events(&recorder, store, &self.node, &warnings).await;
             let troubles = condition.err().into_iter().chain(events.err());
             let troubles: Vec<_> = troubles.map(|error| format!("telling the cluster: {error}")).collect();
             let failed = !troubles.is_empty();
@@ -174,22 +174,22 @@ impl Said {
     async fn tell_events(
         &mut self,
         recorder: &Recorder,
+        store: &Store,
         node: &str,
-        warnings: &[String],
+        warnings: &[(Subject, String)],
     ) -> Result<(), String> {
-        self.events.retain(|text| warnings.contains(text));
-        // As kubelet's own Events of a node: its name stands for the uid.
-        let regarding = ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Node".to_owned()),
-            name: Some(node.to_owned()),
-            uid: Some(node.to_owned()),
-            ..ObjectReference::default()
-        };
-        for text in warnings {
+        self.events.retain(|text| warnings.iter().any(|(_, own)| own == text));
+        for (subject, text) in warnings {
             if self.events.contains(text) {
                 continue;
             }
+            if let Subject::Service(name) = subject
+                && !store.speaks_for(name)
+            {
+                self.events.insert(text.clone());
+                continue;
+            }
+            let regarding = reference(subject, node);
             let event = Event {
                 type_: EventType::Warning,
                 reason: "PodrouterLeftOut".to_owned(),
@@ -203,6 +203,25 @@ impl Said {
             self.events.insert(text.clone());
         }
         Ok(())
+    }
+}
+
+fn reference(subject: &Subject, node: &str) -> ObjectReference {
+    let of = |version: &str, kind: &str, name: &str| ObjectReference {
+        api_version: Some(version.to_owned()),
+        kind: Some(kind.to_owned()),
+        name: Some(name.to_owned()),
+        ..ObjectReference::default()
+    };
+    let within = |own: &ObjectName, reference| ObjectReference {
+        namespace: Some(own.namespace.to_string()),
+        ..reference
+    };
+    match subject {
+        // As kubelet's own Events of a node: its name stands for the uid.
+        Subject::Node => ObjectReference { uid: Some(node.to_owned()), ..of("v1", "Node", node) },
+        Subject::Service(own) => within(own, of("v1", "Service", &own.name)),
+        Subject::NetworkPolicy(own) => within(own, of("networking.k8s.io/v1", "NetworkPolicy", &own.name)),
     }
 }
 

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use desired::{ClusterView, KernelTunnel, ObjectName, Pod};
+use desired::{ClusterView, KernelTunnel, ObjectName, Pod, Subject};
 use proto::control::{AttachAddresses, EndpointUse, PodName, Status};
 use rustix::event::EventfdFlags;
 use tap::Tap;
@@ -348,15 +348,28 @@ impl Store {
         count(&mut self.lock().counted);
     }
 
-    /// Whether pods can be attached and their traffic is forwarded, and what of this node's own is not honoured.
-    pub(crate) fn standing(&self) -> (bool, Vec<String>) {
+    /// Whether pods can be attached and their traffic is forwarded, and what the cluster is to be told that is not honoured.
+    pub(crate) fn standing(&self) -> (bool, Vec<(Subject, String)>) {
         let plan = self.plan();
-        let own = |plan: &Plan| plan.desired.own_warnings(&self.config.node).map(str::to_owned).collect();
-        let mut warnings: Vec<String> = plan.as_ref().map(own).unwrap_or_default();
+        let told = |plan: &Plan| {
+            plan.desired.told(&self.config.node).map(|(subject, text)| (subject, text.to_owned())).collect()
+        };
+        let mut warnings: Vec<(Subject, String)> = plan.as_ref().map(told).unwrap_or_default();
         let state = self.lock();
         let session = &state.session;
-        warnings.extend(session.failed_ports.iter().map(|(port, why)| format!("port {port}: {why}")));
+        let failed = session.failed_ports.iter();
+        warnings.extend(failed.map(|(port, why)| (Subject::Node, format!("port {port}: {why}"))));
         (session.connected && state.complete, warnings)
+    }
+
+    /// Whether it is this node that speaks for all of what they all see of an object: that whose name goes with its name best.
+    pub(crate) fn speaks_for(&self, object: &ObjectName) -> bool {
+        let view = locked(&self.view);
+        let weight = |node: &&String| {
+            let words = [node.as_str(), &object.namespace, &object.name];
+            proto::fnv1a(words.iter().flat_map(|word| word.bytes().chain([0xff])))
+        };
+        view.nodes.keys().min_by_key(weight).is_none_or(|node| *node == self.config.node)
     }
 
     // Used by the CNI threads.

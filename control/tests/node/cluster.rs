@@ -211,6 +211,25 @@ fn the_cluster_is_told_whether_pods_can_be_here_and_what_is_left_out() {
     assert!(event["note"].as_str().unwrap().contains("10.244.1.0/99"), "{event}");
     assert_eq!((&event["type"], &event["metadata"]["namespace"]), (&json!("Warning"), &json!("default")));
 
+    // What an object asks for that cannot be had is said of that object.
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"type": "ClusterIP", "clusterIPs": ["10.96.0.7"], "externalIPs": ["localhost"],
+            "ports": [{"protocol": "TCP", "port": 80, "targetPort": 80}]},
+    });
+    server.set(service);
+    let about = |kind: &str| {
+        let regards = |event: &serde_json::Value| event["regarding"]["kind"] == kind;
+        events().into_iter().find(regards)
+    };
+    until("an Event of the Service", || about("Service").is_some());
+    let event = about("Service").unwrap();
+    assert_eq!(
+        (&event["regarding"]["name"], &event["metadata"]["namespace"]),
+        (&json!("web"), &json!("shop"))
+    );
+    assert!(event["note"].as_str().unwrap().contains("spec.externalIPs[0] `localhost`"), "{event}");
+
     // Who may not write says so, and goes on.
     server.set_faults(|request| {
         let message = "nodes \"knode1\" is forbidden: cannot patch resource";

@@ -7,6 +7,7 @@ mod cluster;
 mod fake;
 mod faults;
 mod harness;
+mod policies;
 mod requests;
 mod tls;
 

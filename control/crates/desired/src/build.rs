@@ -63,6 +63,17 @@ pub struct Desired {
 /// A set of prefixes; a copy costs nothing.
 pub type Prefixes = OrdSet<IpPrefix>;
 
+/// What a warning that the cluster is told of is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// This node.
+    Node,
+    /// Every node has the same to say.
+    Service(ObjectName),
+    /// Nodes say so that have a pod which it selects.
+    NetworkPolicy(ObjectName),
+}
+
 /// What a warning is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum About {
@@ -220,11 +231,18 @@ impl Desired {
         self.warnings.get(about).into_iter().flatten().map(String::as_str)
     }
 
-    /// Those that are of this node's own making, or about its own Node.
-    pub fn own_warnings(&self, node: &str) -> impl Iterator<Item = &str> {
-        let own = [About::Local, About::Node(node.to_owned())];
-        let warnings = own.into_iter().filter_map(|about| self.warnings.get(&about));
-        warnings.flatten().map(String::as_str)
+    /// Those that this node tells the cluster of, and what each is about: of its own making, about its own Node, or about an object that
+    /// it is to honour.
+    pub fn told(&self, node: &str) -> impl Iterator<Item = (Subject, &str)> {
+        let subject = move |about: &About| match about {
+            About::Local => Some(Subject::Node),
+            About::Node(name) => (name == node).then_some(Subject::Node),
+            About::Service(name) => Some(Subject::Service(name.clone())),
+            About::Policy(name) => Some(Subject::NetworkPolicy(name.clone())),
+            About::Pods => None,
+        };
+        let about = self.warnings.iter().filter_map(move |(about, texts)| Some((subject(about)?, texts)));
+        about.flat_map(|(subject, texts)| texts.iter().map(move |text| (subject.clone(), text.as_str())))
     }
 
     pub(crate) fn warn(&mut self, about: About, text: String) {

@@ -217,6 +217,7 @@ mod tests {
         let rule = (0u32..2, prop::option::of(0u32..2)).prop_map(|(id, peer)| Rule {
             id,
             name: String::new(),
+            says: String::new(),
             peer: peer.map_or(Peer::Any, |one| Peer::Groups { groups: vec![one] }),
             protocol: None,
             ports: None,

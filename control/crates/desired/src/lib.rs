@@ -23,7 +23,7 @@ mod rows;
 mod services;
 mod view;
 
-pub use build::{Desired, Prefixes};
+pub use build::{Desired, Prefixes, Subject};
 pub use by_kernel::{ByKernel, End, KernelTunnel, Way};
 pub use diff::diff;
 pub use host_ports::HostPort;

@@ -396,8 +396,9 @@ impl Rule<u32> {
             None => rows::Peer::Any,
             Some(groups) => rows::Peer::Groups { groups: groups.clone() },
         };
-        let (name, protocol, verdict) = (self.name.clone(), self.protocol, RuleVerdict::Allow);
-        Some(rows::Rule { id: 0, name, peer, protocol, ports, verdict })
+        let (name, says) = (self.name.clone(), self.says.clone());
+        let (protocol, verdict) = (self.protocol, RuleVerdict::Allow);
+        Some(rows::Rule { id: 0, name, says, peer, protocol, ports, verdict })
     }
 }
 

@@ -493,3 +493,203 @@ proptest! {
         }
     }
 }
+
+/// A pod in `shop` on this node, and one policy that selects it.
+fn alone(policy: NetworkPolicy) -> (ClusterView, Local) {
+    let mut view = ClusterView::default();
+    let ports = [
+        NamedPort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 },
+        NamedPort { name: "http".into(), protocol: Protocol::Udp, port: 53 },
+    ];
+    let web = Pod { named_ports: ports.into(), ..pod(NODE, labels(&[("app", "web")]), &[]) };
+    view.pods.insert(name("shop", "web"), web);
+    view.policies.insert(name("shop", "p"), policy);
+    let mut local = local();
+    local.attachments.push(attachment("p0", attached(name("shop", "web")), &["10.1.0.2"]));
+    (view, local)
+}
+
+fn port(port: Option<PortMatch>) -> PolicyPort {
+    PolicyPort { protocol: Protocol::Tcp, port }
+}
+
+fn block(cidr: &str, except: &[&str]) -> PolicyPeer {
+    PolicyPeer::Block { cidr: cidr.into(), except: except.iter().map(|text| (*text).into()).collect() }
+}
+
+/// As `podrouter show policies` has them.
+fn shown(desired: &Desired) -> Vec<String> {
+    let rows = desired.rows.policies.values();
+    let direction = |name: &str, rules: &Option<Vec<rows::Rule>>| {
+        let rules: Vec<String> =
+            rules.iter().flatten().map(|rule| format!("{name} {}: {rule}", rule.name)).collect();
+        rules
+    };
+    rows.flat_map(|row| [direction("in", &row.ingress), direction("out", &row.egress)].concat()).collect()
+}
+
+#[test]
+fn a_policy_in_words() {
+    let selector = |own: &[(&str, &str)]| Selector { labels: labels(own), expressions: vec![] };
+    let pods = |namespaces: Option<Selector>, pods: Option<Selector>| PolicyPeer::Pods { namespaces, pods };
+    let policy = NetworkPolicy {
+        pods: app("web"),
+        ingress: Some(vec![
+            PolicyRule {
+                peers: vec![
+                    pods(None, Some(app("front"))),
+                    pods(Some(selector(&[("team", "a")])), None),
+                    block("10.0.0.0/8", &["10.1.0.0/16", "10.2.0.0/16"]),
+                ],
+                ports: vec![port(Some(PortMatch::Named("http".into()))), port(Some(PortMatch::Range(1, 9)))],
+            },
+            PolicyRule { peers: vec![pods(Some(Selector::default()), None)], ports: vec![] },
+            PolicyRule { peers: vec![], ports: vec![port(Some(PortMatch::Named("none".into())))] },
+        ]),
+        egress: Some(vec![PolicyRule::default()]),
+    };
+    let (view, local) = alone(policy);
+    let desired = Desired::build(&view, &local);
+    let peers =
+        "pods app=front of shop; pods of namespaces team=a; 10.0.0.0/8 except 10.1.0.0/16, 10.2.0.0/16";
+    let expected = [
+        format!("in shop/p ingress[0]: allow tcp 8080 for {peers}"),
+        format!("in shop/p ingress[0]: allow tcp 1-9 for {peers}"),
+        "in shop/p ingress[1]: allow anything for pods of all namespaces".to_owned(),
+        "out shop/p egress[0]: allow anything for anyone".to_owned(),
+    ];
+    assert_eq!(shown(&desired), expected);
+    assert_eq!(warnings(&desired), Vec::<&str>::new());
+}
+
+/// What of a policy cannot be honoured allows nothing, and is named; the rest of it is in force.
+#[test]
+fn what_is_not_known_of_a_policy_opens_nothing() {
+    let odd =
+        |key: &str| Expression { key: key.into(), operator: Operator::Other("Like".into()), values: vec![] };
+    let by = |expression| Selector { labels: Labels::default(), expressions: vec![expression] };
+    let peers = |peers: Vec<PolicyPeer>| PolicyRule { peers, ports: vec![] };
+    let policy = NetworkPolicy {
+        pods: by(odd("a")),
+        ingress: Some(vec![
+            peers(vec![block("10.0.0.0/40", &[]), block("10.0.0.0/8", &["10.1.0"])]),
+            peers(vec![PolicyPeer::Pods { namespaces: Some(by(odd("b"))), pods: Some(by(odd("c"))) }]),
+            PolicyRule {
+                peers: vec![],
+                ports: vec![PolicyPort { protocol: Protocol::Other("QUIC".into()), port: None }],
+            },
+            // Host bits are the API's to warn of.
+            peers(vec![block("192.0.2.7/24", &["192.0.2.65/26", "fd00::/16"])]),
+        ]),
+        egress: Some(vec![PolicyRule {
+            peers: vec![block("10.0.0.0/8", &[])],
+            ports: vec![port(Some(PortMatch::Named("http".into())))],
+        }]),
+    };
+    let (view, local) = alone(policy);
+    let desired = Desired::build(&view, &local);
+    assert_eq!(
+        shown(&desired),
+        [
+            "in shop/p ingress[1]: allow anything for pods c Like () of namespaces b Like ()",
+            "in shop/p ingress[3]: allow anything for 192.0.2.0/24 except 192.0.2.64/26",
+        ]
+    );
+    let row = &desired.rows.policies["shop/web@p0"];
+    assert_eq!(row.egress, Some(vec![]));
+    // Nobody is in the group of the second rule.
+    assert_eq!((desired.rows.memberships.len(), desired.rows.identities.len()), (1, 0));
+    let said = warnings(&desired);
+    for (text, expected) in said.iter().zip([
+        "spec.podSelector: matchExpressions: operator `Like` of key `a` is not known; taken to select, so that it closes",
+        "spec.ingress[0].from[0].ipBlock.cidr `10.0.0.0/40`: ",
+        "spec.ingress[0].from[1].ipBlock.except[0] `10.1.0`: ",
+        "spec.ingress[1].from[0].namespaceSelector: matchExpressions: operator `Like` of key `b` is not known; it selects nobody",
+        "spec.ingress[1].from[0].podSelector: matchExpressions: operator `Like` of key `c` is not known; it selects nobody",
+        "spec.ingress[2].ports[0].protocol `QUIC` is not known; left out",
+        "spec.egress[0].ports[0]: port `http` is a name, which an ipBlock gives no number to; left out for the ipBlocks",
+    ]) {
+        assert!(text.starts_with(&format!("NetworkPolicy shop/p: {expected}")), "{text}\n{expected}");
+    }
+    assert_eq!(said.len(), 7, "{said:#?}");
+    assert!(desired.told(NODE).any(|(about, _)| about == desired::Subject::NetworkPolicy(name("shop", "p"))));
+}
+
+/// A pod elsewhere that no rule here speaks of is nothing to this data plane; one of a kind that is known is one row.
+#[test]
+fn only_what_concerns_this_node_reaches_its_data_plane() {
+    let from = |selector: Selector| NetworkPolicy {
+        pods: app("web"),
+        ingress: Some(vec![PolicyRule {
+            peers: vec![PolicyPeer::Pods { namespaces: None, pods: Some(selector) }],
+            ports: vec![],
+        }]),
+        egress: None,
+    };
+    let (mut view, local) = alone(from(app("front")));
+    let mut desired = Desired::build(&view, &local);
+    let mut go = |view: &mut ClusterView, step: &dyn Fn(&mut ClusterView)| {
+        let before = view.clone();
+        step(view);
+        let next = desired.next((&before, &local), view, &local);
+        let ops = diff(&desired.rows, &next.rows);
+        desired = next;
+        ops.iter().map(|op| serde_name(op)).collect::<Vec<_>>()
+    };
+    let other = |n: u8, own: &str| {
+        let address = format!("10.2.0.{n}");
+        (name("shop", &format!("other{n}")), pod("n2", labels(&[("app", own)]), &[&address]))
+    };
+    let mut add = |view: &mut ClusterView, n: u8, own: &str| {
+        go(view, &|view| drop(view.other_pods.insert(other(n, own).0, other(n, own).1)))
+    };
+    assert_eq!(add(&mut view, 1, "back"), Vec::<String>::new());
+    assert_eq!(add(&mut view, 2, "front"), ["SetMemberships", "SetIdentities"]);
+    assert_eq!(add(&mut view, 3, "front"), ["SetIdentities"]);
+    // It has other labels: another identity.
+    assert_eq!(add(&mut view, 3, "back"), ["RemoveIdentities"]);
+    let mut policy = |view: &mut ClusterView, namespace: &str, own: Option<NetworkPolicy>| {
+        let at = name(namespace, "q");
+        go(view, &|view| match own.clone() {
+            Some(own) => drop(view.policies.insert(at.clone(), own)),
+            None => drop(view.policies.remove(&at)),
+        })
+    };
+    // One that selects nobody here.
+    assert_eq!(policy(&mut view, "elsewhere", Some(from(app("back")))), Vec::<String>::new());
+    // Two pods, one kind.
+    assert_eq!(
+        policy(&mut view, "shop", Some(from(app("back")))),
+        ["SetMemberships", "SetIdentities", "SetPolicies"]
+    );
+    assert_eq!(policy(&mut view, "shop", None), ["RemoveIdentities", "RemoveMemberships", "SetPolicies"]);
+}
+
+fn serde_name(op: &rows::Op) -> String {
+    format!("{op:?}").split([' ', '{']).next().unwrap_or_default().to_owned()
+}
+
+/// Until the cluster has the pod, and when it has it no more, it is what it was when it was attached.
+#[test]
+fn a_pod_that_the_cluster_does_not_have_keeps_its_policies() {
+    let deny = NetworkPolicy { pods: app("web"), ingress: Some(vec![]), egress: None };
+    let (mut view, mut local) = alone(deny);
+    let known = view.pods.remove(&name("shop", "web")).unwrap();
+    let closed = |view: &ClusterView, local: &Local| {
+        Desired::build(view, local).rows.policies.contains_key("shop/web@p0")
+    };
+    assert!(!closed(&view, &local), "with no labels it is not meant");
+    let pod = AttachedPod {
+        uid: 7,
+        labels: labels(&[("app", "web")]),
+        ..local.attachments[0].pod.clone().unwrap()
+    };
+    local.attachments[0].pod = Some(pod);
+    assert!(closed(&view, &local));
+    // Another pod of its name is not it.
+    view.pods.insert(name("shop", "web"), Pod { uid: 8, labels: labels(&[("app", "db")]), ..known.clone() });
+    assert!(closed(&view, &local));
+    // And this is it, with other labels than it had.
+    view.pods.insert(name("shop", "web"), Pod { uid: 7, labels: labels(&[("app", "db")]), ..known });
+    assert!(!closed(&view, &local));
+}

@@ -132,7 +132,8 @@ fn policy() -> Policy {
     let known = Peer::Groups { groups: vec![3, 7] };
     let rule = |id, peer, protocol, ports, verdict| {
         let name = if id == 3 { String::new() } else { format!("shop/allow-dns ingress[{id}]") };
-        Rule { id, name, peer, protocol, ports, verdict }
+        let says = if peer == Peer::Any { String::new() } else { "pods app=front of shop".to_owned() };
+        Rule { id, name, says, peer, protocol, ports, verdict }
     };
     Policy {
         endpoint: "shop/front".into(),

@@ -4,6 +4,7 @@
 //! those are its *class*.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -47,6 +48,15 @@ impl Block {
     /// Whether all of a range is in it.
     fn has(&self, range: IpPrefix) -> bool {
         holds(self.cidr, range) && !self.except.iter().any(|own| holds(*own, range))
+    }
+}
+
+impl fmt::Display for Block {
+    /// As `10.0.0.0/8 except 10.1.0.0/16`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let except: Vec<String> = self.except.iter().map(ToString::to_string).collect();
+        let word = if except.is_empty() { "" } else { " except " };
+        write!(f, "{}{word}{}", self.cidr, except.join(", "))
     }
 }
 

@@ -45,6 +45,8 @@ pub(crate) struct Rule<P> {
     pub(crate) name: String,
     /// `None`: anybody.
     pub(crate) peers: Option<Vec<P>>,
+    /// The same in words.
+    pub(crate) says: String,
     pub(crate) protocol: Option<Number>,
     pub(crate) ports: Ports,
 }
@@ -106,6 +108,7 @@ impl Words {
         });
         let of = |peers: &Option<Vec<Peer>>, protocol, ports| Rule {
             name: name.clone(),
+            says: peers.as_deref().map(said).unwrap_or_default(),
             peers: peers.clone(),
             protocol,
             ports,
@@ -209,18 +212,33 @@ impl Words {
 
     pub(crate) fn compiled(self, number: impl Fn(&Peer) -> Option<u32>) -> Compiled {
         let peers = self.peers();
-        let rule = |Rule { name, peers, protocol, ports }: Rule<Peer>| {
+        let rule = |Rule { name, peers, says, protocol, ports }: Rule<Peer>| {
             let numbers = |peers: Vec<Peer>| {
                 let mut numbers: Vec<u32> = peers.iter().filter_map(&number).collect();
                 numbers.sort_unstable();
                 numbers.dedup();
                 numbers
             };
-            Rule { name, peers: peers.map(numbers), protocol, ports }
+            Rule { name, peers: peers.map(numbers), says, protocol, ports }
         };
         let rules = |rules: Option<Vec<_>>| rules.map(|rules| rules.into_iter().map(rule).collect());
         Compiled { ingress: rules(self.ingress), egress: rules(self.egress), named: self.named, peers }
     }
+}
+
+/// So many in words, and how many more there are.
+const SAID: usize = 8;
+
+fn said(peers: &[Peer]) -> String {
+    let words = |peer: &Peer| match peer {
+        Peer::Pods(group) => group.to_string(),
+        Peer::Block(block) => block.to_string(),
+    };
+    let mut all: Vec<String> = peers.iter().take(SAID).map(words).collect();
+    if peers.len() > SAID {
+        all.push(format!("{} more", peers.len() - SAID));
+    }
+    all.join("; ")
 }
 
 fn unknown(Expression { key, operator, .. }: &Expression) -> String {

@@ -4,6 +4,7 @@
 //! is told of each kind that is in it, not of each pod.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -86,6 +87,25 @@ impl Group {
             kind.port(name, protocol).is_some_and(|own| own == *number)
         };
         kind.is_selected_by(&self.pods, false) && self.port.as_ref().is_none_or(port)
+    }
+}
+
+impl fmt::Display for Group {
+    /// As `pods app=db of shop`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("pods")?;
+        if self.pods != Selector::default() {
+            write!(f, " {}", self.pods)?;
+        }
+        match &self.namespaces {
+            Namespaces::One(own) => write!(f, " of {own}")?,
+            Namespaces::Selected(all) if *all == Selector::default() => f.write_str(" of all namespaces")?,
+            Namespaces::Selected(own) => write!(f, " of namespaces {own}")?,
+        }
+        match &self.port {
+            Some((name, _, number)) => write!(f, " whose port {name} is {number}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -61,6 +61,9 @@ pub struct Rule {
     /// What people call it: the policy, and where in it the rule is.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
+    /// Whom it speaks of, in words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub says: String,
     pub peer: Peer,
     /// `None` is any.
     #[serde(default, with = "text::option")]
@@ -86,6 +89,7 @@ impl fmt::Display for Rule {
         }
         match &self.peer {
             Peer::Any => f.write_str(" for anyone"),
+            Peer::Groups { .. } if !self.says.is_empty() => write!(f, " for {}", self.says),
             Peer::Groups { groups } => match groups.as_slice() {
                 [] => f.write_str(" for no one"),
                 [one] => write!(f, " for group {one}"),
@@ -142,13 +146,26 @@ mod tests {
             let ports = ports.map(|(first, last)| PortRange { first, last });
             let peer = Peer::Groups { groups: groups.to_vec() };
             let (protocol, verdict) = (protocol.map(Protocol), RuleVerdict::Allow);
-            Rule { id: 1, name: String::new(), peer, protocol, ports, verdict }.to_string()
+            Rule { id: 1, name: String::new(), says: String::new(), peer, protocol, ports, verdict }
+                .to_string()
         };
         assert_eq!(words(&[7, 9], Some(6), Some((80, 90))), "allow tcp 80-90 for groups 7, 9");
         assert_eq!(words(&[1], None, Some((53, 53))), "allow ports 53 for group 1");
         assert_eq!(words(&[], Some(1), None), "allow icmp for no one");
+        let (peer, says) = (Peer::Groups { groups: vec![7] }, "pods app=front of shop".to_owned());
+        let (name, verdict) = (String::new(), RuleVerdict::Allow);
+        let said = Rule { id: 1, name, says, peer, protocol: Some(Protocol(6)), ports: None, verdict };
+        assert_eq!(said.to_string(), "allow tcp for pods app=front of shop");
         let (peer, verdict) = (Peer::Any, RuleVerdict::Deny);
-        let all = Rule { id: 1, name: String::new(), peer, protocol: None, ports: None, verdict };
+        let all = Rule {
+            id: 1,
+            name: String::new(),
+            says: String::new(),
+            peer,
+            protocol: None,
+            ports: None,
+            verdict,
+        };
         assert_eq!(all.to_string(), "deny anything for anyone");
     }
 }
