@@ -1,15 +1,17 @@
-//! What control does in a cluster of 5,000 nodes, and in one of 20,000 Services with 200,000 endpoints: rows from the whole view, once, and for each change rows from the rows before
-//! and the operations between, which bounds how fast a change can be in force.
+//! What control does in a cluster of 5,000 nodes, in one of 20,000 Services with 200,000 endpoints, and in one of 10,000 NetworkPolicies
+//! and 150,000 pods: rows from the whole view, once, and for each change rows from the rows before and the operations between, which bounds how fast a change can be in force.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use desired::{
-    ClusterView, Desired, EndpointSlice, Local, Node, NodeAddress, ObjectName, Protocol, Service,
-    ServicePort, SliceEndpoint, SlicePort, Uplink, diff,
+    AttachedPod, Attachment, ClusterView, Desired, EndpointSlice, Labels, Local, Namespace, NetworkPolicy,
+    Node, NodeAddress, ObjectName, Pod, PolicyPeer, PolicyPort, PolicyRule, PortMatch, Protocol, Selector,
+    Service, ServicePort, SliceEndpoint, SlicePort, Uplink, diff,
 };
-use proto::dataplane::{Ethdev, InterfaceAddress, Router};
+use proto::dataplane::{Ethdev, InterfaceAddress, Limits, PortKind, Router};
+use wire::MacAddr;
 
 const NODES: u16 = 5_000;
 
@@ -142,5 +144,114 @@ fn services(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, nodes, services);
+/// Policies of so many namespaces, each with four that select the pods of one of its apps, and peers of all sorts.
+const NAMESPACES: u32 = 2_500;
+const PODS: u32 = 150_000;
+/// Kinds of pods, which come to as many identities.
+const KINDS: u32 = 5_000;
+/// This node's.
+const HERE: u32 = 250;
+
+fn namespace(n: u32) -> std::sync::Arc<str> {
+    format!("namespace-{}", n % NAMESPACES).into()
+}
+
+/// Of namespace and app by its number, as pods of one template are.
+fn traits(n: u32) -> (ObjectName, Labels) {
+    let kind = n % KINDS;
+    let labels = [("app", format!("app-{}", kind / NAMESPACES)), ("team", format!("team-{}", kind % 100))];
+    (ObjectName { namespace: namespace(kind), name: format!("pod-{n}").into() }, labels.into_iter().collect())
+}
+
+fn pod(n: u32) -> (ObjectName, Pod) {
+    let (name, labels) = traits(n);
+    let [_, a, b, c] = n.to_be_bytes();
+    let pod_ips = [format!("10.{}.{b}.{c}", 128 + a).as_str().into()].into();
+    (name, Pod { node: "node-00002".into(), labels, pod_ips, ..Pod::default() })
+}
+
+fn policy(n: u32) -> (ObjectName, NetworkPolicy) {
+    let by = |key: &str, value: String| Selector {
+        labels: [(key, value)].into_iter().collect(),
+        expressions: vec![],
+    };
+    let apps = |app: u32| Some(by("app", format!("app-{app}")));
+    let port = |port| PolicyPort { protocol: Protocol::Tcp, port: Some(PortMatch::Range(port, port)) };
+    let peers = vec![
+        PolicyPeer::Pods { namespaces: None, pods: apps(n % 2) },
+        PolicyPeer::Pods { namespaces: Some(by("team", format!("team-{}", n % 100))), pods: apps(1) },
+        PolicyPeer::Block { cidr: format!("172.{}.0.0/16", n % 256).into(), except: vec![] },
+    ];
+    let rule = PolicyRule { peers, ports: vec![port(80), port(443)] };
+    let name = ObjectName { namespace: namespace(n), name: format!("policy-{n}").into() };
+    (name, NetworkPolicy { pods: Selector::default(), ingress: Some(vec![rule]), egress: None })
+}
+
+fn policies(c: &mut Criterion) {
+    let attachment = |n: u32| {
+        let (name, labels) = traits(n * 37);
+        let [_, _, b, c] = n.to_be_bytes();
+        Attachment {
+            port: format!("p{n}"),
+            endpoint: format!("{name}@p{n}"),
+            pod: Some(AttachedPod { name, labels, ..AttachedPod::default() }),
+            kind: PortKind::Tap,
+            mac: MacAddr([2; 6]),
+            mtu: 1500,
+            network: 0,
+            addresses: vec![Ipv4Addr::new(10, 0, b, c).into()],
+            routes: vec![],
+            host_ports: vec![],
+            limits: Limits::default(),
+        }
+    };
+    let labels = |n: u32| [("team", format!("team-{}", n % 100))].into_iter().collect();
+    let mut view = ClusterView {
+        namespaces: (0..NAMESPACES)
+            .map(|n| (namespace(n).to_string(), Namespace { labels: labels(n) }))
+            .collect(),
+        other_pods: (0..PODS).map(pod).collect(),
+        policies: (0..10_000).map(policy).collect(),
+        ..ClusterView::default()
+    };
+    let local = Local { attachments: (1..=HERE).map(attachment).collect(), ..local() };
+    let before = Desired::build(&view, &local);
+    assert!(before.rows.policies.len() == HERE as usize, "{}", before.rows.policies.len());
+    let mut group = c.benchmark_group("desired/10000-policies");
+    group.sample_size(10);
+    group.bench_function("build", |b| b.iter(|| Desired::build(black_box(&view), black_box(&local))));
+    let mut step = |what: &str, view: &ClusterView, changed: &ClusterView, ops: usize| {
+        let next = before.next((view, &local), changed, &local);
+        assert_eq!(diff(&before.rows, &next.rows).len(), ops, "{what}");
+        group.bench_function(what, |b| {
+            b.iter(|| black_box(&before).next((black_box(view), &local), black_box(changed), &local));
+        });
+    };
+    let old_view = view.clone();
+    let mut changed = |what: &str, ops, change: &dyn Fn(&mut ClusterView)| {
+        change(&mut view);
+        step(what, &old_view, &view, ops);
+        view.clone_from(&old_view);
+    };
+    // Of the namespaces that have a pod here; all of those have policies in force.
+    let (name, own) = pod(PODS + 37 + NAMESPACES);
+    changed("next-by-one-pod", 1, &|view| drop(view.other_pods.insert(name.clone(), own.clone())));
+    let labels: Labels =
+        [("app", "app-1"), ("team", "team-1"), ("pod-template-hash", "x")].into_iter().collect();
+    let other = Pod { labels, ..own.clone() };
+    changed("next-by-one-label-set", 2, &|view| drop(view.other_pods.insert(name.clone(), other.clone())));
+    let (name, own) = policy(37);
+    let mut more = own.clone();
+    let by = Selector {
+        labels: [("app", "app-0"), ("team", "team-7")].into_iter().collect(),
+        expressions: vec![],
+    };
+    if let Some(rule) = more.ingress.as_mut().and_then(|rules| rules.first_mut()) {
+        rule.peers.push(PolicyPeer::Pods { namespaces: Some(Selector::default()), pods: Some(by) });
+    }
+    changed("next-by-one-policy", 3, &|view| drop(view.policies.insert(name.clone(), more.clone())));
+    group.finish();
+}
+
+criterion_group!(benches, nodes, services, policies);
 criterion_main!(benches);

@@ -1,0 +1,127 @@
+//! What is told of the cluster and of this node's standing in it.
+
+use std::time::Instant;
+
+use desired::{ClusterView, ObjectName, Pod, Subject};
+use proto::control::{EndpointUse, PodName, Status};
+
+use super::{Plan, Store, locked};
+
+impl Store {
+    /// Whether pods can be attached and their traffic is forwarded, and what the cluster is to be told that is not honoured.
+    pub(crate) fn standing(&self) -> (bool, Vec<(Subject, String)>) {
+        let plan = self.plan();
+        let told = |plan: &Plan| {
+            plan.desired.told(&self.config.node).map(|(subject, text)| (subject, text.to_owned())).collect()
+        };
+        let mut warnings: Vec<(Subject, String)> = plan.as_ref().map(told).unwrap_or_default();
+        let state = self.lock();
+        let session = &state.session;
+        let failed = session.failed_ports.iter();
+        warnings.extend(failed.map(|(port, why)| (Subject::Node, format!("port {port}: {why}"))));
+        (session.connected && state.complete, warnings)
+    }
+
+    /// Whether it is this node that speaks for all of what they all see of an object: that whose name goes with its name best.
+    pub(crate) fn speaks_for(&self, object: &ObjectName) -> bool {
+        let view = locked(&self.view);
+        let weight = |node: &&String| {
+            let words = [node.as_str(), &object.namespace, &object.name];
+            proto::fnv1a(words.iter().flat_map(|word| word.bytes().chain([0xff])))
+        };
+        view.nodes.keys().min_by_key(weight).is_none_or(|node| *node == self.config.node)
+    }
+
+    /// What each endpoint of a Service is used for, and why; `None`: there is no such Service, or nothing was read yet.
+    pub(crate) fn explain(&self, namespace: &str, service: &str) -> Option<(Vec<String>, Vec<EndpointUse>)> {
+        let name = ObjectName { namespace: namespace.into(), name: service.into() };
+        let plan = self.plan()?;
+        let view = locked(&self.view).clone();
+        plan.desired.explain(&name, &view, &self.config.node)
+    }
+
+    /// The pod that a runtime speaks of, as the cluster has it; `None`: it has none. Where the watch is late, or has one of that name from
+    /// before, the API server is asked.
+    ///
+    /// # Errors
+    /// Why the server did not say.
+    pub(crate) fn pod(&self, name: &PodName) -> Result<Option<Pod>, String> {
+        let is_meant =
+            |pod: &Pod| name.uid.as_deref().is_none_or(|uid| pod.uid == 0 || desired::uid(uid) == pod.uid);
+        let key = ObjectName { namespace: name.namespace.as_str().into(), name: name.name.as_str().into() };
+        let known = locked(&self.view).pods.get(&key).cloned();
+        match (known.filter(is_meant), &self.ask) {
+            (Some(pod), _) => Ok(Some(pod)),
+            (None, Some(ask)) => Ok(ask.pod(&name.namespace, &name.name)?.filter(is_meant)),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Whether a pod of the namespace that nobody knows may be one that a NetworkPolicy is for. Of a directory of manifests all is known that
+    /// there is.
+    pub(crate) fn may_be_policed(&self, namespace: &str) -> bool {
+        let has = |view: &ClusterView| view.policies.keys().any(|name| *name.namespace == *namespace);
+        self.ask.is_some() && (self.lock().policies_wait || has(&locked(&self.view)))
+    }
+
+    /// Whether NetworkPolicies are known that cannot be in force yet.
+    pub(crate) fn policies_wait(&self) -> bool {
+        self.lock().policies_wait
+    }
+
+    /// Why no pod can be attached now.
+    fn unready(&self, plan: Option<&Plan>) -> Option<String> {
+        if let Some(trouble) = self.trouble() {
+            return Some(trouble);
+        }
+        let plan = plan?;
+        let cidrs = &plan.desired.own_cidrs;
+        if cidrs.is_empty() {
+            return Some(format!("Node {} has no usable spec.podCIDRs", self.config.node));
+        }
+        let reserved = self.reserved(plan);
+        self.lock().ipam(0).exhausted(cidrs, &reserved, Instant::now()).map(|error| error.to_string())
+    }
+
+    /// Control's half of `podrouter status`.
+    pub(crate) fn status(&self) -> Status {
+        let plan = self.plan();
+        // Until everything is known, parts of it would only mislead.
+        let view = plan.as_ref().map(|_| locked(&self.view).clone()).unwrap_or_default();
+        let unready = self.unready(plan.as_ref());
+        let state = self.lock();
+        let session = &state.session;
+        let mut warnings: Vec<String> = state.warnings.values().flatten().cloned().collect();
+        warnings.extend(plan.iter().flat_map(|plan| plan.desired.warnings().map(str::to_owned)));
+        if !session.connected {
+            warnings.push(format!(
+                "the data plane is away: {}; nothing can be attached or changed until it is back: is \
+                 podrouter-dataplane running, and is --dataplane its --socket?",
+                session.trouble
+            ));
+        }
+        warnings.extend(
+            session.refused.iter().map(|why| format!("the data plane refused the newest rows: {why}")),
+        );
+        warnings.extend(session.failed_ports.iter().map(|(port, why)| format!("port {port}: {why}")));
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            node: self.config.node.clone(),
+            source: self.source.clone(),
+            synced: state.complete,
+            connected: session.connected,
+            unready,
+            committed: session.committed,
+            nodes: count(view.nodes.len()),
+            pods: count(view.pods.len() + view.other_pods.len()),
+            namespaces: count(view.namespaces.len()),
+            services: count(view.services.len()),
+            endpoint_slices: count(view.endpoint_slices.len()),
+            policies: count(view.policies.len()),
+            attachments: count(state.attachments.len()),
+            warnings,
+        }
+    }
+}
