@@ -210,6 +210,8 @@ fn flow(port: u16) -> FlowStatus {
         reply: None,
         egress_rule: None,
         ingress_rule: None,
+        egress_rule_name: None,
+        ingress_rule_name: None,
     }
 }
 
@@ -497,19 +499,19 @@ fn policies_and_their_rules_in_words() {
     assert_eq!(
         ask(&[]),
         [
-            "shop/front present ingress 2",
-            "shop/front present egress open",
-            "shop/gone awaited ingress open",
-            "shop/gone awaited egress 0",
+            "shop/front present ingress 2 4096",
+            "shop/front present egress open -",
+            "shop/gone awaited ingress open -",
+            "shop/gone awaited egress 0 0",
         ]
     );
     assert_eq!(
         ask(&["shop/front"]),
         [
-            "shop/front ingress 1 allow tcp 80-90 for identities 7, 9",
-            "shop/front ingress 2 deny tcp for anyone",
-            "shop/front ingress - deny what no rule matches",
-            "shop/front egress - allow anything",
+            "shop/front ingress 1 shop/web ingress[1] allow tcp 80-90 for groups 7, 9",
+            "shop/front ingress 2 - deny tcp for anyone",
+            "shop/front ingress - - deny what no rule matches; 4096 packets are denied so far",
+            "shop/front egress - - allow anything",
         ]
     );
     node.run(&["show", "policy", "shop/back"]).fails(exit::FAILURE, &["`shop/back`", "nothing restricts it"]);

@@ -250,8 +250,8 @@ impl Worker {
                 self.discard(packet);
             }
             Verdict::Denied { reason, port } => {
-                counters.drop_rx(packet.in_port, reason);
                 counters.deny(port, reason);
+                counters.drop_rx(packet.in_port, reason);
                 self.discard(packet);
             }
             Verdict::Hold(ticket) => self.hold(packet, ticket),

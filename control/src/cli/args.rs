@@ -264,10 +264,11 @@ pub(crate) enum Show {
         #[arg(value_name = "NAMESPACE/NAME", value_parser = service)]
         service: (String, String),
     },
-    /// Policies: how many rules each endpoint has in each direction; of one endpoint, the rules.
+    /// Policies: how many rules each endpoint has in each direction, and how many packets they have denied; of one endpoint, the rules.
     ///
-    /// The first rule that matches decides, and where none does the packet is dropped. A direction without a policy is
-    /// open. A policy may wait for its endpoint.
+    /// The first rule that matches decides, and where none does the packet is dropped: by the port that it came by, as policy-ingress or
+    /// policy-egress, and in DENIED at the endpoint whose policy it is. A direction without a policy is open. A policy may wait for
+    /// its endpoint.
     #[command(visible_alias = "policy")]
     Policies {
         /// The rules of the endpoint of this name, in words; it is a failure if it has no policy.

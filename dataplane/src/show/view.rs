@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use flow::{AFFINITY, Action, Flows, Row, Seconds, State, Tuple};
 use pipeline::{Adjacencies, Fate, Ground, Outcome, Output, Question, Verdict};
 use proto::dataplane as rows;
-use tables::{NetworkId, PortId, Tables};
+use tables::{Classifier, NetworkId, Policy, PortId, Tables, Target};
 use wire::IpPrefix;
 
 use crate::clock;
@@ -70,6 +70,16 @@ impl View {
             false => *egress,
         };
         let rule = |number: u32| (is_flow && number != 0).then_some(number);
+        // Policies are about the client as it is, and the destination that was chosen; the names are those that the rules have now.
+        let policy = |addr| policy_of(&self.tables, NetworkId(forward.network), addr);
+        let named = |rules: Option<&Arc<Classifier>>, number: u32| {
+            let rules = rule(number).and(rules)?.rules();
+            let name = rules.iter().find(|own| own.id == number).map(|own| own.name.to_string());
+            name.filter(|name| !name.is_empty())
+        };
+        let egress_rule_name = policy(forward.src).and_then(|policy| named(policy.egress.as_ref(), *egress));
+        let ingress_rule_name =
+            policy(ends.destination.ip()).and_then(|policy| named(policy.ingress.as_ref(), *ingress));
         rows::FlowStatus {
             network: forward.network,
             protocol: rows::Protocol(protocol_of(row)),
@@ -87,6 +97,8 @@ impl View {
             reply: self.way(actions[1]),
             egress_rule: rule(*egress),
             ingress_rule: rule(*ingress),
+            egress_rule_name,
+            ingress_rule_name,
         }
     }
 
@@ -169,6 +181,16 @@ impl View {
 
     fn port_name(&self, id: u16) -> String {
         self.tables.port(PortId(id)).map_or_else(|| format!("#{id}"), |port| port.name.clone())
+    }
+}
+
+/// The policy of the endpoint of this node that has the address.
+fn policy_of(tables: &Tables, network: NetworkId, addr: IpAddr) -> Option<&Policy> {
+    match tables.lookup(network, addr)? {
+        Target::Endpoint(id) => {
+            tables.policy(tables.endpoint(id).filter(|own| own.addresses.contains(&addr))?.id)
+        }
+        _ => None,
     }
 }
 

@@ -152,6 +152,8 @@ fn flows_are_shown_and_a_trace_says_what_happened_to_each_packet() {
         let to = if pod.ip().to_string() == "10.0.0.2" { "b" } else { "c" };
         assert_eq!((way.input.as_str(), way.output.as_str(), way.generation), ("a", to, 1));
         assert_eq!((flow.ingress_rule, flow.egress_rule), ((to == "b").then_some(9), None));
+        let name = flow.ingress_rule_name.as_deref();
+        assert_eq!((name, &flow.egress_rule_name), ((to == "b").then_some("shop/dns ingress[1]"), &None));
         assert!(flow.left_seconds <= 32 && flow.reply.is_none());
     }
     let services: Vec<_> = flows.iter().filter_map(|flow| flow.service).collect();

@@ -3,7 +3,8 @@
 
 use proto::dataplane::BackendState::Serving;
 use proto::dataplane::{
-    Identity, IdentityKey, Membership, Op, Peer, Policy, PortRange, Protocol, Rule, RuleVerdict,
+    Identity, IdentityKey, Membership, Op, Peer, Policy, PortRange, Protocol, Request, Response, Rule,
+    RuleVerdict,
 };
 
 use crate::dataplane::Dataplane;
@@ -31,6 +32,12 @@ fn allowed() -> Vec<Rule> {
         verdict: RuleVerdict::Allow,
     };
     vec![rule(1, 6), rule(2, 17)]
+}
+
+/// What pod 2's policy has denied, into it and out of it.
+fn denied(dataplane: &mut Dataplane) -> [u64; 2] {
+    let Response::Policies { policies } = dataplane.call(&Request::ShowPolicies) else { panic!() };
+    [policies[0].denied_ingress, policies[0].denied_egress]
 }
 
 #[test]
@@ -69,16 +76,20 @@ fn what_a_policy_forbids_is_dropped_by_name_and_a_new_one_cuts_what_the_old_one_
         exchange(&client, &server, 100_000);
         let (asks, answers) = (udp(one, friend), udp(two, backend));
         echo(&asks, at, &answers, 4_000);
+        let [into, out] = denied(&mut dataplane);
         let before = dataplane.drops("c", "policy-ingress");
         let refused = udp(three, stranger);
         for to in [at, backend] {
             refused.send_to(b"no", to).unwrap();
         }
         dataplane.until("both are refused", |d| d.drops("c", "policy-ingress") == before + 2);
+        // Dropped where it came in; the pod whose policy it is has it to its name.
+        assert_eq!(denied(&mut dataplane), [into + 2, out]);
         let before = dataplane.drops("b", "policy-egress");
         let begins = udp(two, std::net::SocketAddr::new(backend.ip(), 0));
         begins.send_to(b"no", asks.local_addr().unwrap()).unwrap();
         dataplane.until("pod 2 may not begin", |d| d.drops("b", "policy-egress") == before + 1);
+        assert_eq!(denied(&mut dataplane), [into + 2, out + 1]);
 
         // The policy changes its mind: what was said before is heard, what is said now waits for it to change it back.
         let before = dataplane.drops("a", "policy-ingress");

@@ -219,6 +219,8 @@ fn flows() -> Vec<FlowStatus> {
         reply: None,
         egress_rule: None,
         ingress_rule: None,
+        egress_rule_name: None,
+        ingress_rule_name: None,
     };
     let translated = FlowStatus {
         protocol: Protocol(6),
@@ -235,6 +237,7 @@ fn flows() -> Vec<FlowStatus> {
         reply: Some(way("uplink", "p0", None)),
         egress_rule: Some(3),
         ingress_rule: Some(1),
+        ingress_rule_name: Some("shop/allow-dns ingress[1]".into()),
         ..plain.clone()
     };
     vec![translated, plain]

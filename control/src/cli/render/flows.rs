@@ -36,11 +36,19 @@ pub(crate) fn flows(flows: &[FlowStatus], style: Style, out: &mut impl Write) ->
         None => String::new(),
     };
     let socket = |socket: Option<SocketAddr>| socket.map_or_else(String::new, |socket| socket.to_string());
-    let rule = |rule: Option<u32>| rule.map_or_else(|| "-".to_owned(), |rule| rule.to_string());
+    let rule = |rule: Option<u32>, name: &Option<String>| match (rule, name) {
+        (None, _) => "-".to_owned(),
+        (Some(_), Some(name)) => name.clone(),
+        (Some(rule), None) => rule.to_string(),
+    };
     for flow in flows {
         let rules = match (flow.egress_rule, flow.ingress_rule) {
             (None, None) => String::new(),
-            (egress, ingress) => format!("{},{}", rule(egress), rule(ingress)),
+            (egress, ingress) => format!(
+                "{}, {}",
+                rule(egress, &flow.egress_rule_name),
+                rule(ingress, &flow.ingress_rule_name)
+            ),
         };
         table.row([
             flow.protocol.to_string().into(),
@@ -105,6 +113,8 @@ mod tests {
             reply: None,
             egress_rule: None,
             ingress_rule: None,
+            egress_rule_name: None,
+            ingress_rule_name: None,
         };
         let translated = FlowStatus {
             protocol: proto::dataplane::Protocol(6),
@@ -115,14 +125,16 @@ mod tests {
             state: "established".into(),
             forward: Some(way("uplink", Some("192.0.2.9".parse().unwrap()))),
             reply: Some(way("p1", None)),
+            egress_rule: Some(2),
             ingress_rule: Some(7),
+            ingress_rule_name: Some("shop/web ingress[1]".into()),
             ..plain.clone()
         };
         assert_eq!(
             text(|out| flows(&[translated, plain], PEOPLE, out)),
             "\
 PROTOCOL  CLIENT         SERVICE       DESTINATION    SOURCE          STATE         AGE  IDLE  LEFT  PORT  OUT               BACK  RULES
-tcp       10.0.0.1:4000  10.96.0.1:80  10.0.0.2:8080  192.0.2.1:4000  established  1m1s    1s   30s  p1    uplink:192.0.2.9  p1    -,7
+tcp       10.0.0.1:4000  10.96.0.1:80  10.0.0.2:8080  192.0.2.1:4000  established  1m1s    1s   30s  p1    uplink:192.0.2.9  p1    2, shop/web ingress[1]
 icmpv6    [fd00::2]:9    -             [fd00::3]:0    -               new          1m1s    1s   30s  p1    p2                -     -
 "
         );

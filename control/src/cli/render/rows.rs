@@ -184,14 +184,15 @@ pub(crate) fn endpoints(all: &Endpoints, style: Style, out: &mut impl Write) -> 
 
 /// A line each endpoint and direction.
 pub(crate) fn policies(policies: &[PolicyStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
-    let mut table = Table::new(&["ENDPOINT", "STATE", "DIRECTION", ">RULES"]);
+    let mut table = Table::new(&["ENDPOINT", "STATE", "DIRECTION", ">RULES", ">DENIED"]);
     for row in policies {
-        for (direction, rules) in directions(&row.policy) {
+        for (direction, rules, denied) in directions(row) {
             table.row([
                 row.policy.endpoint.as_str().into(),
                 (if row.present { "present" } else { "awaited" }).into(),
                 direction.into(),
                 rules.map_or_else(|| "open".to_owned(), |rules| style.count(rules.len() as u64)).into(),
+                rules.map_or_else(String::new, |_| style.count(denied)).into(),
             ]);
         }
     }
@@ -200,24 +201,33 @@ pub(crate) fn policies(policies: &[PolicyStatus], style: Style, out: &mut impl W
 
 /// A line each rule, in the order in which they are asked, and one for what none of them matches.
 pub(crate) fn rules(policies: &[PolicyStatus], style: Style, out: &mut impl Write) -> io::Result<()> {
-    let mut table = Table::new(&["ENDPOINT", "DIRECTION", ">RULE", "SAYS"]);
+    let mut table = Table::new(&["ENDPOINT", "DIRECTION", ">RULE", "NAME", "SAYS"]);
     for row in policies {
-        for (direction, rules) in directions(&row.policy) {
-            let mut line = |rule: Cell, says: Cell| {
-                table.row([row.policy.endpoint.as_str().into(), direction.into(), rule, says]);
+        for (direction, rules, denied) in directions(row) {
+            let mut line = |rule: Cell, name: Cell, says: Cell| {
+                table.row([row.policy.endpoint.as_str().into(), direction.into(), rule, name, says]);
             };
             for rule in rules.into_iter().flatten() {
-                line(rule.id.to_string().into(), rule.to_string().into());
+                line(rule.id.to_string().into(), rule.name.as_str().into(), rule.to_string().into());
             }
-            let rest = if rules.is_some() { "deny what no rule matches" } else { "allow anything" };
-            line("".into(), rest.into());
+            let rest = match (rules, denied) {
+                (None, _) => "allow anything".to_owned(),
+                (Some(_), 0) => "deny what no rule matches".to_owned(),
+                (Some(_), 1) => "deny what no rule matches; 1 packet is denied so far".to_owned(),
+                (Some(_), n) => {
+                    format!("deny what no rule matches; {} packets are denied so far", style.count(n))
+                }
+            };
+            line("".into(), "".into(), rest.into());
         }
     }
     table.print(style, out)
 }
 
-fn directions(policy: &Policy) -> [(&'static str, Option<&Vec<Rule>>); 2] {
-    [("ingress", policy.ingress.as_ref()), ("egress", policy.egress.as_ref())]
+/// Each direction's rules, and the packets that it has denied.
+fn directions(row: &PolicyStatus) -> [(&'static str, Option<&Vec<Rule>>, u64); 2] {
+    let Policy { ingress, egress, .. } = &row.policy;
+    [("ingress", ingress.as_ref(), row.denied_ingress), ("egress", egress.as_ref(), row.denied_egress)]
 }
 
 pub(crate) fn neighbours(list: &[NeighbourStatus], style: Style, out: &mut impl Write) -> io::Result<()> {

@@ -295,6 +295,18 @@ impl<'t> Desk<'_, 't> {
             policy::judge(self.tables, &ends, parties, witness)
         };
         let rules = match judged {
+            Ok(rules) if known.direction() == Direction::Forward && parties.is_feigned(ingress) => {
+                // Not the node's own packet, though its connection may be: that goes on, by the node's port.
+                match policy::judge(
+                    self.tables,
+                    &ends,
+                    Parties { by: Some(ingress.port.id), ..parties },
+                    witness,
+                ) {
+                    Ok(_) => rules,
+                    Err(denial) => return Renewal::Refused(denial.into()),
+                }
+            }
             Ok(rules) => rules,
             // A policy that forbids it ends it.
             Err(denial) => return Renewal::Ended(denial.into()),

@@ -56,6 +56,11 @@ impl<'t> Parties<'t> {
         Self { sender: self.receiver, receiver: self.sender, by: None }
     }
 
+    /// Whether a packet of the node's own connection, from the node by its address, has come by another port than the node's.
+    pub(crate) fn is_feigned(&self, ingress: &Ingress<'_>) -> bool {
+        self.is_from_node() && self.sender.is_some_and(|own| own.port != ingress.port.id)
+    }
+
     /// Whether this node itself has opened it: by its own port and with an address of its own, since anyone on a link could claim one.
     fn is_from_node(&self) -> bool {
         let came_by = |port| self.by.is_none_or(|by| by == port);

@@ -82,6 +82,11 @@ pub struct FlowStatus {
     pub egress_rule: Option<u32>,
     #[serde(default)]
     pub ingress_rule: Option<u32>,
+    /// What these are called, if they are still there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_rule_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_rule_name: Option<String>,
 }
 
 /// The decision for one direction.

@@ -1,24 +1,24 @@
 //! Connections: what is chosen for the first packet, and done with all that follow, either way.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use pipeline::{Buffer as _, DropReason, Fate, FlowCounts, GsoKind, Offload, Output, Verdict};
 use proptest::prelude::*;
 use smoltcp::wire::{IpAddress, TcpPacket, UdpPacket};
 use tables::{
-    Backend, BackendState, Classifier, Endpoint, EndpointId, EndpointKind, Frontend, FrontendKey, GroupId,
-    IdentityId, Masquerade, NetworkId, Peer, Policy, PortEntry, PortId, PortRole, Rule, RuleVerdict, Tables,
+    Backend, BackendState, Endpoint, EndpointId, EndpointKind, Frontend, FrontendKey, Masquerade, NetworkId,
+    Policy, PortEntry, PortId, PortRole, Tables,
 };
 
 use crate::body::{HOST, POD_A, POD_B, UPLINK, mac, port_mac};
 use crate::frames::*;
+use crate::policies::only_from;
 
 pub(crate) const NET: NetworkId = NetworkId(0);
 pub(crate) const SYN: u8 = 0x02;
 pub(crate) const SYN_ACK: u8 = 0x12;
-const ACK: u8 = 0x10;
-const FIN: u8 = 0x11;
+pub(crate) const ACK: u8 = 0x10;
+pub(crate) const FIN: u8 = 0x11;
 const RST: u8 = 0x04;
 
 pub(crate) fn sock(text: &str) -> SocketAddr {
@@ -307,61 +307,6 @@ fn pings_go_out_by_identifier() {
             assert_eq!(read(&back).icmp().2[..2], [1, 2]);
         }
     }
-}
-
-/// The only one in the group of its number is the identity of that number.
-fn only_from(group: u32, ports: Option<(u16, u16)>) -> Option<Arc<Classifier>> {
-    let (name, peer) = ("only from".into(), Peer::Groups([GroupId(group)].into()));
-    let rule = Rule { id: 7, name, peer, protocol: Some(TCP), ports, verdict: RuleVerdict::Allow };
-    Some(Arc::new(Classifier::new(vec![rule])))
-}
-
-/// What pod B's policy does not let in, whichever way it came by.
-const INTO_B: Verdict = Verdict::Denied { reason: DropReason::PolicyIngress, port: POD_B };
-
-#[test]
-fn a_policy_lets_in_what_it_names_and_answers_pass() {
-    let mut bench = Bench::new();
-    let name = bench.tables.endpoints().find(|e| e.port == POD_B).unwrap().name.clone();
-    bench.change(|tables| {
-        let policy = Policy { ingress: only_from(5, Some((80, 90))), egress: only_from(99, Some((1, 1))) };
-        tables.set_policy(&name, policy).unwrap();
-        tables.set_membership(IdentityId(5), vec![GroupId(5)]).unwrap();
-    });
-    let syn = |port| frame(POD_A, "10.244.1.2:40000", &format!("10.244.1.3:{port}"), TCP, SYN);
-    assert_eq!(bench.send(POD_A, &syn(80)).0, INTO_B);
-    bench.change(|tables| tables.set_identity(NET, "10.244.1.2/32".parse().unwrap(), IdentityId(5)).unwrap());
-    assert_eq!(bench.send(POD_A, &syn(91)).0, INTO_B);
-    let (a, b) = ("10.244.1.2:40000", "10.244.1.3:80");
-    becomes(&mut bench, POD_A, &syn(80), POD_B, a, b);
-    // B may open nothing but answers.
-    becomes(&mut bench, POD_B, &frame(POD_B, b, a, TCP, SYN_ACK), POD_A, b, a);
-    assert_eq!(
-        bench.send(POD_B, &frame(POD_B, "10.244.1.3:555", a, TCP, SYN)).0,
-        Verdict::Denied { reason: DropReason::PolicyEgress, port: POD_B }
-    );
-    // The node's own probes are let in.
-    let probe = frame(HOST, "10.0.0.10:1234", "10.244.1.3:9999", TCP, SYN);
-    becomes(&mut bench, HOST, &probe, POD_B, "10.0.0.10:1234", "10.244.1.3:9999");
-    // What is forbidden later ends at once, in both directions.
-    bench.change(|tables| tables.set_identity(NET, "10.244.1.2/32".parse().unwrap(), IdentityId(6)).unwrap());
-    assert_eq!(bench.send(POD_B, &frame(POD_B, b, a, TCP, ACK)).0, INTO_B);
-    assert_eq!(bench.send(POD_A, &frame(POD_A, a, b, TCP, ACK)).0, INTO_B);
-}
-
-#[test]
-fn policy_sees_the_backend_and_not_the_service() {
-    let mut bench = Bench::new();
-    with_frontend(&mut bench, "10.96.0.10:80", TCP, &[("10.244.1.3:8080", SERVING)]);
-    let name = bench.tables.endpoints().find(|e| e.port == POD_A).unwrap().name.clone();
-    bench.change(|tables| {
-        tables.set_identity(NET, "10.244.1.3/32".parse().unwrap(), IdentityId(9)).unwrap();
-        tables.set_membership(IdentityId(9), vec![GroupId(9)]).unwrap();
-        let policy = Policy { ingress: None, egress: only_from(9, Some((8080, 8080))) };
-        tables.set_policy(&name, policy).unwrap();
-    });
-    let syn = frame(POD_A, "10.244.1.2:40000", "10.96.0.10:80", TCP, SYN);
-    becomes(&mut bench, POD_A, &syn, POD_B, "10.244.1.2:40000", "10.244.1.3:8080");
 }
 
 /// Pod `n` of many, each behind a port of its own.

@@ -28,7 +28,7 @@ fn arp(operation: ArpOperation, dst: MacAddr, sender: (MacAddr, &str), target: &
     frame
 }
 
-fn who_has(sender: MacAddr, sender_ip: &str, target: &str) -> Vec<u8> {
+pub(crate) fn who_has(sender: MacAddr, sender_ip: &str, target: &str) -> Vec<u8> {
     arp(ArpOperation::Request, BROADCAST, (sender, sender_ip), target)
 }
 
@@ -139,7 +139,7 @@ fn option(kind: u8, mac: MacAddr) -> Vec<u8> {
     [&[kind, 1][..], &mac.0].concat()
 }
 
-fn solicitation(port: PortId, src_mac: MacAddr, src: &str, target: &str) -> Vec<u8> {
+pub(crate) fn solicitation(port: PortId, src_mac: MacAddr, src: &str, target: &str) -> Vec<u8> {
     let group = solicited_node(v6(target)).to_string();
     let mut body = v6(target).octets().to_vec();
     if src != "::" {

@@ -17,6 +17,7 @@ mod links;
 mod neighbours;
 mod parts;
 mod path_mtus;
+mod policies;
 mod segments;
 mod services;
 mod sources;

@@ -24,7 +24,7 @@ fn datagram_to(own: &str, outer_src: &str, vni: u32, inner: &[u8]) -> Vec<u8> {
 }
 
 /// What is left of a datagram from the uplink.
-fn open(tables: &Tables, frame: &[u8]) -> Option<Result<Vec<u8>, DropReason>> {
+pub(crate) fn open(tables: &Tables, frame: &[u8]) -> Option<Result<Vec<u8>, DropReason>> {
     if !tunnel::looks_tunnelled(&OVER, frame) {
         return None;
     }
