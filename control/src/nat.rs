@@ -4,6 +4,7 @@
 //! One nftables table of ours, written whole in one transaction. What always holds: no other table is touched; with nothing to translate there
 //! is none of ours either; one that somebody changed or removed is written again.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -12,19 +13,21 @@ use proto::dataplane::Router;
 use wire::IpPrefix;
 
 use crate::host::{LOOK, SHARE};
-use crate::netlink;
+use crate::netlink::{self, NetlinkError, Nftables, SetChange};
 use crate::store::{Store, Warner};
 use crate::wanted::Wanted;
 
 mod rules;
+mod sets;
 
-use rules::{elements, rules};
+use rules::rules;
+use sets::{Set, changes, whole};
 
 /// Its family is `inet`: both families' rules are in it.
 const TABLE: &str = "podrouter";
 
-/// Follows the desired state for good, on the calling thread. Beside the routes, since nft reads all that there is for each word to it: among
-/// thousands of nodes that takes tens of milliseconds.
+/// Follows the desired state for good, on the calling thread. Beside the routes, since nft takes its time to write the table, or to list it: among
+/// thousands of nodes that is half a second.
 pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
     let (mut seen, mut looked, mut rest) = (0, Instant::now(), LOOK);
     let mut nat = Nat { within: store.config.node_port_addresses.clone(), ..Nat::default() };
@@ -36,7 +39,7 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
             continue;
         }
         let began = Instant::now();
-        let failed = nat.keep(name, &wanted).err();
+        let failed = nat.keep(name, &wanted, router).err();
         looked = Instant::now();
         rest = if failed.is_none() { LOOK.max((looked - began) * SHARE) } else { LOOK };
         let tunnel = wanted.by_kernel.tunnel;
@@ -68,26 +71,45 @@ struct Nat {
 #[derive(Debug)]
 struct Written {
     wanted: Wanted,
-    /// How the kernel lists all of it but the elements of sets.
-    rules: String,
-    /// How it lists all of it; `None`: elements were changed by us since it was asked.
-    listed: Option<String>,
+    kernel: Nftables,
+    /// What sets the table has.
+    sets: BTreeSet<Set>,
+    /// Of all that nftables has, when this was so; `None`: somebody else's transaction may have come between.
+    generation: Option<u32>,
+    /// How the kernel lists it.
+    listed: String,
+    /// Elements were changed by us since then.
+    changed: bool,
 }
 
 impl Written {
-    fn read(wanted: &Wanted) -> Result<Self, Failed> {
-        Ok(Self { wanted: wanted.clone(), rules: list(&["--terse"])?, listed: Some(list(&[])?) })
+    fn read(wanted: &Wanted, sets: BTreeSet<Set>) -> Result<Self, Failed> {
+        let kernel = Nftables::open()?;
+        let generation = kernel.generation().ok();
+        Ok(Self { wanted: wanted.clone(), kernel, sets, generation, listed: list()?, changed: false })
     }
 
     /// Whether nobody else has changed it; whatever elements there are after ours were changed count as ours.
     fn stands(&mut self) -> bool {
-        let Ok(now) = list(&[]) else { return false };
-        let stands = match &self.listed {
-            Some(listed) => *listed == now,
-            None => list(&["--terse"]).is_ok_and(|rules| rules == self.rules),
+        let generation = self.kernel.generation().ok();
+        if generation.is_some() && generation == self.generation {
+            return true;
+        }
+        let Ok(now) = list() else { return false };
+        let stands = match self.changed {
+            true => rules_of(&now).eq(rules_of(&self.listed)),
+            false => now == self.listed,
         };
-        self.listed = Some(now);
+        (self.listed, self.changed, self.generation) = (now, false, generation);
         stands
+    }
+
+    fn change(&mut self, changes: &[SetChange]) -> Result<(), Failed> {
+        self.kernel.change(TABLE, changes)?;
+        self.changed = true;
+        let next = self.generation.map(|before| before.wrapping_add(1));
+        self.generation = self.kernel.generation().ok().filter(|now| Some(*now) == next);
+        Ok(())
     }
 }
 
@@ -96,7 +118,7 @@ impl Nat {
     ///
     /// # Errors
     /// `nft` is not installed, or the kernel refuses.
-    fn keep(&mut self, name: &str, wanted: &Wanted) -> Result<(), Failed> {
+    fn keep(&mut self, name: &str, wanted: &Wanted, router: &Router) -> Result<(), Failed> {
         if !needs_table(wanted) {
             if !self.absent {
                 self.written = None;
@@ -121,8 +143,9 @@ impl Nat {
         // From 127.0.0.1 to a pod, and the answers back: else such addresses never leave the loopback (ip-sysctl, route_localnet).
         let localnet = if has_ports(wanted) { "1" } else { "0" };
         netlink::sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), localnet);
-        nft(&rules(name, wanted, &self.within))?;
-        self.written = Some(Written::read(wanted)?);
+        let sets = whole(wanted, router);
+        nft(&rules(name, wanted, &sets, &self.within))?;
+        self.written = Some(Written::read(wanted, sets.into_keys().collect())?);
         Ok(())
     }
 
@@ -133,13 +156,14 @@ impl Nat {
             return true;
         }
         let Some(difference) = wanted.since(&written.wanted, router) else { return false };
-        let script = elements(&difference);
-        if !script.is_empty() {
-            if nft(&script).is_err() {
-                self.written = None;
-                return false;
-            }
-            written.listed = None;
+        let (sets, changes) = changes(&difference);
+        // Rules have to name a set for it to be of use.
+        if sets.iter().any(|set| !written.sets.contains(set)) {
+            return false;
+        }
+        if !changes.is_empty() && written.change(&changes).is_err() {
+            self.written = None;
+            return false;
         }
         written.wanted = wanted.clone();
         true
@@ -164,12 +188,24 @@ enum Failed {
     Absent,
     #[error("nft: {0}")]
     Io(io::Error),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
     #[error("nft refuses: {0}")]
     Refused(String),
 }
 
-fn list(options: &[&str]) -> Result<String, Failed> {
-    run(Command::new("nft").arg("--stateless").args(options).args(["list", "table", "inet", TABLE]), "")
+fn list() -> Result<String, Failed> {
+    run(Command::new("nft").args(["--stateless", "list", "table", "inet", TABLE]), "")
+}
+
+/// All lines but those of sets' elements.
+fn rules_of(listed: &str) -> impl Iterator<Item = &str> {
+    let mut inside = false;
+    listed.lines().filter(move |line| {
+        let is_element = inside || line.trim_start().starts_with("elements = {");
+        inside = is_element && !line.ends_with('}');
+        !is_element
+    })
 }
 
 /// All of it in one transaction.
@@ -193,4 +229,26 @@ fn run(command: &mut Command, input: &str) -> Result<String, Failed> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(Failed::Refused(said.lines().next().unwrap_or("it says nothing").to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_list_all_is_a_rule_but_elements() {
+        let set =
+            |elements: &str| format!("\tset s {{\n\t\ttype ipv4_addr\n{elements}\t}}\n\tchain c {{\n\t}}\n");
+        let rules = |text: &str| rules_of(text).collect::<String>();
+        let empty = set("");
+        assert_eq!(rules(&empty), empty.replace('\n', ""));
+        for elements in [
+            "{ 10.0.0.1 }",
+            "{ 10.0.0.1, 10.0.0.2,\n\t\t\t     10.0.0.3 }",
+            "{ 10.0.0.1,\n10.0.0.2,\n10.0.0.3 }",
+        ] {
+            assert_eq!(rules(&set(&format!("\t\telements = {elements}\n"))), rules(&empty), "{elements}");
+        }
+        assert_ne!(rules(&empty), rules(&set("\t\tflags timeout\n")));
+    }
 }

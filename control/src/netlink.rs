@@ -1,8 +1,10 @@
-//! The kernel's own side of a device, by netlink: link, addresses, routes, tunnels; and its switches under /proc/sys.
+//! The kernel's own side of a device, by netlink: link, addresses, routes, tunnels, what nftables' sets hold; and its switches under
+//! /proc/sys.
 //!
 //! Owns no device. Each piece of work gets a socket of its own, in the namespace it is for: a netlink socket belongs to
 //! the namespace in which it was opened.
 
+mod nftables;
 mod tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,6 +20,7 @@ use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use rustix::io::Errno;
 use wire::{IpPrefix, MacAddr};
 
+pub(crate) use nftables::{Nftables, SetChange};
 pub(crate) use tunnel::{Neighbour, VxlanDevice};
 
 /// The table of routes that all look at, unless told otherwise.

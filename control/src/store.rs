@@ -29,7 +29,7 @@ use crate::watch::{Ask, Update};
 pub(crate) use plan::Plan;
 use plan::Planned;
 
-/// Longest wait for nftables, which among 5,000 nodes takes some ten seconds for the whole.
+/// Longest wait for nftables, which among 5,000 nodes takes a second or two for the whole.
 const RULES: Duration = Duration::from_secs(30);
 
 /// How the session stands.

@@ -1,15 +1,16 @@
-//! The table in nftables' own words: what is written whole, and what is changed in its sets.
+//! The table in nftables' own words, as it is written whole.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::collections::BTreeSet;
+use std::fmt::{Display, Write as _};
 use std::net::IpAddr;
 
-use desired::{HostPort, KernelTunnel, NodePort};
+use desired::{HostPort, KernelTunnel};
 use wire::IpPrefix;
 
 use super::TABLE;
+use super::sets::{Set, Sets, family, mask, number};
 use crate::peers::DEVICE;
-use crate::wanted::{Difference, Wanted};
+use crate::wanted::Wanted;
 
 // What is inside a datagram, in bits from its UDP header: behind that are eight bytes of VXLAN's, and fourteen of Ethernet's. Where one ends
 // before, no rule that asks for it holds.
@@ -19,67 +20,8 @@ const INNER_SOURCE6: &str = "@th,304,128";
 const INNER_NEXT_HEADER: &str = "@th,288,8";
 const INNER_ICMP6_TYPE: &str = "@th,560,8";
 
-/// The set that a NodePort is in.
-fn node_ports(v4: bool) -> &'static str {
-    if v4 { "node_ports_ip" } else { "node_ports_ip6" }
-}
-
-fn node_port(NodePort { protocol, port, .. }: &NodePort) -> String {
-    format!("{protocol} . {port}")
-}
-
-/// The set of nodes' ranges or addresses that a prefix is in. Neither overlap, so that each can be taken out again as it was put in.
-fn set_of(prefix: IpPrefix) -> String {
-    let family = if prefix.addr().is_ipv4() { "ip" } else { "ip6" };
-    format!("{}_{family}", if prefix.is_host() { "addresses" } else { "ranges" })
-}
-
-/// One that is no range is not told as one.
-fn element(prefix: &IpPrefix) -> String {
-    if prefix.is_host() { prefix.addr().to_string() } else { prefix.to_string() }
-}
-
-/// The set of what may come in the tunnel that a prefix is in.
-fn sources_of(source: IpPrefix) -> &'static str {
-    if source.addr().is_ipv4() { "tunnel_sources_ip" } else { "tunnel_sources_ip6" }
-}
-
-/// What is inside a datagram has no name in nftables' words, and is a number.
-fn source_element(end: IpAddr, source: IpPrefix) -> String {
-    let (bits, first) = match source.addr() {
-        IpAddr::V4(first) => (32, u128::from(first.to_bits())),
-        IpAddr::V6(first) => (128, first.to_bits()),
-    };
-    let size = 1u128.checked_shl(bits - u32::from(source.len()));
-    let last = first | size.map_or(u128::MAX, |size| size - 1);
-    if first == last { format!("{end} . {first}") } else { format!("{end} . {first}-{last}") }
-}
-
-/// Adds and deletes elements of sets, in one transaction.
-pub(super) fn elements(Difference { gone, new }: &Difference) -> String {
-    let mut script = String::new();
-    for (verb, part) in [("delete", gone), ("add", new)] {
-        let mut sets: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for prefix in &part.cluster {
-            sets.entry(set_of(*prefix)).or_default().push(element(prefix));
-        }
-        for port in &part.node_ports {
-            sets.entry(node_ports(port.v4).to_owned()).or_default().push(node_port(port));
-        }
-        let ends = part.ends.iter().map(ToString::to_string);
-        sets.entry("tunnel_ends".to_owned()).or_default().extend(ends);
-        for (end, source) in &part.sources {
-            sets.entry(sources_of(*source).to_owned()).or_default().push(source_element(*end, *source));
-        }
-        for (set, elements) in sets.into_iter().filter(|(_, elements)| !elements.is_empty()) {
-            let _ = writeln!(script, "{verb} element inet {TABLE} {set} {{ {} }}", elements.join(", "));
-        }
-    }
-    script
-}
-
 /// The table, in place of the one before.
-pub(super) fn rules(name: &str, wanted: &Wanted, within: &[IpPrefix]) -> String {
+pub(super) fn rules(name: &str, wanted: &Wanted, all: &Sets, within: &[IpPrefix]) -> String {
     let mut to_pods = String::new();
     for port in &wanted.ports {
         for v4 in [true, false] {
@@ -88,13 +30,10 @@ pub(super) fn rules(name: &str, wanted: &Wanted, within: &[IpPrefix]) -> String 
             }
         }
     }
-    let mut sets = String::new();
     for v4 in [true, false] {
         let Some(router) = wanted.routers.iter().find(|own| own.is_ipv4() == v4) else { continue };
-        let ports = wanted.node_ports.iter().filter(|own| own.v4 == v4).map(node_port).collect();
-        sets += &set_text(node_ports(v4), "type inet_proto . inet_service", "", ports);
         if let Some(which) = on_node(v4, within) {
-            let set = node_ports(v4);
+            let set = Set::NodePorts { v4 };
             let _ = writeln!(
                 to_pods,
                 "    {which}meta l4proto . th dport @{set} dnat {} to {router}",
@@ -103,6 +42,9 @@ pub(super) fn rules(name: &str, wanted: &Wanted, within: &[IpPrefix]) -> String 
         }
     }
     let by_kernel = &wanted.by_kernel;
+    let ends_v4 = by_kernel.tunnel.is_none_or(|tunnel| tunnel.end.address.is_ipv4());
+    let mut sets: String =
+        all.iter().map(|(set, elements)| set_text(set, &type_of(*set, ends_v4), elements)).collect();
     let is_way_out = !by_kernel.cluster.is_empty();
     // What belongs to no connection is not translated by the kernel, and must not leave with an address that nobody knows there.
     let (mut out, mut untracked) = (String::new(), String::new());
@@ -126,27 +68,16 @@ pub(super) fn rules(name: &str, wanted: &Wanted, within: &[IpPrefix]) -> String 
         if !is_way_out {
             continue;
         }
-        let of = |own: &&IpPrefix| own.addr().is_ipv4() == v4;
-        let (addresses, ranges): (Vec<_>, Vec<_>) =
-            by_kernel.cluster.iter().filter(of).partition(|own| own.is_host());
-        let outside: Vec<_> = by_kernel.outside.iter().filter(of).collect();
-        for (set, flags, elements) in [
-            ("addresses", "", addresses),
-            ("ranges", "flags interval;", ranges),
-            ("outside", "flags interval; auto-merge;", outside),
-        ] {
-            let elements = elements.into_iter().map(element).collect();
-            let of = format!("type {nfproto}_addr");
-            sets += &set_text(&format!("{set}_{family}"), &of, flags, elements);
-        }
-        let known =
-            ["addresses", "ranges", "outside"].map(|set| format!("{family} daddr != @{set}_{family} "));
-        let known = known.concat();
-        let outward = format!("iifname \"{name}\" oifname != \"{name}\" {known}");
-        let _ = writeln!(out, "    {outward}masquerade");
-        let _ = writeln!(untracked, "    {outward}ct state invalid counter name untranslated drop");
+        let outside = by_kernel.outside.iter().filter(|own| own.addr().is_ipv4() == v4);
+        let of = format!("type {nfproto}_addr; flags interval; auto-merge");
+        sets += &set_text(format!("outside_{family}"), &of, outside);
+        let outward = format!("    iifname \"{name}\" oifname != \"{name}\" ");
+        let inside = in_cluster(all, &outward, "daddr", v4);
+        let beyond = format!("{inside}{outward}{family} daddr != @outside_{family} ");
+        let _ = writeln!(out, "{beyond}masquerade");
+        let _ = writeln!(untracked, "{beyond}ct state invalid counter name untranslated drop");
     }
-    let tunnels = tunnel_rules(name, wanted);
+    let tunnels = tunnel_rules(name, wanted, all);
     format!(
         "add table inet {TABLE}
 delete table inet {TABLE}
@@ -177,36 +108,71 @@ table inet {TABLE} {{
     )
 }
 
-fn set_text(name: &str, of: &str, flags: &str, elements: Vec<String>) -> String {
+fn set_text<T: ToString>(name: impl Display, of: &str, elements: impl IntoIterator<Item = T>) -> String {
+    let elements: Vec<String> = elements.into_iter().map(|own| own.to_string()).collect();
     let elements = match elements.is_empty() {
         true => String::new(),
         false => format!("elements = {{ {} }}", elements.join(", ")),
     };
-    format!("  set {name} {{\n    {of}; {flags}\n    {elements}\n  }}\n")
+    format!("  set {name} {{\n    {of};\n    {elements}\n  }}\n")
+}
+
+/// What a set's elements are, where ends of tunnels are of this family.
+fn type_of(set: Set, ends_v4: bool) -> String {
+    match set {
+        Set::NodePorts { .. } => "type inet_proto . inet_service".to_owned(),
+        Set::Cluster { v4, .. } => format!("type {}_addr", nfproto(v4)),
+        Set::TunnelEnds => format!("type {}_addr", nfproto(ends_v4)),
+        Set::TunnelSources { v4, .. } => format!("typeof {} saddr . {}", family(ends_v4), inner_source(v4)),
+    }
+}
+
+/// Lets pass what is in a range or an address of a node's: by a rule for each length, since one rule has no room for many.
+fn in_cluster(all: &Sets, which: &str, address: &str, v4: bool) -> String {
+    let mut rules = String::new();
+    for set in all.keys() {
+        if let Set::Cluster { v4: own, len } = *set
+            && own == v4
+        {
+            let bits = bits(v4, len, |mask| mask.to_string());
+            let _ = writeln!(rules, "{which}{} {address}{bits} @{set} accept", family(v4));
+        }
+    }
+    rules
+}
+
+/// The first bits of an address, where not all are meant.
+fn bits(v4: bool, len: u8, mask_text: impl Fn(IpAddr) -> String) -> String {
+    let mask = mask(v4, len);
+    if IpPrefix::host(mask).len() == len { String::new() } else { format!(" & {}", mask_text(mask)) }
 }
 
 /// Who may send into the tunnel, and what: no datagram is taken but from an end that is known, with a packet in it from an address of that
 /// node; none is sent by a pod to one, and what was in one has a source that neither this node has nor a pod of its. As the data plane's own
 /// tunnels (pipeline/src/tunnel/open.rs).
-fn tunnel_rules(name: &str, wanted: &Wanted) -> String {
+fn tunnel_rules(name: &str, wanted: &Wanted, all: &Sets) -> String {
     let Some(KernelTunnel { end, vni, udp_port, .. }) = wanted.by_kernel.tunnel else { return String::new() };
-    let (family, nfproto) = if end.address.is_ipv4() { ("ip", "ipv4") } else { ("ip6", "ipv6") };
-    let ends = wanted.by_kernel.ends.keys().map(ToString::to_string).collect();
-    let mut sets = set_text("tunnel_ends", &format!("type {nfproto}_addr"), "", ends);
-    let sources = &wanted.by_kernel.sources;
-    for (set, bits) in [("tunnel_sources_ip", INNER_SOURCE4), ("tunnel_sources_ip6", INNER_SOURCE6)] {
-        let here = sources.iter().filter(|(_, source)| sources_of(*source) == set);
-        let elements = here.map(|(end, source)| source_element(*end, *source)).collect();
-        sets += &set_text(set, &format!("typeof {family} saddr . {bits}"), "flags interval;", elements);
+    let family = family(end.address.is_ipv4());
+    let [mut sources4, mut sources6] = [String::new(), String::new()];
+    for set in all.keys() {
+        if let Set::TunnelSources { v4, len } = *set {
+            let (source, bits) = (inner_source(v4), bits(v4, len, number));
+            let (rules, inner) = if v4 { (&mut sources4, "0x0800") } else { (&mut sources6, "0x86dd") };
+            let _ = writeln!(rules, "    {INNER_TYPE} {inner} {family} saddr . {source}{bits} @{set} accept");
+        }
     }
     // What this node itself sends may have another address of its, as what kube-proxy masquerades, which nobody would take for this node's.
     let mut own_sources = String::new();
     let first = |v4: bool| wanted.sources.iter().find(|own| own.is_ipv4() == v4);
     for source in [true, false].into_iter().filter_map(first) {
-        let inside = if source.is_ipv4() { "ip" } else { "ip6" };
-        let foreign = ["addresses", "ranges"].map(|set| format!("{inside} saddr != @{set}_{inside} "));
-        let foreign = foreign.concat();
-        let _ = writeln!(own_sources, "    oifname \"{DEVICE}\" {foreign}snat {inside} to {source}");
+        let (v4, which) = (source.is_ipv4(), format!("    oifname \"{DEVICE}\" "));
+        own_sources += &in_cluster(all, &which, "saddr", v4);
+        let _ = writeln!(
+            own_sources,
+            "{which}meta nfproto {} snat {} to {source}",
+            nfproto(v4),
+            self::family(v4)
+        );
     }
     // The VNI is behind eight bytes of UDP and four of VXLAN's flags (RFC 7348, section 5): other tunnels are none of ours.
     let ours = format!("udp dport {udp_port} @th,96,24 {vni}");
@@ -215,11 +181,9 @@ fn tunnel_rules(name: &str, wanted: &Wanted) -> String {
   counter tunnel-invalid {{ }}
   counter tunnel-source-spoofed {{ }}
   counter tunnel-port-closed {{ }}
-{sets}  chain tunnel_inside {{
-    {INNER_TYPE} 0x0800 {family} saddr . {INNER_SOURCE4} @tunnel_sources_ip accept
-    {INNER_TYPE} 0x86dd {INNER_NEXT_HEADER} 58 {INNER_ICMP6_TYPE} 133-137 counter name tunnel-invalid drop
-    {INNER_TYPE} 0x86dd {family} saddr . {INNER_SOURCE6} @tunnel_sources_ip6 accept
-    {INNER_TYPE} {{ 0x0800, 0x86dd }} counter name tunnel-source-spoofed drop
+  chain tunnel_inside {{
+{sources4}    {INNER_TYPE} 0x86dd {INNER_NEXT_HEADER} 58 {INNER_ICMP6_TYPE} 133-137 counter name tunnel-invalid drop
+{sources6}    {INNER_TYPE} {{ 0x0800, 0x86dd }} counter name tunnel-source-spoofed drop
     counter name tunnel-invalid drop
   }}
   chain tunnel_input {{
@@ -246,8 +210,12 @@ fn tunnel_rules(name: &str, wanted: &Wanted) -> String {
     )
 }
 
-fn family(v4: bool) -> &'static str {
-    if v4 { "ip" } else { "ip6" }
+fn nfproto(v4: bool) -> &'static str {
+    if v4 { "ipv4" } else { "ipv6" }
+}
+
+fn inner_source(v4: bool) -> &'static str {
+    if v4 { INNER_SOURCE4 } else { INNER_SOURCE6 }
 }
 
 /// What is sent to one of the node's addresses that NodePorts are on, if any of the family is.
@@ -291,8 +259,20 @@ fn rule(port: &HostPort, v4: bool) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nat::sets::{changes, whole};
+    use crate::netlink::SetChange;
+    use desired::NodePort;
     use proto::control::PortMapping;
     use proto::dataplane::{Protocol, Router};
+
+    fn router() -> Router {
+        Router {
+            gateway4: [169, 254, 1, 1].into(),
+            gateway6: "fe80::1".parse().unwrap(),
+            dns_servers: vec![],
+            dns_search: vec![],
+        }
+    }
 
     fn port(host: Option<&str>, protocol: u8, addresses: &[&str]) -> HostPort {
         let host = host.map(|text| text.parse().unwrap());
@@ -349,7 +329,7 @@ mod tests {
             routers: vec!["10.244.1.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             ..Wanted::default()
         };
-        let rules = rules("podrouter0", &wanted, &[]);
+        let rules = rules("podrouter0", &wanted, &whole(&wanted, &router()), &[]);
         for line in [
             "elements = { tcp . 30080, udp . 30053 }",
             "elements = { sctp . 30080 }",
@@ -362,17 +342,14 @@ mod tests {
         let mut later = wanted.clone();
         later.node_ports.remove(&port(v4, 6, 30_080));
         later.node_ports.insert(port(v6, 6, 30_081));
-        let router = Router {
-            gateway4: [169, 254, 1, 1].into(),
-            gateway6: "fe80::1".parse().unwrap(),
-            dns_servers: vec![],
-            dns_search: vec![],
-        };
-        let script = elements(&later.since(&wanted, &router).unwrap());
+        let (_, told) = changes(&later.since(&wanted, &router()).unwrap());
+        let change = |add, set: &str, key| SetChange { add, set: set.to_owned(), keys: vec![key] };
         assert_eq!(
-            script,
-            "delete element inet podrouter node_ports_ip { tcp . 30080 }\n\
-             add element inet podrouter node_ports_ip6 { tcp . 30081 }\n"
+            told,
+            [
+                change(false, "node_ports_ip", vec![6, 0, 0, 0, 0x75, 0x80, 0, 0]),
+                change(true, "node_ports_ip6", vec![6, 0, 0, 0, 0x75, 0x81, 0, 0]),
+            ]
         );
     }
 
@@ -385,44 +362,119 @@ mod tests {
             let mut wanted = Wanted { sources: vec![own.parse().unwrap()], ..Wanted::default() };
             wanted.by_kernel.tunnel = Some(tunnel(own));
             wanted.by_kernel.ends.insert(end(other).address, "n2".to_owned());
-            let sources = ["10.2.0.0/24", "192.168.0.2/32", "fd00:2::/64", "fd01::2/128"];
-            wanted.by_kernel.sources.extend(sources.map(|own| (end(other).address, prefix(own))));
-            let words = tunnel_rules("host0", &wanted);
-            words
-                .lines()
-                .map(|line| line.trim().to_owned())
-                .filter(|line| !line.is_empty())
-                .collect::<Vec<_>>()
+            let all =
+                ["10.2.0.0/24", "10.2.1.64/26", "192.168.0.2/32", "fd00:2::/61", "fd01::2/128"].map(prefix);
+            wanted.by_kernel.sources.extend(all.map(|own| (end(other).address, own)));
+            wanted.by_kernel.cluster.extend(all);
+            wanted.by_kernel.outside.extend(["0.0.0.0/0", "::/0"].map(prefix));
+            let words = rules("host0", &wanted, &whole(&wanted, &router()), &[]);
+            words.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>()
         };
         let said = text("192.168.0.1", "192.168.0.2");
-        let has = |line: &str| assert!(said.iter().any(|own| own == line), "{line}\nnot in {said:#?}");
-        has("elements = { 192.168.0.2 }");
-        has("typeof ip saddr . @th,336,32; flags interval;");
-        has("elements = { 192.168.0.2 . 167903232-167903487, 192.168.0.2 . 3232235522 }");
-        has("typeof ip saddr . @th,304,128; flags interval;");
-        let (first, last) = (0xfd00_0002_u128 << 96, (0xfd00_0002_u128 << 96) + u128::from(u64::MAX));
-        let own = (0xfd01_u128 << 112) + 2;
-        has(&format!("elements = {{ 192.168.0.2 . {first}-{last}, 192.168.0.2 . {own} }}"));
-        let at = said.iter().position(|line| line == "chain tunnel_inside {").unwrap();
+        let has = |said: &[String], lines: &[&str]| {
+            let found = said.windows(lines.len()).any(|own| own == lines);
+            assert!(found, "{lines:#?}\nnot in {said:#?}");
+        };
+        let elements = |said: &[String], set: &str, of: &str, elements: &str| {
+            has(
+                said,
+                &[&format!("set {set} {{"), &format!("{of};"), &format!("elements = {{ {elements} }}"), "}"],
+            );
+        };
+        let (ranges4, own4) = ("0xa020000", "0xc0a80002");
+        let (ranges6, own6) = ("0xfd000002000000000000000000000000", "0xfd010000000000000000000000000002");
+        let (inside4, inside6) = ("typeof ip saddr . @th,336,32", "typeof ip saddr . @th,304,128");
+        elements(&said, "tunnel_ends", "type ipv4_addr", "192.168.0.2");
+        let source = |first: &str| format!("192.168.0.2 . {first}");
+        elements(&said, "tunnel_sources_ip_24", inside4, &source(ranges4));
+        elements(&said, "tunnel_sources_ip_26", inside4, &source("0xa020140"));
+        elements(&said, "tunnel_sources_ip_32", inside4, &source(own4));
+        elements(&said, "tunnel_sources_ip6_61", inside6, &source(ranges6));
+        elements(&said, "tunnel_sources_ip6_128", inside6, &source(own6));
+        elements(&said, "cluster_ip_26", "type ipv4_addr", "10.2.1.64");
+        elements(&said, "cluster_ip6_61", "type ipv6_addr", "fd00:2::");
         let inside = [
-            "@th,224,16 0x0800 ip saddr . @th,336,32 @tunnel_sources_ip accept",
+            "chain tunnel_inside {",
+            "@th,224,16 0x0800 ip saddr . @th,336,32 & 0xffffff00 @tunnel_sources_ip_24 accept",
+            "@th,224,16 0x0800 ip saddr . @th,336,32 & 0xffffffc0 @tunnel_sources_ip_26 accept",
+            "@th,224,16 0x0800 ip saddr . @th,336,32 @tunnel_sources_ip_32 accept",
             "@th,224,16 0x86dd @th,288,8 58 @th,560,8 133-137 counter name tunnel-invalid drop",
-            "@th,224,16 0x86dd ip saddr . @th,304,128 @tunnel_sources_ip6 accept",
+            "@th,224,16 0x86dd ip saddr . @th,304,128 & 0xfffffffffffffff80000000000000000 @tunnel_sources_ip6_61 accept",
+            "@th,224,16 0x86dd ip saddr . @th,304,128 @tunnel_sources_ip6_128 accept",
             "@th,224,16 { 0x0800, 0x86dd } counter name tunnel-source-spoofed drop",
             "counter name tunnel-invalid drop",
+            "}",
         ];
-        assert_eq!(said[at + 1..at + 6], inside);
-        has("udp dport 4789 @th,96,24 7 goto tunnel_inside");
-        has(
-            "oifname \"podrouter.vxlan\" ip saddr != @addresses_ip ip saddr != @ranges_ip snat ip to 192.168.0.1",
-        );
+        has(&said, &inside);
+        has(&said, &["udp dport 4789 @th,96,24 7 goto tunnel_inside"]);
+        let own = "oifname \"podrouter.vxlan\"";
+        let from_cluster =
+            ["& 255.255.255.0 @cluster_ip_24", "& 255.255.255.192 @cluster_ip_26", "@cluster_ip_32"];
+        let [a, b, c] = from_cluster.map(|bits| format!("{own} ip saddr {bits} accept"));
+        has(&said, &[&a, &b, &c, &format!("{own} meta nfproto ipv4 snat ip to 192.168.0.1")]);
+        let outward = "iifname \"host0\" oifname != \"host0\" ip6 daddr";
+        let to_cluster = ["& ffff:ffff:ffff:fff8:: @cluster_ip6_61", "@cluster_ip6_128"];
+        let [a, b] = to_cluster.map(|bits| format!("{outward} {bits} accept"));
+        for end in ["masquerade", "ct state invalid counter name untranslated drop"] {
+            has(&said, &[&a, &b, &format!("{outward} != @outside_ip6 {end}")]);
+        }
         // By ends of IPv6, the same.
         let said = text("fd01::1", "fd01::2");
-        assert!(
-            said.iter().any(|line| line == "typeof ip6 saddr . @th,336,32; flags interval;"),
-            "{said:#?}"
+        elements(&said, "tunnel_ends", "type ipv6_addr", "fd01::2");
+        elements(
+            &said,
+            "tunnel_sources_ip_24",
+            "typeof ip6 saddr . @th,336,32",
+            &format!("fd01::2 . {ranges4}"),
         );
-        assert!(said.contains(&format!("elements = {{ fd01::2 . {first}-{last}, fd01::2 . {own} }}")));
+    }
+
+    #[test]
+    fn a_source_is_told_by_its_bytes() {
+        let [end, other] = ["192.168.0.2", "fd01::2"].map(|text| text.parse::<IpAddr>().unwrap());
+        let with = |sources: &[(IpAddr, &str)]| {
+            let mut wanted = Wanted::default();
+            let parsed = sources.iter().map(|(end, source)| (*end, source.parse::<IpPrefix>().unwrap()));
+            wanted.by_kernel.sources.extend(parsed);
+            wanted
+        };
+        let before = with(&[(end, "10.2.0.0/24"), (end, "10.2.1.64/26")]);
+        let after = with(&[(end, "10.2.0.0/24"), (end, "10.2.0.0/26"), (other, "fd00:2::/61")]);
+        let (sets, told) = changes(&after.since(&before, &router()).unwrap());
+        assert_eq!(
+            told,
+            [
+                SetChange {
+                    add: false,
+                    set: "tunnel_sources_ip_26".to_owned(),
+                    keys: vec![vec![192, 168, 0, 2, 10, 2, 1, 64]]
+                },
+                SetChange {
+                    add: true,
+                    set: "tunnel_sources_ip6_61".to_owned(),
+                    keys: vec![[&[0xfd, 1][..], &[0; 13], &[2, 0xfd, 0, 0, 2], &[0; 12]].concat()]
+                },
+                SetChange {
+                    add: true,
+                    set: "tunnel_sources_ip_26".to_owned(),
+                    keys: vec![vec![192, 168, 0, 2, 10, 2, 0, 0]]
+                },
+            ]
+        );
+        let len = |v4, len| Set::TunnelSources { v4, len };
+        assert_eq!(sets, [len(true, 26), len(false, 61), len(true, 26)]);
+    }
+
+    #[test]
+    fn as_many_bits_are_looked_at_as_a_prefix_has() {
+        for (v4, most) in [(true, 32), (false, 128)] {
+            for len in 0..=most {
+                let first = IpPrefix::containing(mask(v4, most), len).unwrap();
+                assert_eq!(mask(v4, len), first.addr(), "{first}");
+                let text = bits(v4, len, number);
+                assert_eq!(text.is_empty(), len == most, "{text}");
+            }
+        }
     }
 
     #[test]

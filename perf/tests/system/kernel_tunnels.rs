@@ -13,6 +13,7 @@ use lab::ping::{Ping, reaches};
 use lab::pod::{Family, Kind, Pod};
 use lab::site::Site;
 use lab::wait::{PATIENCE, wait_until};
+use serde_json::json;
 
 use crate::nodes::{Bed, pinged_while, reach_each_other};
 
@@ -207,6 +208,77 @@ fn what_a_known_node_says_is_its_own_or_refused() {
     })
     .unwrap();
     bed.cluster.ledgers().unwrap();
+}
+
+/// As many bits as a prefix has are its node's, no fewer and no more.
+#[test]
+fn a_range_of_any_length_is_its_nodes_own() {
+    let bed = Bed::with(&Options { routed: false, ..options(Vxlan::Always) }, 2);
+    let (a, outside) = (&bed.cluster.nodes[0], &bed.cluster.lan.outside);
+    // Odd patterns, none in another's. There are no longer ones of pods than these, and none so wide that they have nothing else beside.
+    let v4 = (8..=32).map(|len| (IpAddr::from([16 + 2 * len, 0xa5, 0x5a, 0x96]), len));
+    let v6 = (16..=128).map(|len| {
+        let first = 0x2000 + 2 * u16::from(len);
+        (IpAddr::from([first, 0xb4c3, 0xd2e1, 0xf00f, 0x1e2d, 0x3c4b, 0x5a69, 0x7887]), len)
+    });
+    let ranges: Vec<(IpAddr, IpAddr)> = v4.chain(v6).map(|(address, len)| ends(address, len)).collect();
+    let lengths = (8..=32_u8).chain(16..=128);
+    let cidrs: Vec<String> =
+        ranges.iter().zip(lengths).map(|((first, _), len)| format!("{first}/{len}")).collect();
+    let end = lab::lan::GATEWAY[0];
+    let node = json!({
+        "kind": "Node", "apiVersion": "v1",
+        "metadata": {"name": "wide", "annotations": {"podrouter.io/router-addresses": end}},
+        "spec": {"podCIDRs": cidrs},
+        "status": {"addresses": [{"type": "InternalIP", "address": end}]},
+    });
+    bed.cluster.set("wide.json", &[node]).unwrap();
+    let element = format!("{{ {end} }}");
+    let known = || a.host.succeed("nft", &["get", "element", "inet", "podrouter", "tunnel_ends", &element]);
+    wait_until("it is known", PATIENCE, || known().map(drop)).unwrap();
+    let socket = inside(outside, || UdpSocket::bind((end, 0))).unwrap().unwrap();
+    let say = |source: IpAddr| {
+        socket.send_to(&datagram(&source.to_string()), (a.site.host()[0].as_str(), 4_789)).unwrap();
+    };
+    let mut expected = 0;
+    for ((first, last), prefix) in ranges.iter().zip(&cidrs) {
+        [first, last].into_iter().for_each(|own| say(*own));
+        [beside(*first, false), beside(*last, true)].into_iter().for_each(say);
+        expected += 2;
+        wait_until(prefix, PATIENCE, || {
+            let refused = refused(a, "tunnel-source-spoofed")?;
+            ensure!(refused == expected, "{refused} refused, not {expected}");
+            Ok(())
+        })
+        .unwrap();
+    }
+    for name in ["tunnel-invalid", "tunnel-peer-unknown"] {
+        assert_eq!(refused(a, name).unwrap(), 0, "{name}");
+    }
+}
+
+/// The first address of a range and its last.
+fn ends(address: IpAddr, len: u8) -> (IpAddr, IpAddr) {
+    match address {
+        IpAddr::V4(own) => {
+            let rest = u32::MAX.checked_shr(len.into()).unwrap_or_default();
+            ((own.to_bits() & !rest).to_be_bytes().into(), (own.to_bits() | rest).to_be_bytes().into())
+        }
+        IpAddr::V6(own) => {
+            let rest = u128::MAX.checked_shr(len.into()).unwrap_or_default();
+            ((own.to_bits() & !rest).to_be_bytes().into(), (own.to_bits() | rest).to_be_bytes().into())
+        }
+    }
+}
+
+/// The address behind another, or before it.
+fn beside(address: IpAddr, behind: bool) -> IpAddr {
+    match address {
+        IpAddr::V4(own) if behind => (own.to_bits() + 1).to_be_bytes().into(),
+        IpAddr::V4(own) => (own.to_bits() - 1).to_be_bytes().into(),
+        IpAddr::V6(own) if behind => (own.to_bits() + 1).to_be_bytes().into(),
+        IpAddr::V6(own) => (own.to_bits() - 1).to_be_bytes().into(),
+    }
 }
 
 /// Errors of a node's kernel and of its data plane's, and what a node says by an address that no Node object names: it crosses, as that node's.

@@ -1,6 +1,8 @@
 //! A cluster of five thousand nodes, of which two are real: the others come, go and change, and those two see nothing of it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
@@ -8,11 +10,13 @@ use std::time::{Duration, Instant};
 use apiserver::ApiServer;
 use lab::api;
 use lab::client::Client;
+use lab::exchange::inside;
 use lab::netns::Netns;
 use lab::node::{Node, Options, Uplink, Vxlan};
 use lab::pod::Family;
 use lab::wait::{PATIENCE, wait_until};
 use proto::dataplane::{Request, Response, Status};
+use rustix::net::{AddressFamily, RecvFlags, SocketType, netlink, sockopt};
 use serde_json::{Value, json};
 
 use crate::nodes::{Bed, pinged_while};
@@ -48,6 +52,49 @@ fn object(name: &str, pod_cidrs: [String; 2], addresses: [String; 2], routers: &
     })
 }
 
+fn routers_of(object: &Value) -> &str {
+    object["metadata"]["annotations"]["podrouter.io/router-addresses"].as_str().unwrap()
+}
+
+/// Where its datagrams come from.
+fn end_of(object: &Value) -> &str {
+    routers_of(object).split(',').next().unwrap()
+}
+
+/// What nftables is to have of a node: each of its addresses and ranges in a set for those of its length, with the end that it comes from.
+fn sources(object: &Value) -> Vec<String> {
+    let texts = |value: &Value| -> Vec<String> {
+        value.as_array().unwrap().iter().map(|own| own.as_str().unwrap().to_owned()).collect()
+    };
+    let addresses = object["status"]["addresses"].as_array().unwrap();
+    let addresses = addresses.iter().map(|own| own["address"].as_str().unwrap());
+    let routers = routers_of(object);
+    let end = end_of(object);
+    let of = |prefix: String| {
+        let (first, length) = prefix.split_once('/').unwrap();
+        match first.parse().unwrap() {
+            IpAddr::V4(own) => format!("tunnel_sources_ip_{length} {end} . {:#x}", own.to_bits()),
+            IpAddr::V6(own) => format!("tunnel_sources_ip6_{length} {end} . {:#x}", own.to_bits()),
+        }
+    };
+    let host = |address: &str| format!("{address}/{}", if address.contains(':') { 128 } else { 32 });
+    let hosts = addresses.chain(routers.split(',')).map(host);
+    texts(&object["spec"]["podCIDRs"]).into_iter().chain(hosts).map(of).collect()
+}
+
+/// The same, as it is there.
+fn sources_there(host: &Netns) -> BTreeSet<String> {
+    let text = host.succeed("nft", &["list", "table", "inet", "podrouter"]).unwrap();
+    let sets = text.split("\tset ").filter(|set| set.starts_with("tunnel_sources_"));
+    sets.flat_map(|set| {
+        let (name, rest) = set.split_once(' ').unwrap();
+        let elements =
+            rest.split_once("elements = {").map_or("", |(_, rest)| rest.split_once('}').unwrap().0);
+        elements.split(',').map(move |own| format!("{name} {}", own.trim()))
+    })
+    .collect()
+}
+
 fn real(node: &Node) -> Value {
     let site = node.site;
     let routers = if node.options.uplink == Uplink::Kernel { site.host() } else { site.router() };
@@ -67,6 +114,16 @@ fn status(client: &mut Client) -> anyhow::Result<Status> {
 
 fn milliseconds(delays: &[Duration], share: usize) -> f64 {
     delays[(delays.len() * share / 100).min(delays.len() - 1)].as_secs_f64() * 1e3
+}
+
+fn tell(what: &str, delays: &mut [Duration]) {
+    delays.sort();
+    println!(
+        "a Node's change to {what} among {OTHERS}: median {:.2} ms, p99 {:.2} ms, most {:.2} ms",
+        milliseconds(delays, 50),
+        milliseconds(delays, 99),
+        milliseconds(delays, 100)
+    );
 }
 
 /// Two real nodes, the first of which hears of all others.
@@ -108,14 +165,21 @@ impl Simulation {
             };
             (0..CHANGES).map(delay).collect::<Vec<_>>()
         });
-        delays.sort();
-        println!(
-            "a Node's change to {what} among {OTHERS}: median {:.2} ms, p99 {:.2} ms, most {:.2} ms",
-            milliseconds(&delays, 50),
-            milliseconds(&delays, 99),
-            milliseconds(&delays, 100)
-        );
+        tell(what, &mut delays);
         assert!(pinged.complete(), "{} of {}", pinged.received, pinged.sent);
+    }
+
+    /// The others that are there after all changes, and how each looks.
+    fn left() -> BTreeMap<u32, u32> {
+        let mut left: BTreeMap<u32, u32> = (1..=OTHERS).map(|n| (n, 0)).collect();
+        for change in 0..CHANGES {
+            if change.is_multiple_of(4) {
+                left.remove(&nth(change));
+            } else {
+                left.insert(nth(change), 1);
+            }
+        }
+        left
     }
 
     /// One that has changed, one that is gone, and one that is as it was, in a text that has all routes.
@@ -169,15 +233,59 @@ fn by_the_nodes_kernel_five_thousand_nodes_come_go_and_change_too() {
         Ok(())
     })
     .unwrap();
-    let mut heard = Heard::new(host);
+    let theirs = sources(&real(&simulation.bed.cluster.nodes[1]));
+    let has_sources = |others: &BTreeMap<u32, u32>| {
+        let others = others.iter().flat_map(|(n, look)| sources(&other(*n, *look)));
+        let all: BTreeSet<String> = others.chain(theirs.clone()).collect();
+        wait_until("nftables has all sources and no others", PATIENCE, || {
+            let there = sources_there(host);
+            let (missing, left) = (all.difference(&there).next(), there.difference(&all).next());
+            anyhow::ensure!(there == all, "{missing:?} is not there, {left:?} is");
+            Ok(())
+        })
+        .unwrap();
+    };
+    has_sources(&(1..=OTHERS).map(|n| (n, 0)).collect());
+    let (mut heard, mut elements) = (Heard::new(host), elements_heard(host).into_iter());
+    let mut taken = Vec::new();
     simulation.churn("its kernel's route", |n, gone, change| {
-        let prefix = |look| other(n, look)["spec"]["podCIDRs"][0].as_str().unwrap().to_owned();
-        let expected = if gone { format!("Deleted {}", prefix(0)) } else { prefix(1) };
+        let node = other(n, u32::from(!gone));
+        let prefix = node["spec"]["podCIDRs"][0].as_str().unwrap();
+        let expected = if gone { format!("Deleted {prefix}") } else { prefix.to_owned() };
+        let octets = |address: &str| address.parse::<Ipv4Addr>().unwrap().octets();
+        let key = [octets(end_of(&node)), octets(prefix.split_once('/').unwrap().0)].concat();
         let began = Instant::now();
         change();
+        // Nothing else is said of it.
+        let (when, _) = elements.find(|(_, said)| said.windows(8).any(|own| own == key)).unwrap();
+        taken.push(when.duration_since(began));
         heard.until(|line| line.starts_with(&expected)).duration_since(began)
     });
+    tell("what its kernel takes from it", &mut taken);
     simulation.check(&routes());
+    has_sources(&Simulation::left());
+}
+
+/// <linux/netfilter/nfnetlink.h>: whom its changes are told.
+const NFTABLES: u32 = 7;
+
+/// What a kernel says of nftables' elements as they change, each with when it was said; `nft monitor` takes its time.
+fn elements_heard(host: &Netns) -> Receiver<(Instant, Vec<u8>)> {
+    let (sender, elements) = mpsc::channel();
+    let open = || {
+        let socket = rustix::net::socket(AddressFamily::NETLINK, SocketType::RAW, Some(netlink::NETFILTER))?;
+        rustix::net::bind(&socket, &netlink::SocketAddrNetlink::new(0, 1 << (NFTABLES - 1)))?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
+        rustix::io::Result::Ok(socket)
+    };
+    let socket = inside(host, open).unwrap().unwrap();
+    std::thread::spawn(move || {
+        let mut said = vec![0; 1 << 16];
+        while let Ok((_, length)) = rustix::net::recv(&socket, &mut said, RecvFlags::empty())
+            && sender.send((Instant::now(), said[..length].to_vec())).is_ok()
+        {}
+    });
+    elements
 }
 
 /// What a kernel says of its routes as they change.
