@@ -1,5 +1,5 @@
 //! What the node's kernel translates: its own connections to ports of the node that lead to pods, and those by a NIC of its
-//! (`hostPort`) and Services (NodePorts); and, where the kernel is the way out, the source of what pods send beyond the cluster, and who may use a tunnel.
+//! (`hostPort`) and Services (NodePorts); what of its goes to Services' external addresses, which it marks; and, where the kernel is the way out, the source of what pods send beyond the cluster, and who may use a tunnel.
 //!
 //! One nftables table of ours, written whole in one transaction. What always holds: no other table is touched; with nothing to translate there
 //! is none of ours either; one that somebody changed or removed is written again.
@@ -150,9 +150,9 @@ fn needs_table(wanted: &Wanted) -> bool {
     has_ports(wanted) || !wanted.by_kernel.cluster.is_empty()
 }
 
-/// Whether ports of the node lead to pods.
+/// Whether ports of the node, or of addresses that it may have, lead to pods.
 fn has_ports(wanted: &Wanted) -> bool {
-    !wanted.ports.is_empty() || !wanted.node_ports.is_empty()
+    !wanted.ports.is_empty() || !wanted.node_ports.is_empty() || !wanted.externals.is_empty()
 }
 
 /// Why there is no such table.

@@ -3,12 +3,14 @@
 //! Owns no device. Each piece of work gets a socket of its own, in the namespace it is for: a netlink socket belongs to
 //! the namespace in which it was opened.
 
+mod marks;
 mod tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 
 use futures_util::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope};
 use rtnetlink::packet_route::link::{InfoData, LinkAttribute, LinkFlags, LinkInfo};
 use rtnetlink::packet_route::route::{
@@ -310,7 +312,14 @@ fn ours(message: &RouteMessage, protocol: RouteProtocol) -> Option<(Option<u32>,
             _ => {}
         }
     }
-    let prefix = IpPrefix::containing(addr?, header.destination_prefix_length)?;
+    // Of a route for everything it is not told.
+    let everything = || match header.address_family {
+        AddressFamily::Inet => Some(IpAddr::from(Ipv4Addr::UNSPECIFIED)),
+        AddressFamily::Inet6 => Some(Ipv6Addr::UNSPECIFIED.into()),
+        _ => None,
+    };
+    let addr = addr.or_else(|| everything().filter(|_| header.destination_prefix_length == 0))?;
+    let prefix = IpPrefix::containing(addr, header.destination_prefix_length)?;
     Some((index, KernelRoute { prefix, gateway, source, table }))
 }
 

@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use desired::{HostPort, KernelTunnel, NodePort};
+use proto::dataplane::FrontendKey;
 use wire::IpPrefix;
 
 use super::TABLE;
 use crate::peers::DEVICE;
-use crate::wanted::{Difference, Wanted};
+use crate::wanted::{Difference, MARK, Wanted};
 
 // What is inside a datagram, in bits from its UDP header: behind that are eight bytes of VXLAN's, and fourteen of Ethernet's. Where one ends
 // before, no rule that asks for it holds.
@@ -27,6 +28,37 @@ fn node_ports(v4: bool) -> &'static str {
 fn node_port(NodePort { protocol, port, .. }: &NodePort) -> String {
     format!("{protocol} . {port}")
 }
+
+/// The set that a Service's port on an external address is in. It has no ranges, of which nft compares each new one with all others.
+fn externals(v4: bool) -> &'static str {
+    if v4 { "externals_ip" } else { "externals_ip6" }
+}
+
+fn external(FrontendKey { address, protocol, port, .. }: &FrontendKey) -> String {
+    format!("{address} . {protocol} . {port}")
+}
+
+/// The same as an ICMP error quotes it, of a packet that came from there: source, protocol and port.
+fn quoted(v4: bool) -> &'static str {
+    if v4 { "externals_quoted_ip" } else { "externals_quoted_ip6" }
+}
+
+/// What is inside an ICMP message has no name in nftables' words, and is a number.
+fn quoted_external(FrontendKey { address, protocol, port, .. }: &FrontendKey) -> String {
+    let address = match address {
+        IpAddr::V4(own) => u128::from(own.to_bits()),
+        IpAddr::V6(own) => own.to_bits(),
+    };
+    format!("{address} . {} . {port}", protocol.0)
+}
+
+/// Errors (RFC 792; RFC 4443, section 2.1), and where they quote a source, a protocol and its port: in bits from the ICMP header, of eight
+/// bytes. IPv4's options or IPv6's extension headers are in no packet of a Service's.
+const QUOTED4: [&str; 2] = [
+    "icmp type { destination-unreachable, time-exceeded, parameter-problem }",
+    "@th,160,32 . @th,136,8 . @th,224,16",
+];
+const QUOTED6: [&str; 2] = ["icmpv6 type 1-4", "@th,128,128 . @th,112,8 . @th,384,16"];
 
 /// The set of nodes' ranges or addresses that a prefix is in. Neither overlap, so that each can be taken out again as it was put in.
 fn set_of(prefix: IpPrefix) -> String {
@@ -65,6 +97,11 @@ pub(super) fn elements(Difference { gone, new }: &Difference) -> String {
         }
         for port in &part.node_ports {
             sets.entry(node_ports(port.v4).to_owned()).or_default().push(node_port(port));
+        }
+        for own in &part.externals {
+            let v4 = own.address.is_ipv4();
+            sets.entry(externals(v4).to_owned()).or_default().push(external(own));
+            sets.entry(quoted(v4).to_owned()).or_default().push(quoted_external(own));
         }
         let ends = part.ends.iter().map(ToString::to_string);
         sets.entry("tunnel_ends".to_owned()).or_default().extend(ends);
@@ -122,6 +159,14 @@ pub(super) fn rules(name: &str, wanted: &Wanted, within: &[IpPrefix]) -> String 
                 out,
                 "    oifname \"{name}\" meta nfproto {nfproto} {whose}ct status dnat snat {family} to {source}"
             );
+            if wanted.has_externals(v4) {
+                // What asks at an address of the node's has that as its own as well.
+                let _ = writeln!(
+                    out,
+                    "    oifname \"{name}\" meta nfproto {nfproto} meta mark & {MARK:#x} != 0 fib saddr type local \
+                     {family} saddr != {source} snat {family} to {source}"
+                );
+            }
         }
         if !is_way_out {
             continue;
@@ -146,21 +191,22 @@ pub(super) fn rules(name: &str, wanted: &Wanted, within: &[IpPrefix]) -> String 
         let _ = writeln!(out, "    {outward}masquerade");
         let _ = writeln!(untracked, "    {outward}ct state invalid counter name untranslated drop");
     }
+    let (marks, unmarked) = mark_rules(name, wanted);
     let tunnels = tunnel_rules(name, wanted);
     format!(
         "add table inet {TABLE}
 delete table inet {TABLE}
 table inet {TABLE} {{
   counter untranslated {{ }}
-{sets}{tunnels}  chain host_ports {{
+{sets}{marks}{tunnels}  chain host_ports {{
 {to_pods}  }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
-    iifname != \"{name}\" fib daddr type local jump host_ports
+    iifname != \"{name}\" {unmarked}fib daddr type local jump host_ports
   }}
   chain output {{
     type nat hook output priority -100; policy accept;
-    fib daddr type local jump host_ports
+    {unmarked}fib daddr type local jump host_ports
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
@@ -175,6 +221,43 @@ table inet {TABLE} {{
 }}
 "
     )
+}
+
+/// What is sent to a Service's port on an external address is marked, and routed by that (`netlink/marks.rs`), as is what tells of a packet
+/// that came from there, such as that it was too big; and how what is not is told.
+fn mark_rules(name: &str, wanted: &Wanted) -> (String, String) {
+    let (mut sets, mut rules) = (String::new(), String::new());
+    for v4 in [true, false].into_iter().filter(|v4| wanted.has_externals(*v4)) {
+        let (set, family) = (externals(v4), family(v4));
+        let elements =
+            wanted.externals.iter().filter(|own| own.address.is_ipv4() == v4).map(external).collect();
+        let of = format!("type ip{}_addr . inet_proto . inet_service", if v4 { "v4" } else { "v6" });
+        sets += &set_text(set, &of, "", elements);
+        let mark = format!("meta mark set meta mark | {MARK:#x}");
+        let _ = writeln!(rules, "    {family} daddr . meta l4proto . th dport @{set} {mark}");
+        let [errors, what] = if v4 { QUOTED4 } else { QUOTED6 };
+        let elements = wanted.externals.iter().filter(|own| own.address.is_ipv4() == v4);
+        let elements = elements.map(quoted_external).collect();
+        sets += &set_text(quoted(v4), &format!("typeof {what}"), "", elements);
+        let _ = writeln!(rules, "    {errors} {what} @{} {mark}", quoted(v4));
+    }
+    if rules.is_empty() {
+        return (String::new(), String::new());
+    }
+    let chains = format!(
+        "{sets}  chain externals {{
+{rules}  }}
+  chain externals_prerouting {{
+    type filter hook prerouting priority mangle; policy accept;
+    iifname != \"{name}\" jump externals
+  }}
+  chain externals_output {{
+    type route hook output priority mangle; policy accept;
+    jump externals
+  }}
+"
+    );
+    (chains, format!("meta mark & {MARK:#x} == 0 "))
 }
 
 fn set_text(name: &str, of: &str, flags: &str, elements: Vec<String>) -> String {
@@ -374,6 +457,55 @@ mod tests {
             "delete element inet podrouter node_ports_ip { tcp . 30080 }\n\
              add element inet podrouter node_ports_ip6 { tcp . 30081 }\n"
         );
+    }
+
+    #[test]
+    fn an_external_address_is_marked_by_its_port_alone() {
+        let key = |address: &str, protocol, port| FrontendKey {
+            network: 0,
+            address: address.parse().unwrap(),
+            port,
+            protocol: Protocol(protocol),
+        };
+        let wanted = Wanted {
+            externals: [key("203.0.113.7", 6, 80), key("203.0.113.7", 17, 53)].into_iter().collect(),
+            sources: vec!["192.168.77.11".parse().unwrap(), "fd00:77::11".parse().unwrap()],
+            ..Wanted::default()
+        };
+        let text = rules("podrouter0", &wanted, &[]);
+        for line in [
+            "type ipv4_addr . inet_proto . inet_service;",
+            "elements = { 203.0.113.7 . udp . 53, 203.0.113.7 . tcp . 80 }",
+            "ip daddr . meta l4proto . th dport @externals_ip meta mark set meta mark | 0x1000",
+            "elements = { 3405803783 . 17 . 53, 3405803783 . 6 . 80 }",
+            "icmp type { destination-unreachable, time-exceeded, parameter-problem } @th,160,32 . @th,136,8 . @th,224,16 \
+             @externals_quoted_ip meta mark set meta mark | 0x1000",
+            "iifname != \"podrouter0\" meta mark & 0x1000 == 0 fib daddr type local jump host_ports",
+            "oifname \"podrouter0\" meta nfproto ipv4 meta mark & 0x1000 != 0 fib saddr type local ip saddr != 192.168.77.11 \
+             snat ip to 192.168.77.11",
+        ] {
+            assert!(text.lines().any(|own| own.trim() == line), "{line}:\n{text}");
+        }
+        assert!(!text.contains("externals_ip6") && !text.contains("snat ip6 to fd00:77::11\n    oifname"));
+        // One of a family that there was already; the first of another makes all anew.
+        let router = Router {
+            gateway4: [169, 254, 1, 1].into(),
+            gateway6: "fe80::1".parse().unwrap(),
+            dns_servers: vec![],
+            dns_search: vec![],
+        };
+        let mut later = wanted.clone();
+        later.externals.remove(&key("203.0.113.7", 6, 80));
+        later.externals.insert(key("203.0.113.8", 6, 80));
+        assert_eq!(
+            elements(&later.since(&wanted, &router).unwrap()),
+            "delete element inet podrouter externals_ip { 203.0.113.7 . tcp . 80 }\n\
+             delete element inet podrouter externals_quoted_ip { 3405803783 . 6 . 80 }\n\
+             add element inet podrouter externals_ip { 203.0.113.8 . tcp . 80 }\n\
+             add element inet podrouter externals_quoted_ip { 3405803784 . 6 . 80 }\n"
+        );
+        later.externals.insert(key("2001:db8::7", 6, 80));
+        assert!(later.since(&wanted, &router).is_none());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod addresses;
 mod bandwidth;
 mod errors;
+mod externals;
 mod host_ports;
 mod kernel_tunnels;
 mod lifecycle;

@@ -29,7 +29,7 @@ pub struct Desired {
     pub rows: Rows,
     /// This node's own podCIDRs: where its pods' addresses come from.
     pub own_cidrs: Vec<IpPrefix>,
-    /// What the node's kernel routes to the host port: all podCIDRs that lead somewhere.
+    /// What the node's kernel routes to the host port: all podCIDRs that lead somewhere, and cluster addresses.
     pub host_prefixes: Prefixes,
     /// This node's addresses that its kernel holds, InternalIP first: sources of what it sends to pods.
     pub host_addresses: Vec<IpAddr>,
@@ -41,6 +41,8 @@ pub struct Desired {
     pub router_addresses: Vec<IpAddr>,
     /// Services' ports on the node's addresses: there the kernel passes them on to the router's address.
     pub node_ports: OrdSet<NodePort>,
+    /// Services' ports on addresses that the world may know: there the kernel passes them on as they are.
+    pub externals: OrdSet<FrontendKey>,
     /// Where load balancers ask whether a Service has endpoints here, by port.
     pub health_checks: OrdMap<u16, HealthCheck>,
     /// Those addresses, and the router's.

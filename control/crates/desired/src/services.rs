@@ -23,13 +23,15 @@ pub(crate) struct Services {
     /// Slices of each Service that any says to be of.
     slices: OrdMap<ObjectName, OrdSet<ObjectName>>,
     held: OrdMap<ObjectName, Held>,
+    /// How many Services have each cluster address that the node's kernel routes to us.
+    routed: OrdMap<IpAddr, u32>,
 }
 
 /// What is there for one Service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Held {
     frontends: Vec<FrontendKey>,
-    /// What the node's kernel routes to us.
+    /// Cluster addresses that the node's kernel routes to us.
     routed: Vec<IpAddr>,
     health_check: Option<u16>,
 }
@@ -172,26 +174,39 @@ impl Desired {
                         }
                     }
                     held.frontends.push(key);
-                    if door.kind == DoorKind::Node && self.router_addresses.contains(&key.address) {
-                        self.node_ports.insert(NodePort { v4, protocol: key.protocol, port: key.port });
+                    match door.kind {
+                        DoorKind::Node if self.router_addresses.contains(&key.address) => {
+                            self.node_ports.insert(NodePort { v4, protocol: key.protocol, port: key.port });
+                        }
+                        DoorKind::LoadBalancer | DoorKind::External if !local.kept.contains(&key.address) => {
+                            self.externals.insert(key);
+                        }
+                        _ => {}
                     }
                 }
             }
         }
-        for Door { address, kind } in doors.into_iter().filter(|door| door.kind != DoorKind::Node) {
-            if !held.frontends.iter().any(|key| key.address == address) || held.routed.contains(&address) {
-                continue;
+        let mut own_addresses: Vec<Door> = Vec::new();
+        for door in doors.into_iter().filter(|door| door.kind != DoorKind::Node) {
+            let is_served = held.frontends.iter().any(|key| key.address == door.address);
+            if is_served && !own_addresses.iter().any(|own| own.address == door.address) {
+                own_addresses.push(door);
             }
-            // All ports of an address take the kernel's one route.
-            if self.nodes.has(address) || local.kept.contains(&address) {
-                if kind != DoorKind::Cluster {
-                    let text = "is a node's, a pod's or the API server's own; the node itself, and who comes by its kernel, are not served there";
-                    problems.push(format!("address {address} {text}"));
+        }
+        for Door { address, kind } in own_addresses {
+            if kind == DoorKind::Cluster {
+                // All ports of an address take the kernel's one route.
+                if !self.nodes.has(address) && !local.kept.contains(&address) {
+                    self.host_prefixes.insert(IpPrefix::host(address));
+                    *self.services.routed.entry(address).or_default() += 1;
+                    held.routed.push(address);
                 }
-                continue;
+            } else if local.kept.contains(&address) {
+                // Whoever says so would cut off the way to what he says.
+                let text =
+                    "is the API server's; the node itself, and who comes by its kernel, are not served there";
+                problems.push(format!("address {address} {text}"));
             }
-            self.host_prefixes.insert(IpPrefix::host(address));
-            held.routed.push(address);
         }
         if checked {
             self.answer_checks(name, service, &slices, place, &mut held, &mut problems);
@@ -263,15 +278,20 @@ impl Desired {
         }
         for key in frontends {
             self.rows.frontends.remove(&key);
+            self.externals.remove(&key);
             if self.router_addresses.contains(&key.address) {
                 let FrontendKey { address, protocol, port, .. } = key;
                 self.node_ports.remove(&NodePort { v4: address.is_ipv4(), protocol, port });
             }
         }
-        for prefix in routed.into_iter().map(IpPrefix::host) {
+        for address in routed {
             // Another may have the address, with other ports.
-            if !self.is_served_in(prefix) {
-                self.host_prefixes.remove(&prefix);
+            match self.services.routed.get_mut(&address) {
+                Some(others) if *others > 1 => *others -= 1,
+                _ => {
+                    self.services.routed.remove(&address);
+                    self.host_prefixes.remove(&IpPrefix::host(address));
+                }
             }
         }
     }

@@ -18,6 +18,8 @@ const NODE_ADDRESSES: [&str; 4] = ["172.16.0.1", "10.244.1.1", "fd00:1::1", "fd0
 const ROUTER: [&str; 2] = ["10.244.1.1", "fd00:1::1"];
 /// Of another, where it is there.
 const OTHER_NODE: &str = "172.16.0.2";
+/// What Services call theirs, this node's own address among them.
+const WORLD: [&str; 5] = ["192.0.2.1", "192.0.2.2", OTHER_NODE, "172.16.0.1", "2001:db8::1"];
 
 fn named(name: &str) -> ObjectName {
     ObjectName { namespace: "shop".into(), name: name.into() }
@@ -194,6 +196,8 @@ fn an_external_address_takes_nothing_from_anybody() {
     }
     let routed = |text: &str| next.host_prefixes.contains(&text.parse::<wire::IpPrefix>().unwrap());
     assert!(routed("10.96.0.7/32") && !routed("192.0.2.6/32"));
+    let externals: Vec<String> = next.externals.iter().map(ToString::to_string).collect();
+    assert_eq!(externals, ["10.96.0.7:30080/tcp", "10.244.1.1:53/udp"]);
     let told: Vec<&str> = next.warnings().filter(|text| text.contains("a-greedy")).collect();
     for what in
         ["10.96.0.7:53/udp is the shop/dns", "10.244.1.1:30080/tcp is the shop/web", "address 192.0.2.6"]
@@ -392,27 +396,32 @@ fn served(desired: &Desired) -> Served {
     desired.rows.frontends.values().map(row).collect()
 }
 
-/// What the node's kernel is told: addresses that lead to us, but those that nodes or pods have; and ports of its own.
-fn expected_of_kernel(view: &ClusterView, served: &Served) -> (BTreeSet<IpAddr>, BTreeSet<String>) {
-    let (mut routed, mut ports) = (BTreeSet::new(), BTreeSet::new());
+/// What the node's kernel is told: cluster addresses, which lead to us as a whole; ports of its own; and ports of what the world knows,
+/// which no other port of the same address is taken for.
+type OfKernel = (BTreeSet<IpAddr>, BTreeSet<String>, BTreeSet<String>);
+
+fn expected_of_kernel(served: &Served) -> OfKernel {
+    let (mut routed, mut ports, mut externals) = OfKernel::default();
     for key in served.keys() {
         let (socket, protocol) = key.split_once('/').unwrap();
         let socket: std::net::SocketAddr = socket.parse().unwrap();
-        if NODE_ADDRESSES.contains(&socket.ip().to_string().as_str()) {
-            if ROUTER.contains(&socket.ip().to_string().as_str()) {
-                ports.insert(format!("{} {protocol} {}", socket.is_ipv4(), socket.port()));
-            }
-        } else if socket.ip().to_string() != OTHER_NODE || !view.nodes.contains_key("node-2") {
+        let address = socket.ip().to_string();
+        if ROUTER.contains(&address.as_str()) {
+            ports.insert(format!("{} {protocol} {}", socket.is_ipv4(), socket.port()));
+        } else if WORLD.contains(&address.as_str()) && socket.port() < 30_000 {
+            externals.insert(key.clone());
+        } else if !NODE_ADDRESSES.contains(&address.as_str()) {
             routed.insert(socket.ip());
         }
     }
-    (routed, ports)
+    (routed, ports, externals)
 }
 
-fn of_kernel(desired: &Desired) -> (BTreeSet<IpAddr>, BTreeSet<String>) {
+fn of_kernel(desired: &Desired) -> OfKernel {
     let hosts = desired.host_prefixes.iter().filter(|prefix| prefix.is_host()).map(|prefix| prefix.addr());
     let ports = desired.node_ports.iter().map(|own| format!("{} {} {}", own.v4, own.protocol, own.port));
-    (hosts.collect(), ports.collect())
+    let externals = desired.externals.iter().map(ToString::to_string);
+    (hosts.collect(), ports.collect(), externals.collect())
 }
 
 #[derive(Debug, Clone)]
@@ -432,7 +441,7 @@ fn some_port() -> impl Strategy<Value = (String, Protocol, u16)> {
 fn some_service(n: u8) -> impl Strategy<Value = Service> {
     let ports = prop::collection::vec(some_port(), 1..3);
     let external = || {
-        let one = prop::sample::select(vec!["192.0.2.1", "192.0.2.2", OTHER_NODE, "2001:db8::1"]);
+        let one = prop::sample::select(WORLD.to_vec());
         prop::collection::btree_set(one, 0..3)
     };
     let ranges = prop::collection::vec(prop::sample::select(vec!["198.51.100.0/24", "2001:db8::/32"]), 0..2);
@@ -578,7 +587,7 @@ proptest! {
             let next = desired.next((&before, &local), &view, &local);
             let expected = expected(&view);
             prop_assert_eq!(served(&next), expected.clone(), "after {:?}", step);
-            prop_assert_eq!(of_kernel(&next), expected_of_kernel(&view, &expected), "after {:?}", step);
+            prop_assert_eq!(of_kernel(&next), expected_of_kernel(&expected), "after {:?}", step);
             prop_assert_eq!(&next, &Desired::build(&view, &local), "after {:?}", step);
             prop_assert_eq!(apply(&mut rows, &diff(&desired.rows, &next.rows)), Ok(()));
             prop_assert_eq!(&rows, &next.rows);
