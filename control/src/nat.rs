@@ -16,6 +16,7 @@ use crate::netlink;
 use crate::store::{Store, Warner};
 use crate::wanted::Wanted;
 
+mod conntrack;
 mod rules;
 
 use rules::{elements, rules};
@@ -32,11 +33,15 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
         let plan = store.next_plan(seen, rest.saturating_sub(looked.elapsed()));
         seen = plan.revision;
         let wanted = Wanted::of(&plan.desired);
-        if looked.elapsed() < rest && nat.step(&wanted, router) {
+        if looked.elapsed() < rest && nat.step(&wanted, router) && nat.forget(&wanted).is_ok() {
             continue;
         }
         let began = Instant::now();
         let failed = nat.keep(name, &wanted).err();
+        let unforgotten = match failed {
+            None => nat.forget(&wanted).err(),
+            Some(_) => None,
+        };
         looked = Instant::now();
         rest = if failed.is_none() { LOOK.max((looked - began) * SHARE) } else { LOOK };
         let tunnel = wanted.by_kernel.tunnel;
@@ -50,7 +55,13 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
         );
         let text =
             |error| format!("host interface `{name}`: {error}; it is tried again every {LOOK:?}{closed}");
-        store.warn(Warner::Nat, failed.map(text).into_iter().collect());
+        let kept = unforgotten.map(|error| {
+            format!(
+                "the kernel's connection tracking: {error}; who sends datagrams to a port of the node's without a pause is led where that led when \
+                 he began: load the module nf_conntrack_netlink; it is tried again every {LOOK:?}"
+            )
+        });
+        store.warn(Warner::Nat, failed.map(text).into_iter().chain(kept).collect());
     }
 }
 
@@ -62,6 +73,8 @@ struct Nat {
     written: Option<Written>,
     /// There is none, not even an earlier process'.
     absent: bool,
+    /// For what flows of datagrams were looked through last.
+    followed: Option<Wanted>,
 }
 
 /// What was written last.
@@ -123,6 +136,26 @@ impl Nat {
         netlink::sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), localnet);
         nft(&rules(name, wanted, &self.within))?;
         self.written = Some(Written::read(wanted)?);
+        Ok(())
+    }
+
+    /// Has flows of datagrams follow what the table says now.
+    fn forget(&mut self, wanted: &Wanted) -> io::Result<()> {
+        let is_other = |before: &Wanted| conntrack::concerns_datagrams(before, wanted);
+        if self.followed.as_ref().is_none_or(is_other) {
+            match conntrack::forget(wanted, &self.within) {
+                Ok(0) => {}
+                Ok(forgotten) => {
+                    tracing::debug!(
+                        "{forgotten} flows of datagrams begin anew: their port leads elsewhere now"
+                    );
+                }
+                // Where nothing is translated, there may well be no connection tracking.
+                Err(_) if !has_ports(wanted) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.followed = Some(wanted.clone());
         Ok(())
     }
 

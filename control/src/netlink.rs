@@ -6,6 +6,7 @@
 mod marks;
 mod tunnel;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 
@@ -234,6 +235,28 @@ impl Netlink {
             }
         }
         Ok(routes)
+    }
+
+    /// All addresses of the namespace's own.
+    pub(crate) async fn addresses(&self) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+        let (mut found, mut addresses) = (self.0.address().get().execute(), BTreeSet::new());
+        loop {
+            let message = match found.try_next().await {
+                Ok(Some(message)) => message,
+                Ok(None) => return Ok(addresses),
+                Err(error) => return Err(NetlinkError::from("listing addresses", &error)),
+            };
+            // On a link between two, the address that is told first is the other end's (rtnetlink(7), IFA_LOCAL).
+            let (mut told, mut local) = (None, None);
+            for attribute in &message.attributes {
+                match attribute {
+                    AddressAttribute::Address(own) => told = Some(*own),
+                    AddressAttribute::Local(own) => local = Some(*own),
+                    _ => {}
+                }
+            }
+            addresses.extend(local.or(told));
+        }
     }
 
     /// The networks that the node is on by any other device than these.

@@ -14,6 +14,7 @@ mod lifecycle;
 mod networks;
 mod node_ports;
 mod nodes;
+mod older_flows;
 mod pings;
 mod restarts;
 mod service_changes;
