@@ -141,6 +141,39 @@ fn services(c: &mut Criterion) {
             ops
         });
     });
+    // Two of them want one external address and port, which have nothing to do with the one that changes; and then one of the two does.
+    let mut old_view = old_view;
+    for n in [7, 8] {
+        for view in [&mut old_view, &mut view] {
+            let (name, own) = service(n);
+            view.services.insert(name, Service { external_ips: vec!["192.0.2.1".into()], ..own });
+        }
+    }
+    let contested = Desired::build(&old_view, &local);
+    assert_eq!(contested.warnings().count(), 1);
+    group.bench_function("next-by-one-slice-beside-a-conflict", |b| {
+        b.iter(|| black_box(&contested).next((black_box(&old_view), &local), black_box(&view), &local));
+    });
+    let mut given_up = old_view.clone();
+    given_up.services.extend([service(7)]);
+    assert_eq!(contested.next((&old_view, &local), &given_up, &local).warnings().count(), 0);
+    group.bench_function("next-by-the-end-of-a-conflict", |b| {
+        b.iter(|| black_box(&contested).next((black_box(&old_view), &local), black_box(&given_up), &local));
+    });
+    // Two nodes have one range: none of the Services'.
+    for view in [&mut old_view, &mut view] {
+        view.nodes.extend([node(2), (node(3).0, node(2).1)]);
+    }
+    let contested = Desired::build(&old_view, &local);
+    assert!(contested.warnings().count() > 1);
+    group.bench_function("next-by-one-slice-beside-a-conflict-of-nodes", |b| {
+        b.iter(|| black_box(&contested).next((black_box(&old_view), &local), black_box(&view), &local));
+    });
+    let mut apart = old_view.clone();
+    apart.nodes.extend([node(3)]);
+    group.bench_function("next-by-the-end-of-a-conflict-of-nodes", |b| {
+        b.iter(|| black_box(&contested).next((black_box(&old_view), &local), black_box(&apart), &local));
+    });
     group.finish();
 }
 

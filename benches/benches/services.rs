@@ -67,6 +67,7 @@ fn policy(n: u32) -> Policy {
     let rule = |i: u32| Rule {
         id: i,
         name: format!("shop/policy-{n} ingress[{i}]").into(),
+        says: "".into(),
         peer: if i.is_multiple_of(4) {
             Peer::Any
         } else {

@@ -168,6 +168,7 @@ fn policy(number: u32) -> Policy {
         Rule {
             id,
             name: format!("bench/policy-{number} ingress[{id}]").into(),
+            says: "".into(),
             peer: Peer::Groups(if last { [GroupId(1), GroupId(2)].into() } else { others }),
             protocol: None,
             ports: (!last).then(|| u16::try_from(9_000 + id).map_or((0, 0), |port| (port, port))),

@@ -17,7 +17,7 @@ use crate::netlink::{self, Netlink, NetlinkError};
 use crate::peers;
 use crate::routes::{self, Links};
 use crate::store::{Store, Warner};
-use crate::wanted::{Difference, Wanted};
+use crate::wanted::{Difference, MARK, MARKED, Wanted};
 
 /// The kernel's own address on the host TAP. One on every node will do: nobody else is on that link.
 pub(crate) const MAC: MacAddr = MacAddr([0x02, 0x70, 0x6f, 0x64, 0x00, 0x02]);
@@ -159,6 +159,9 @@ fn sync(name: &str, wanted: &Wanted, router: &Router) -> Result<Vec<String>, Net
         let (tunnel, mut warnings) =
             peers::prepare(&kernel, name, wanted.by_kernel.tunnel.as_ref(), &whole).await?;
         warnings.extend(routes::sync(&kernel, Links { host, tunnel }, &whole.routes).await?);
+        for v4 in [true, false] {
+            kernel.set_mark_rule(v4, MARK, MARKED, routes::PROTOCOL, wanted.has_externals(v4)).await?;
+        }
         Ok(warnings)
     })
 }

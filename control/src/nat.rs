@@ -1,5 +1,5 @@
 //! What the node's kernel translates: its own connections to ports of the node that lead to pods, and those by a NIC of its
-//! (`hostPort`) and Services (NodePorts); and, where the kernel is the way out, the source of what pods send beyond the cluster, and who may use a tunnel.
+//! (`hostPort`) and Services (NodePorts); what of its goes to Services' external addresses, which it marks; and, where the kernel is the way out, the source of what pods send beyond the cluster, and who may use a tunnel.
 //!
 //! One nftables table of ours, written whole in one transaction. What always holds: no other table is touched; with nothing to translate there
 //! is none of ours either; one that somebody changed or removed is written again.
@@ -17,6 +17,7 @@ use crate::netlink::{self, NetlinkError, Nftables, SetChange};
 use crate::store::{Store, Warner};
 use crate::wanted::Wanted;
 
+mod conntrack;
 mod rules;
 mod sets;
 
@@ -35,11 +36,15 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
         let plan = store.next_plan(seen, rest.saturating_sub(looked.elapsed()));
         seen = plan.revision;
         let wanted = Wanted::of(&plan.desired);
-        if looked.elapsed() < rest && nat.step(&wanted, router) {
+        if looked.elapsed() < rest && nat.step(&wanted, router) && nat.forget(&wanted).is_ok() {
             continue;
         }
         let began = Instant::now();
         let failed = nat.keep(name, &wanted, router).err();
+        let unforgotten = match failed {
+            None => nat.forget(&wanted).err(),
+            Some(_) => None,
+        };
         looked = Instant::now();
         rest = if failed.is_none() { LOOK.max((looked - began) * SHARE) } else { LOOK };
         let tunnel = wanted.by_kernel.tunnel;
@@ -53,7 +58,13 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
         );
         let text =
             |error| format!("host interface `{name}`: {error}; it is tried again every {LOOK:?}{closed}");
-        store.warn(Warner::Nat, failed.map(text).into_iter().collect());
+        let kept = unforgotten.map(|error| {
+            format!(
+                "the kernel's connection tracking: {error}; who sends datagrams to a port of the node's without a pause is led where that led when \
+                 he began: load the module nf_conntrack_netlink; it is tried again every {LOOK:?}"
+            )
+        });
+        store.warn(Warner::Nat, failed.map(text).into_iter().chain(kept).collect());
     }
 }
 
@@ -65,6 +76,8 @@ struct Nat {
     written: Option<Written>,
     /// There is none, not even an earlier process'.
     absent: bool,
+    /// For what flows of datagrams were looked through last.
+    followed: Option<Wanted>,
 }
 
 /// What was written last.
@@ -149,6 +162,26 @@ impl Nat {
         Ok(())
     }
 
+    /// Has flows of datagrams follow what the table says now.
+    fn forget(&mut self, wanted: &Wanted) -> io::Result<()> {
+        let is_other = |before: &Wanted| conntrack::concerns_datagrams(before, wanted);
+        if self.followed.as_ref().is_none_or(is_other) {
+            match conntrack::forget(wanted, &self.within) {
+                Ok(0) => {}
+                Ok(forgotten) => {
+                    tracing::debug!(
+                        "{forgotten} flows of datagrams begin anew: their port leads elsewhere now"
+                    );
+                }
+                // Where nothing is translated, there may well be no connection tracking.
+                Err(_) if !has_ports(wanted) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.followed = Some(wanted.clone());
+        Ok(())
+    }
+
     /// Has it know of nodes that came and went since it was kept, and counts on; whether that was all that was to do, and is done.
     fn step(&mut self, wanted: &Wanted, router: &Router) -> bool {
         let Some(written) = &mut self.written else { return self.absent && !needs_table(wanted) };
@@ -174,9 +207,9 @@ fn needs_table(wanted: &Wanted) -> bool {
     has_ports(wanted) || !wanted.by_kernel.cluster.is_empty()
 }
 
-/// Whether ports of the node lead to pods.
+/// Whether ports of the node, or of addresses that it may have, lead to pods.
 fn has_ports(wanted: &Wanted) -> bool {
-    !wanted.ports.is_empty() || !wanted.node_ports.is_empty()
+    !wanted.ports.is_empty() || !wanted.node_ports.is_empty() || !wanted.externals.is_empty()
 }
 
 /// Why there is no such table.

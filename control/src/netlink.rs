@@ -4,13 +4,16 @@
 //! Owns no device. Each piece of work gets a socket of its own, in the namespace it is for: a netlink socket belongs to
 //! the namespace in which it was opened.
 
+mod marks;
 mod nftables;
 mod tunnel;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 
 use futures_util::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope};
 use rtnetlink::packet_route::link::{InfoData, LinkAttribute, LinkFlags, LinkInfo};
 use rtnetlink::packet_route::route::{
@@ -237,6 +240,28 @@ impl Netlink {
         Ok(routes)
     }
 
+    /// All addresses of the namespace's own.
+    pub(crate) async fn addresses(&self) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+        let (mut found, mut addresses) = (self.0.address().get().execute(), BTreeSet::new());
+        loop {
+            let message = match found.try_next().await {
+                Ok(Some(message)) => message,
+                Ok(None) => return Ok(addresses),
+                Err(error) => return Err(NetlinkError::from("listing addresses", &error)),
+            };
+            // On a link between two, the address that is told first is the other end's (rtnetlink(7), IFA_LOCAL).
+            let (mut told, mut local) = (None, None);
+            for attribute in &message.attributes {
+                match attribute {
+                    AddressAttribute::Address(own) => told = Some(*own),
+                    AddressAttribute::Local(own) => local = Some(*own),
+                    _ => {}
+                }
+            }
+            addresses.extend(local.or(told));
+        }
+    }
+
     /// The networks that the node is on by any other device than these.
     pub(crate) async fn subnets(&self, except: &[Link]) -> Result<Vec<IpPrefix>, NetlinkError> {
         let (mut found, mut subnets) = (self.0.address().get().execute(), Vec::new());
@@ -313,7 +338,14 @@ fn ours(message: &RouteMessage, protocol: RouteProtocol) -> Option<(Option<u32>,
             _ => {}
         }
     }
-    let prefix = IpPrefix::containing(addr?, header.destination_prefix_length)?;
+    // Of a route for everything it is not told.
+    let everything = || match header.address_family {
+        AddressFamily::Inet => Some(IpAddr::from(Ipv4Addr::UNSPECIFIED)),
+        AddressFamily::Inet6 => Some(Ipv6Addr::UNSPECIFIED.into()),
+        _ => None,
+    };
+    let addr = addr.or_else(|| everything().filter(|_| header.destination_prefix_length == 0))?;
+    let prefix = IpPrefix::containing(addr, header.destination_prefix_length)?;
     Some((index, KernelRoute { prefix, gateway, source, table }))
 }
 

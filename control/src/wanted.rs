@@ -3,18 +3,25 @@
 //! A cluster's nodes are thousands, and change one by one: what is different is found without a look at the rest.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use desired::{ByKernel, Desired, End, HOST_PORT, HostPort, NodePort, Prefixes, Way};
 use imbl::ordmap::DiffItem;
 use imbl::{OrdSet, ordset};
-use proto::dataplane::Router;
+use proto::dataplane::{FrontendKey, Router};
 use wire::{IpPrefix, MacAddr};
 
 use crate::netlink::{self, KernelRoute, Neighbour};
 
 /// The number of the table for what pods send to other nodes, and of the rule that leads there.
 pub(crate) const TABLE: u32 = 30_112;
+
+/// The number of the table for what has [`MARK`]: all of it goes to the host's port.
+pub(crate) const MARKED: u32 = 30_113;
+
+/// The bit that packets to a Service's external address and port have while they are in the kernel. Others that mark packets on a node use
+/// others: kube-proxy 0x4000 and 0x8000, CNI's portmap 0x2000, Cilium 0x0f00, Calico those above 0xffff.
+pub(crate) const MARK: u32 = 0x1000;
 
 /// What the kernel is to know; a copy costs next to nothing.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -26,6 +33,8 @@ pub(crate) struct Wanted {
     pub(crate) ports: Vec<HostPort>,
     /// Services' ports on the node, which are asked at the router's addresses.
     pub(crate) node_ports: OrdSet<NodePort>,
+    /// Services' ports on external addresses, which are marked: nothing where the host has no port.
+    pub(crate) externals: OrdSet<FrontendKey>,
     pub(crate) routers: Vec<IpAddr>,
     pub(crate) by_kernel: ByKernel,
 }
@@ -52,6 +61,7 @@ pub(crate) struct Part {
     /// Whom pods reach as themselves.
     pub(crate) cluster: Vec<IpPrefix>,
     pub(crate) node_ports: Vec<NodePort>,
+    pub(crate) externals: Vec<FrontendKey>,
 }
 
 /// What is no more, and what is new. What changed is in both.
@@ -70,15 +80,16 @@ impl Difference {
 
 impl Wanted {
     pub(crate) fn of(desired: &Desired) -> Self {
-        let prefixes = match desired.ports.contains_key(HOST_PORT) {
-            true => desired.host_prefixes.clone(),
-            false => Prefixes::new(),
+        let (prefixes, externals) = match desired.ports.contains_key(HOST_PORT) {
+            true => (desired.host_prefixes.clone(), desired.externals.clone()),
+            false => (Prefixes::new(), OrdSet::new()),
         };
         Self {
             prefixes,
             sources: desired.host_addresses.clone(),
             ports: desired.host_ports.clone(),
             node_ports: desired.node_ports.clone(),
+            externals,
             routers: desired.router_addresses.clone(),
             by_kernel: desired.by_kernel.clone(),
         }
@@ -99,10 +110,11 @@ impl Wanted {
 
     /// `None` where not only nodes and their ranges are different.
     pub(crate) fn since(&self, before: &Self, router: &Router) -> Option<Difference> {
-        let Self { prefixes, sources, ports, node_ports, routers, by_kernel } = self;
+        let Self { prefixes, sources, ports, node_ports, externals: _, routers, by_kernel } = self;
         let old = &before.by_kernel;
         let same = (&before.sources, &before.ports, &before.routers) == (sources, ports, routers)
             && before.node_ports.is_empty() == node_ports.is_empty()
+            && [true, false].into_iter().all(|v4| before.has_externals(v4) == self.has_externals(v4))
             && (&old.tunnel, &old.outside) == (&by_kernel.tunnel, &by_kernel.outside)
             && old.cluster.is_empty() == by_kernel.cluster.is_empty()
             && before.prefixes.is_empty() == prefixes.is_empty();
@@ -126,6 +138,16 @@ impl Wanted {
             let (old, now) = ends_of(item);
             gone.node_ports.extend(old);
             new.node_ports.extend(now);
+        }
+        for item in before.externals.diff(&self.externals) {
+            let (old, now) = ends_of(item);
+            gone.externals.extend(old);
+            new.externals.extend(now);
+        }
+        for v4 in [true, false] {
+            let route = (Device::Host, marked(v4, router));
+            gone.routes.extend(before.has_externals(v4).then_some(route).filter(|_| !self.has_externals(v4)));
+            new.routes.extend(self.has_externals(v4).then_some(route).filter(|_| !before.has_externals(v4)));
         }
         for item in before.by_kernel.ends.diff(&self.by_kernel.ends) {
             let (old, now) = both(item);
@@ -157,14 +179,24 @@ impl Wanted {
         Difference { gone, new }
     }
 
+    /// Whether there is an external address of the family: IPv4's come first.
+    pub(crate) fn has_externals(&self, v4: bool) -> bool {
+        let one = if v4 { self.externals.get_min() } else { self.externals.get_max() };
+        one.is_some_and(|own| own.address.is_ipv4() == v4)
+    }
+
     fn source(&self, v4: bool) -> Option<IpAddr> {
         self.sources.iter().copied().find(|own| own.is_ipv4() == v4)
     }
 
     fn by_host(&self, prefix: IpPrefix, router: &Router) -> KernelRoute {
         let v4 = prefix.addr().is_ipv4();
-        let gateway: IpAddr = if v4 { router.gateway4.into() } else { router.gateway6.into() };
-        KernelRoute { prefix, gateway: Some(gateway), source: self.source(v4), table: netlink::MAIN }
+        KernelRoute {
+            prefix,
+            gateway: Some(gateway(v4, router)),
+            source: self.source(v4),
+            table: netlink::MAIN,
+        }
     }
 
     fn pods(&self, prefix: IpPrefix, way: Way, part: &mut Part) {
@@ -193,6 +225,17 @@ impl Part {
         self.neighbours.extend(known.map(|own| (own, end.address)));
         KernelRoute { prefix, gateway: Some(hop), source: None, table: netlink::MAIN }
     }
+}
+
+fn gateway(v4: bool, router: &Router) -> IpAddr {
+    if v4 { router.gateway4.into() } else { router.gateway6.into() }
+}
+
+/// By the time that a packet is marked its source is chosen.
+fn marked(v4: bool, router: &Router) -> KernelRoute {
+    let all = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let prefix = IpPrefix::containing(all, 0).unwrap_or(IpPrefix::host(all));
+    KernelRoute { prefix, gateway: Some(gateway(v4, router)), source: None, table: MARKED }
 }
 
 /// The address that a station has by its MAC address alone (RFC 4291, appendix A).

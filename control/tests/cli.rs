@@ -245,7 +245,8 @@ fn services() -> Vec<Frontend> {
 fn policies() -> Vec<PolicyStatus> {
     let rule = |id, peer, ports, verdict| {
         let name = if id == 1 { "shop/web ingress[1]".to_owned() } else { String::new() };
-        Rule { id, name, peer, protocol: Some(Protocol(6)), ports, verdict }
+        let says = String::new();
+        Rule { id, name, says, peer, protocol: Some(Protocol(6)), ports, verdict }
     };
     let known = Peer::Groups { groups: vec![7, 9] };
     let ports = Some(PortRange { first: 80, last: 90 });

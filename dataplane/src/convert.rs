@@ -97,6 +97,7 @@ fn rule(row: &rows::Rule) -> Rule {
     Rule {
         id: row.id,
         name: row.name.as_str().into(),
+        says: row.says.as_str().into(),
         peer: match &row.peer {
             rows::Peer::Any => Peer::Any,
             rows::Peer::Groups { groups } => Peer::Groups(groups.iter().copied().map(GroupId).collect()),
@@ -114,6 +115,7 @@ fn rule_row(rule: &Rule) -> rows::Rule {
     rows::Rule {
         id: rule.id,
         name: rule.name.to_string(),
+        says: rule.says.to_string(),
         peer: match &rule.peer {
             Peer::Any => rows::Peer::Any,
             Peer::Groups(groups) => rows::Peer::Groups { groups: numbers(groups) },

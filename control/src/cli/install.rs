@@ -237,9 +237,13 @@ fn remove_interface(name: &str, done: &mut Done) -> anyhow::Result<()> {
 fn remove_ways(done: &mut Done) -> anyhow::Result<()> {
     const OURS: [&str; 2] = ["protocol", "112"];
     const TUNNEL: &str = "podrouter.vxlan";
+    // Of the first priority, where `ip rule flush` leaves all alone.
+    const MARKED: [&str; 6] = ["pref", "0", "fwmark", "0x1000/0x1000", "lookup", "30113"];
     remove_way(&["link", "show", "dev", TUNNEL, "type", "vxlan"], "", &["link", "del", TUNNEL], done)?;
     for family in ["-4", "-6"] {
         let ip = |what, verb| [&[family, what, verb], &OURS[..]].concat();
+        let marked = [&[family, "rule", "del"], &MARKED[..], &OURS[..]].concat();
+        remove_way(&ip("rule", "show"), &MARKED[2..].join(" "), &marked, done)?;
         // Rules are all shown, whatever is asked for.
         remove_way(&ip("rule", "show"), "proto 112", &ip("rule", "flush"), done)?;
         remove_way(&ip("route", "show"), "", &ip("route", "flush"), done)?;

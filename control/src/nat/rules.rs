@@ -10,7 +10,7 @@ use wire::IpPrefix;
 use super::TABLE;
 use super::sets::{Set, Sets, family, mask, number};
 use crate::peers::DEVICE;
-use crate::wanted::Wanted;
+use crate::wanted::{MARK, Wanted};
 
 // What is inside a datagram, in bits from its UDP header: behind that are eight bytes of VXLAN's, and fourteen of Ethernet's. Where one ends
 // before, no rule that asks for it holds.
@@ -19,6 +19,14 @@ const INNER_SOURCE4: &str = "@th,336,32";
 const INNER_SOURCE6: &str = "@th,304,128";
 const INNER_NEXT_HEADER: &str = "@th,288,8";
 const INNER_ICMP6_TYPE: &str = "@th,560,8";
+
+/// Errors (RFC 792; RFC 4443, section 2.1), and where they quote a source, a protocol and its port: in bits from the ICMP header, of eight
+/// bytes. IPv4's options or IPv6's extension headers are in no packet of a Service's.
+const QUOTED4: [&str; 2] = [
+    "icmp type { destination-unreachable, time-exceeded, parameter-problem }",
+    "@th,160,32 . @th,136,8 . @th,224,16",
+];
+const QUOTED6: [&str; 2] = ["icmpv6 type 1-4", "@th,128,128 . @th,112,8 . @th,384,16"];
 
 /// The table, in place of the one before.
 pub(super) fn rules(name: &str, wanted: &Wanted, all: &Sets, within: &[IpPrefix]) -> String {
@@ -64,6 +72,14 @@ pub(super) fn rules(name: &str, wanted: &Wanted, all: &Sets, within: &[IpPrefix]
                 out,
                 "    oifname \"{name}\" meta nfproto {nfproto} {whose}ct status dnat snat {family} to {source}"
             );
+            if wanted.has_externals(v4) {
+                // What asks at an address of the node's has that as its own as well.
+                let _ = writeln!(
+                    out,
+                    "    oifname \"{name}\" meta nfproto {nfproto} meta mark & {MARK:#x} != 0 fib saddr type local \
+                     {family} saddr != {source} snat {family} to {source}"
+                );
+            }
         }
         if !is_way_out {
             continue;
@@ -77,21 +93,22 @@ pub(super) fn rules(name: &str, wanted: &Wanted, all: &Sets, within: &[IpPrefix]
         let _ = writeln!(out, "{beyond}masquerade");
         let _ = writeln!(untracked, "{beyond}ct state invalid counter name untranslated drop");
     }
+    let (marks, unmarked) = mark_rules(name, wanted);
     let tunnels = tunnel_rules(name, wanted, all);
     format!(
         "add table inet {TABLE}
 delete table inet {TABLE}
 table inet {TABLE} {{
   counter untranslated {{ }}
-{sets}{tunnels}  chain host_ports {{
+{sets}{marks}{tunnels}  chain host_ports {{
 {to_pods}  }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
-    iifname != \"{name}\" fib daddr type local jump host_ports
+    iifname != \"{name}\" {unmarked}fib daddr type local jump host_ports
   }}
   chain output {{
     type nat hook output priority -100; policy accept;
-    fib daddr type local jump host_ports
+    {unmarked}fib daddr type local jump host_ports
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
@@ -108,6 +125,36 @@ table inet {TABLE} {{
     )
 }
 
+/// What is sent to a Service's port on an external address is marked, and routed by that (`netlink/marks.rs`), as is what tells of a packet
+/// that came from there, such as that it was too big; and how what is not is told.
+fn mark_rules(name: &str, wanted: &Wanted) -> (String, String) {
+    let mut rules = String::new();
+    for v4 in [true, false].into_iter().filter(|v4| wanted.has_externals(*v4)) {
+        let [errors, what] = if v4 { QUOTED4 } else { QUOTED6 };
+        let (asked, quoted) = (Set::Externals { v4 }, Set::Quoted { v4 });
+        let mark = format!("meta mark set meta mark | {MARK:#x}");
+        let _ = writeln!(rules, "    {} daddr . meta l4proto . th dport @{asked} {mark}", family(v4));
+        let _ = writeln!(rules, "    {errors} {what} @{quoted} {mark}");
+    }
+    if rules.is_empty() {
+        return (String::new(), String::new());
+    }
+    let chains = format!(
+        "  chain externals {{
+{rules}  }}
+  chain externals_prerouting {{
+    type filter hook prerouting priority mangle; policy accept;
+    iifname != \"{name}\" jump externals
+  }}
+  chain externals_output {{
+    type route hook output priority mangle; policy accept;
+    jump externals
+  }}
+"
+    );
+    (chains, format!("meta mark & {MARK:#x} == 0 "))
+}
+
 fn set_text<T: ToString>(name: impl Display, of: &str, elements: impl IntoIterator<Item = T>) -> String {
     let elements: Vec<String> = elements.into_iter().map(|own| own.to_string()).collect();
     let elements = match elements.is_empty() {
@@ -121,6 +168,8 @@ fn set_text<T: ToString>(name: impl Display, of: &str, elements: impl IntoIterat
 fn type_of(set: Set, ends_v4: bool) -> String {
     match set {
         Set::NodePorts { .. } => "type inet_proto . inet_service".to_owned(),
+        Set::Externals { v4 } => format!("type {}_addr . inet_proto . inet_service", nfproto(v4)),
+        Set::Quoted { v4 } => format!("typeof {}", if v4 { QUOTED4 } else { QUOTED6 }[1]),
         Set::Cluster { v4, .. } => format!("type {}_addr", nfproto(v4)),
         Set::TunnelEnds => format!("type {}_addr", nfproto(ends_v4)),
         Set::TunnelSources { v4, .. } => format!("typeof {} saddr . {}", family(ends_v4), inner_source(v4)),
@@ -263,7 +312,7 @@ mod tests {
     use crate::netlink::SetChange;
     use desired::NodePort;
     use proto::control::PortMapping;
-    use proto::dataplane::{Protocol, Router};
+    use proto::dataplane::{FrontendKey, Protocol, Router};
 
     fn router() -> Router {
         Router {
@@ -351,6 +400,56 @@ mod tests {
                 change(true, "node_ports_ip6", vec![6, 0, 0, 0, 0x75, 0x81, 0, 0]),
             ]
         );
+    }
+
+    #[test]
+    fn an_external_address_is_marked_by_its_port_alone() {
+        let key = |address: &str, protocol, port| FrontendKey {
+            network: 0,
+            address: address.parse().unwrap(),
+            port,
+            protocol: Protocol(protocol),
+        };
+        let wanted = Wanted {
+            externals: [key("203.0.113.7", 6, 80), key("203.0.113.7", 17, 53)].into_iter().collect(),
+            sources: vec!["192.168.77.11".parse().unwrap(), "fd00:77::11".parse().unwrap()],
+            ..Wanted::default()
+        };
+        let text = rules("podrouter0", &wanted, &whole(&wanted, &router()), &[]);
+        for line in [
+            "type ipv4_addr . inet_proto . inet_service;",
+            "elements = { 203.0.113.7 . udp . 53, 203.0.113.7 . tcp . 80 }",
+            "ip daddr . meta l4proto . th dport @externals_ip meta mark set meta mark | 0x1000",
+            "elements = { 0xcb007107 . 17 . 53, 0xcb007107 . 6 . 80 }",
+            "icmp type { destination-unreachable, time-exceeded, parameter-problem } @th,160,32 . @th,136,8 . @th,224,16 \
+             @externals_quoted_ip meta mark set meta mark | 0x1000",
+            "iifname != \"podrouter0\" meta mark & 0x1000 == 0 fib daddr type local jump host_ports",
+            "oifname \"podrouter0\" meta nfproto ipv4 meta mark & 0x1000 != 0 fib saddr type local ip saddr != 192.168.77.11 \
+             snat ip to 192.168.77.11",
+        ] {
+            assert!(text.lines().any(|own| own.trim() == line), "{line}:\n{text}");
+        }
+        assert!(!text.contains("externals_ip6") && !text.contains("snat ip6 to fd00:77::11\n    oifname"));
+        // One of a family that there was already; the first of another makes all anew.
+        let mut later = wanted.clone();
+        later.externals.remove(&key("203.0.113.7", 6, 80));
+        later.externals.insert(key("203.0.113.8", 6, 80));
+        let (_, told) = changes(&later.since(&wanted, &router()).unwrap());
+        let change = |add, set: &str, last| {
+            let key = vec![203, 0, 113, last, 6, 0, 0, 0, 0, 80, 0, 0];
+            SetChange { add, set: set.to_owned(), keys: vec![key] }
+        };
+        assert_eq!(
+            told,
+            [
+                change(false, "externals_ip", 7),
+                change(false, "externals_quoted_ip", 7),
+                change(true, "externals_ip", 8),
+                change(true, "externals_quoted_ip", 8),
+            ]
+        );
+        later.externals.insert(key("2001:db8::7", 6, 80));
+        assert!(later.since(&wanted, &router()).is_none());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use proto::dataplane::{Protocol, Router};
+use proto::dataplane::{FrontendKey, Protocol, Router};
 use wire::IpPrefix;
 
 use crate::netlink::SetChange;
@@ -17,6 +17,14 @@ use crate::wanted::{Difference, Part, Wanted};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Set {
     NodePorts {
+        v4: bool,
+    },
+    /// Services' ports on external addresses.
+    Externals {
+        v4: bool,
+    },
+    /// The same as ICMP errors quote them.
+    Quoted {
         v4: bool,
     },
     /// All nodes' ranges and addresses of one length.
@@ -36,6 +44,8 @@ impl fmt::Display for Set {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::NodePorts { v4 } => write!(f, "node_ports_{}", family(v4)),
+            Self::Externals { v4 } => write!(f, "externals_{}", family(v4)),
+            Self::Quoted { v4 } => write!(f, "externals_quoted_{}", family(v4)),
             Self::Cluster { v4, len } => write!(f, "cluster_{}_{len}", family(v4)),
             Self::TunnelEnds => f.write_str("tunnel_ends"),
             Self::TunnelSources { v4, len } => write!(f, "tunnel_sources_{}_{len}", family(v4)),
@@ -52,7 +62,13 @@ pub(super) fn family(v4: bool) -> &'static str {
 pub(super) enum Element {
     Address(IpAddr),
     Port(Protocol, u16),
-    Source { end: IpAddr, inside: IpAddr },
+    External(FrontendKey),
+    /// The same, as it is inside an ICMP message.
+    Quoted(FrontendKey),
+    Source {
+        end: IpAddr,
+        inside: IpAddr,
+    },
 }
 
 impl fmt::Display for Element {
@@ -60,6 +76,12 @@ impl fmt::Display for Element {
         match self {
             Self::Address(address) => address.fmt(f),
             Self::Port(protocol, port) => write!(f, "{protocol} . {port}"),
+            Self::External(FrontendKey { address, protocol, port, .. }) => {
+                write!(f, "{address} . {protocol} . {port}")
+            }
+            Self::Quoted(FrontendKey { address, protocol, port, .. }) => {
+                write!(f, "{} . {} . {port}", number(*address), protocol.0)
+            }
             Self::Source { end, inside } => write!(f, "{end} . {}", number(*inside)),
         }
     }
@@ -70,13 +92,18 @@ impl Element {
     fn key(self) -> Vec<u8> {
         match self {
             Self::Address(address) => octets(address),
-            Self::Port(Protocol(protocol), port) => {
-                let [high, low] = port.to_be_bytes();
-                vec![protocol, 0, 0, 0, high, low, 0, 0]
+            Self::Port(protocol, port) => end_of(protocol, port).to_vec(),
+            Self::External(own) | Self::Quoted(own) => {
+                [&octets(own.address)[..], &end_of(own.protocol, own.port)].concat()
             }
             Self::Source { end, inside } => [octets(end), octets(inside)].concat(),
         }
     }
+}
+
+fn end_of(Protocol(protocol): Protocol, port: u16) -> [u8; 8] {
+    let [high, low] = port.to_be_bytes();
+    [protocol, 0, 0, 0, high, low, 0, 0]
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {
@@ -112,6 +139,11 @@ fn of(part: &Part) -> Sets {
     let mut add = |set, element| sets.entry(set).or_default().push(element);
     for port in &part.node_ports {
         add(Set::NodePorts { v4: port.v4 }, Element::Port(port.protocol, port.port));
+    }
+    for &external in &part.externals {
+        let v4 = external.address.is_ipv4();
+        add(Set::Externals { v4 }, Element::External(external));
+        add(Set::Quoted { v4 }, Element::Quoted(external));
     }
     for prefix in &part.cluster {
         let (v4, len) = kind(*prefix);

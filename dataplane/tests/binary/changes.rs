@@ -82,6 +82,7 @@ fn services_and_policies_come_back_as_they_were_set() {
     let rule = Rule {
         id: 4,
         name: "shop/web ingress[1]".into(),
+        says: String::new(),
         peer: Peer::Groups { groups: vec![9, 4_000_000_000, 5] },
         protocol: Some(Protocol(132)),
         ports: Some(PortRange { first: 80, last: 90 }),

@@ -87,7 +87,7 @@ fn flows_are_shown_and_a_trace_says_what_happened_to_each_packet() {
     }
     let ports = Some(PortRange { first: 53, last: 53 });
     let (name, verdict) = ("shop/dns ingress[1]".into(), RuleVerdict::Allow);
-    let rule = Rule { id: 9, name, peer: Peer::Any, protocol: Some(UDP), ports, verdict };
+    let rule = Rule { id: 9, name, says: "".into(), peer: Peer::Any, protocol: Some(UDP), ports, verdict };
     let policy = Policy { endpoint: "pod2".into(), ingress: Some(vec![rule]), egress: None };
     let route = |prefix: &str, target| Route {
         key: RouteKey { network: 0, prefix: prefix.parse().unwrap() },

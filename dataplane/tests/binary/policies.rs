@@ -26,6 +26,7 @@ fn allowed() -> Vec<Rule> {
     let rule = |id, protocol| Rule {
         id,
         name: format!("shop/friends ingress[{id}]"),
+        says: String::new(),
         peer: Peer::Groups { groups: vec![FRIENDS] },
         protocol: Some(Protocol(protocol)),
         ports: Some(PortRange { first: 8080, last: 8080 }),

@@ -7,12 +7,14 @@
 mod addresses;
 mod bandwidth;
 mod errors;
+mod externals;
 mod host_ports;
 mod kernel_tunnels;
 mod lifecycle;
 mod networks;
 mod node_ports;
 mod nodes;
+mod older_flows;
 mod pings;
 mod restarts;
 mod service_changes;

@@ -125,10 +125,10 @@ fn a_node_port_is_reached_from_everywhere_on_each_node() {
     }
 }
 
-fn is_silent(node: &Node, from: &Netns, at: SocketAddr, reason: &str) {
+pub(crate) fn is_silent(node: &Node, from: &Netns, at: SocketAddr, reason: &str) {
     let before = node.query().dropped(reason).unwrap();
     let tried = inside(from, || TcpStream::connect_timeout(&at, Duration::from_millis(300))).unwrap();
-    assert_eq!(tried.unwrap_err().kind(), ErrorKind::TimedOut, "{at}");
+    assert_eq!(tried.unwrap_err().kind(), ErrorKind::TimedOut, "{} at {at}", from.name());
     assert!(node.query().dropped(reason).unwrap() > before, "{at}: {reason}");
 }
 
@@ -294,7 +294,7 @@ fn a_client_stays_with_its_endpoint_while_affinity_is_asked_for() {
     bed.cluster.ledgers().unwrap();
 }
 
-/// An address that is no node's, and leads to one: from outside by its network, from a node by its kernel's routes.
+/// An address that is no node's, and leads to one: from outside by its network, from a node by its kernel's marks.
 #[test]
 fn external_and_load_balancers_addresses_are_served_and_guarded() {
     for uplink in [Uplink::Dedicated, Uplink::Kernel] {
@@ -326,9 +326,9 @@ fn external_and_load_balancers_addresses_are_served_and_guarded() {
             shown.contains(external[1]) && shown.contains(balanced[1]) && shown.contains("only from")
         });
         for node in [first, second] {
-            wait_until("the kernel has routes", PATIENCE, || {
-                let routes = node.host.succeed("ip", &["route"])?;
-                anyhow::ensure!(routes.contains(balanced[0]), "{routes}");
+            wait_until("the kernel knows", PATIENCE, || {
+                let table = node.host.succeed("nft", &["list", "table", "inet", "podrouter"])?;
+                anyhow::ensure!(table.contains(balanced[1]), "{table}");
                 Ok(())
             })
             .unwrap();

@@ -277,13 +277,13 @@ impl Drop for Ends<'_> {
 }
 
 /// Answers each datagram with its name, until it is dropped.
-struct Responder {
+pub(crate) struct Responder {
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Responder {
-    fn start(pod: &Pod, name: u8) -> Self {
+    pub(crate) fn start(pod: &Pod, name: u8) -> Self {
         let socket = inside(&pod.netns, || UdpSocket::bind(ANY)).unwrap().unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let over = Arc::new(AtomicBool::new(false));
@@ -308,13 +308,13 @@ impl Drop for Responder {
 }
 
 /// One socket for all that it asks: its port stays the same.
-struct Asker {
+pub(crate) struct Asker {
     socket: UdpSocket,
     what: String,
 }
 
 impl Asker {
-    fn new(from: &Netns, at: SocketAddr) -> Self {
+    pub(crate) fn new(from: &Netns, at: SocketAddr) -> Self {
         let any = if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = inside(from, || UdpSocket::bind(any)).unwrap().unwrap();
         socket.connect(at).unwrap();
@@ -323,7 +323,7 @@ impl Asker {
     }
 
     /// Whose name the answer is; an answer to what was asked before is none.
-    fn ask(&self) -> std::io::Result<u8> {
+    pub(crate) fn ask(&self) -> std::io::Result<u8> {
         let mut name = [0];
         self.socket.set_nonblocking(true)?;
         while self.socket.recv(&mut name).is_ok() {}

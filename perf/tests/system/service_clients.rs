@@ -158,7 +158,7 @@ fn datagram_returns(from: &Netns, to: &Pod, at: SocketAddr, length: usize) -> Re
 }
 
 /// All that a connection brings is heard, and comes back.
-fn stream_returns(from: &Netns, to: &Pod, at: SocketAddr, length: usize) -> Result<()> {
+pub(crate) fn stream_returns(from: &Netns, to: &Pod, at: SocketAddr, length: usize) -> Result<()> {
     let asked = pattern(length);
     let listener = inside(&to.netns, || TcpListener::bind("[::]:8080"))??;
     let mut client = inside(from, || TcpStream::connect_timeout(&at, PATIENCE))??;

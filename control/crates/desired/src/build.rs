@@ -2,7 +2,7 @@
 //!
 //! The order of the steps is the order of precedence: what is this node's own comes before what other nodes say, so
 //! that no object of another node can take a local pod's traffic away. [`Desired::build`] says what is right; [`Desired::next`]
-//! comes to the same in the time of what changed, and leaves to `build` whatever is contested.
+//! comes to the same in the time of what changed. What nodes and pods contest it does anew without the Services, of which there are many more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -30,7 +30,7 @@ pub struct Desired {
     pub rows: Rows,
     /// This node's own podCIDRs: where its pods' addresses come from.
     pub own_cidrs: Vec<IpPrefix>,
-    /// What the node's kernel routes to the host port: all podCIDRs that lead somewhere.
+    /// What the node's kernel routes to the host port: all podCIDRs that lead somewhere, and cluster addresses.
     pub host_prefixes: Prefixes,
     /// This node's addresses that its kernel holds, InternalIP first: sources of what it sends to pods.
     pub host_addresses: Vec<IpAddr>,
@@ -42,6 +42,8 @@ pub struct Desired {
     pub router_addresses: Vec<IpAddr>,
     /// Services' ports on the node's addresses: there the kernel passes them on to the router's address.
     pub node_ports: OrdSet<NodePort>,
+    /// Services' ports on addresses that the world may know: there the kernel passes them on as they are.
+    pub externals: OrdSet<FrontendKey>,
     /// Where load balancers ask whether a Service has endpoints here, by port.
     pub health_checks: OrdMap<u16, HealthCheck>,
     /// Those addresses, and the router's.
@@ -54,7 +56,7 @@ pub struct Desired {
     warnings: OrdMap<About, Vec<String>>,
     /// All nodes, this one among them.
     pub(crate) nodes: Nodes,
-    /// Two of the objects claim the same thing: who has it depends on both.
+    /// Two nodes, or pods of others, claim the same thing: who has it depends on both.
     pub(crate) contested: bool,
     /// There are pods that need a look at their own addresses.
     pub(crate) has_strays: bool,
@@ -97,9 +99,16 @@ impl Desired {
 
     /// All but what policies come to.
     fn unpoliced(view: &ClusterView, local: &Local) -> Self {
-        let mut desired = Self::default();
+        let (mut desired, _) = Self::default().with_nodes(view, local);
+        desired.serve_all(view, local);
+        desired
+    }
+
+    /// With all but Services; and of those that it has already which are to be served again.
+    fn with_nodes(self, view: &ClusterView, local: &Local) -> (Self, BTreeSet<ObjectName>) {
+        let mut desired = self;
         desired.take_in(&view.nodes);
-        desired.local(local);
+        let again = desired.local(local);
         for (prefix, target) in desired.default_routes(local) {
             desired.route(prefix, target);
         }
@@ -117,55 +126,76 @@ impl Desired {
         } else if local.host.is_some() {
             desired.reach_all_by_kernel(view, local);
         }
-        desired.serve_all(view, local);
-        desired
+        (desired, again)
     }
 
     /// As [`Self::build`] of `view` and `local`, made from what it was `before`.
     #[must_use]
     pub fn next(&self, before: (&ClusterView, &Local), view: &ClusterView, local: &Local) -> Self {
-        let mut next = self.advanced(before, view, local).unwrap_or_else(|| {
-            let mut next = Self::unpoliced(view, local);
-            // They rest on nothing that is contested there.
-            next.police_as(self);
-            next
-        });
+        let is_same = is_same_but_attachments(before.1, local);
+        let mut next = match self.advanced(before, view, local).filter(|_| is_same) {
+            Some(next) => next,
+            None => {
+                let renewed = is_same.then(|| self.renewed(before.0, view, local)).flatten();
+                let mut next = renewed.unwrap_or_else(|| Self::unpoliced(view, local));
+                // They rest on nothing that is contested there.
+                next.police_as(self);
+                next
+            }
+        };
         next.police(before, view, local);
         next
     }
 
-    /// `None` where what changed may concern anything else.
+    /// All anew but the Services that are as they were; `None` where what changed may concern any of them.
+    fn renewed(&self, old_view: &ClusterView, view: &ClusterView, local: &Local) -> Option<Self> {
+        let mut next = Self::default();
+        next.keep_services_of(self);
+        let about_services = self.warnings.iter().filter(|(about, _)| matches!(about, About::Service(_)));
+        next.warnings = about_services.map(|(about, texts)| (about.clone(), texts.clone())).collect();
+        let (mut next, again) = next.with_nodes(view, local);
+        let zone = |view: &ClusterView| view.nodes.get(&local.node).map(|own| own.zone.clone());
+        let own = |desired: &Self| {
+            let Self { node_port_addresses, router_addresses, host_addresses, .. } = desired;
+            (node_port_addresses.clone(), router_addresses.clone(), host_addresses.clone())
+        };
+        if own(&next) != own(self)
+            || zone(old_view) != zone(view)
+            || next
+                .nodes
+                .different(&self.nodes)
+                .any(|name| self.is_served_at(name) || next.is_served_at(name))
+        {
+            return None;
+        }
+        next.serve_changed(old_view, view, local, again);
+        Some(next)
+    }
+
+    /// `None` where what changed may concern any node.
     fn advanced(&self, before: (&ClusterView, &Local), view: &ClusterView, local: &Local) -> Option<Self> {
         let (old_view, old_local) = before;
-        let same_but_attachments = {
-            let Local {
-                node,
-                router,
-                uplink,
-                host,
-                vxlan,
-                subnets,
-                masquerade,
-                node_port_addresses,
-                kept,
-                attachments: _,
-            } = local;
-            let way = (&old_local.uplink, &old_local.host, &old_local.vxlan, &old_local.subnets);
-            (&old_local.node, &old_local.router, &old_local.masquerade) == (node, router, masquerade)
-                && way == (uplink, host, vxlan, subnets)
-                && (&old_local.node_port_addresses, &old_local.kept) == (node_port_addresses, kept)
-        };
-        if self.contested || !same_but_attachments {
+        let is_of_services = old_view.nodes.diff(&view.nodes).next().is_none()
+            && old_view.pods.diff(&view.pods).next().is_none()
+            && old_view.other_pods.diff(&view.other_pods).next().is_none()
+            && old_local.attachments == local.attachments;
+        if is_of_services {
+            let mut next = self.clone();
+            next.serve_changed(old_view, view, local, BTreeSet::new());
+            return Some(next);
+        }
+        if self.contested {
             return None;
         }
         let Some(uplink) = &local.uplink else { return self.advanced_by_kernel(before, view, local) };
         let mut next = self.clone();
+        let mut again = BTreeSet::new();
         if old_local.attachments != local.attachments {
             if self.has_strays {
                 return None;
             }
             let old: BTreeSet<IpAddr> = next.rows.addresses().collect();
-            next.local(local);
+            again = next.local(local);
             if (&next.node_port_addresses, &next.host_addresses)
                 != (&self.node_port_addresses, &self.host_addresses)
             {
@@ -209,8 +239,11 @@ impl Desired {
                 return None;
             }
         }
-        next.serve_changed(old_view, view, local);
-        (!next.contested).then_some(next)
+        if next.contested {
+            return None;
+        }
+        next.serve_changed(old_view, view, local, again);
+        Some(next)
     }
 
     /// What was left out, each naming object, field and value.
@@ -292,6 +325,25 @@ impl Desired {
     }
 }
 
+/// Whether nothing else is different of this node's own side.
+fn is_same_but_attachments(old: &Local, local: &Local) -> bool {
+    let Local {
+        node,
+        router,
+        uplink,
+        host,
+        vxlan,
+        subnets,
+        masquerade,
+        node_port_addresses,
+        kept,
+        attachments: _,
+    } = local;
+    (&old.node, &old.router, &old.masquerade) == (node, router, masquerade)
+        && (&old.uplink, &old.host, &old.vxlan, &old.subnets) == (uplink, host, vxlan, subnets)
+        && (&old.node_port_addresses, &old.kept) == (node_port_addresses, kept)
+}
+
 /// All addresses of a family.
 pub(crate) fn everything(v4: bool) -> Option<IpPrefix> {
     let all: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -318,7 +370,7 @@ pub(crate) fn parts<'a, K, V>(item: DiffItem<'a, 'a, K, V>) -> (&'a K, Option<&'
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::{Node, NodeAddress};
+    use crate::objects::{Node, NodeAddress, Service, ServicePort};
     use crate::view::{Host, Uplink};
     use proto::dataplane::{Ethdev, InterfaceAddress, Router};
 
@@ -338,29 +390,30 @@ mod tests {
     /// What happens all the time takes the short way; that it leads where the long one does is shown elsewhere.
     #[test]
     fn common_changes_take_the_short_way() {
-        let router = Router {
-            gateway4: Ipv4Addr::new(169, 254, 1, 1),
-            gateway6: Ipv6Addr::LOCALHOST,
-            dns_servers: vec![],
-            dns_search: vec![],
-        };
         let own = InterfaceAddress { address: Ipv4Addr::new(172, 16, 0, 1).into(), prefix_len: 24 };
         let uplink = Uplink { device: Ethdev::new("d"), mtu: 1500, addresses: vec![own], gateways: vec![] };
-        let host = Some(Host { mac: crate::ROUTER_MAC, mtu: 1500 });
         for uplink in [Some(uplink), None] {
-            let local = Local {
-                node: "n1".into(),
-                router: router.clone(),
-                uplink,
-                host: host.clone(),
-                vxlan: None,
-                subnets: vec![],
-                masquerade: Some(vec![]),
-                node_port_addresses: vec![],
-                kept: vec![],
-                attachments: vec![],
-            };
-            take_the_short_way(local);
+            take_the_short_way(local_of(uplink));
+        }
+    }
+
+    fn local_of(uplink: Option<Uplink>) -> Local {
+        Local {
+            node: "n1".into(),
+            router: Router {
+                gateway4: Ipv4Addr::new(169, 254, 1, 1),
+                gateway6: Ipv6Addr::LOCALHOST,
+                dns_servers: vec![],
+                dns_search: vec![],
+            },
+            uplink,
+            host: Some(Host { mac: crate::ROUTER_MAC, mtu: 1500 }),
+            vxlan: None,
+            subnets: vec![],
+            masquerade: Some(vec![]),
+            node_port_addresses: vec![],
+            kept: vec![],
+            attachments: vec![],
         }
     }
 
@@ -399,5 +452,52 @@ mod tests {
         assert!(!go(&mut view, &mut local, &|view, _| insert(9, "10.244.9.0/24", view)), "it was contested");
         assert!(go(&mut view, &mut local, &|view, _| insert(9, "10.244.10.0/24", view)));
         assert!(!go(&mut view, &mut local, &|view, _| drop(view.nodes.remove("n1"))), "this node itself");
+    }
+
+    /// Where Services want the same, only they are made anew; where nodes do, no Service is.
+    #[test]
+    fn what_is_contested_costs_only_what_it_touches() {
+        let local = local_of(None);
+        let service = |n: u8| {
+            let own = Service {
+                kind: "ClusterIP".to_owned(),
+                cluster_ips: vec![format!("10.96.0.{n}").into()],
+                external_ips: vec!["192.0.2.1".into()],
+                ports: vec![ServicePort { port: 80, ..ServicePort::default() }],
+                ..Service::default()
+            };
+            (ObjectName { namespace: "shop".into(), name: format!("s{n}").into() }, own)
+        };
+        let first = ClusterView {
+            nodes: (1..9).map(node).collect(),
+            services: (2..5).map(service).collect(),
+            ..ClusterView::default()
+        };
+        let desired = Desired::build(&first, &local);
+        assert_eq!(desired.warnings().count(), 2);
+        let mut view = first.clone();
+        view.services.extend([service(1)]);
+        view.services.remove(&service(3).0);
+        let next = desired.advanced((&first, &local), &view, &local).unwrap();
+        assert_eq!(next, Desired::build(&view, &local));
+        let told: Vec<&str> = next.warnings().collect();
+        assert!(
+            told.len() == 2 && told.iter().all(|text| text.contains("is the shop/s1 already")),
+            "{told:?}"
+        );
+        // Two nodes with one range: what is no node's goes on, and what is costs nodes alone.
+        let mut contested = view.clone();
+        contested.nodes.extend([("n9".to_owned(), node(2).1)]);
+        assert_eq!(next.advanced((&view, &local), &contested, &local), None);
+        let next = next.renewed(&view, &contested, &local).unwrap();
+        assert!(next.contested && next == Desired::build(&contested, &local));
+        let mut later = contested.clone();
+        later.services.remove(&service(1).0);
+        let after = next.advanced((&contested, &local), &later, &local).unwrap();
+        assert_eq!(after, Desired::build(&later, &local));
+        contested.nodes.remove("n2");
+        contested.services.remove(&service(1).0);
+        let end = after.renewed(&later, &contested, &local).unwrap();
+        assert!(!end.contested && end == Desired::build(&contested, &local));
     }
 }

@@ -163,8 +163,9 @@ impl Desired {
     ) -> Option<Self> {
         local.host.as_ref()?;
         let mut next = self.clone();
+        let mut again = BTreeSet::new();
         if old_local.attachments != local.attachments {
-            next.local(local);
+            again = next.local(local);
             if next.node_port_addresses != self.node_port_addresses {
                 return None;
             }
@@ -187,10 +188,13 @@ impl Desired {
                 next.by_kernel.cluster.extend(next.nodes.prefixes_of(name));
             }
         }
-        next.serve_changed(old_view, view, local);
+        if next.contested != self.contested {
+            return None;
+        }
+        next.serve_changed(old_view, view, local, again);
         // What default routes and this node's end rest on.
         let has_host = |desired: &Self| desired.rows.endpoints.contains_key(HOST_PORT);
         let same = has_host(&next) == has_host(self) && next.host_addresses == self.host_addresses;
-        (!next.contested && same).then_some(next)
+        same.then_some(next)
     }
 }

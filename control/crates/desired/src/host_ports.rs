@@ -3,12 +3,14 @@
 //! Whoever sends to them by the data plane is served so: pods, other nodes, and what comes by the uplink. What only the node's kernel
 //! sees, its own connections and those by a NIC of its, the kernel is told of by the same list.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use proto::control::PortMapping;
 use proto::dataplane::{Backend, BackendState, Frontend, FrontendKey};
 
 use crate::build::{About, Desired};
+use crate::objects::ObjectName;
 use crate::view::Local;
 
 /// A port of the node, and where it leads.
@@ -34,10 +36,12 @@ impl HostPort {
 }
 
 impl Desired {
-    /// Anew, by what is known of this node's addresses and endpoints.
-    pub(crate) fn open_host_ports(&mut self, local: &Local) {
+    /// Anew, by what is known of this node's addresses and endpoints; gives the Services that this takes something from or gives it to.
+    pub(crate) fn open_host_ports(&mut self, local: &Local) -> BTreeSet<ObjectName> {
+        let mut again = BTreeSet::new();
         for key in std::mem::take(&mut self.host_frontends) {
             self.rows.frontends.remove(&key);
+            again.extend(self.who_waits(&key));
         }
         self.host_ports.clear();
         for attachment in local.attachments.iter().filter(|own| !own.host_ports.is_empty()) {
@@ -52,16 +56,18 @@ impl Desired {
         node.extend(local.uplink.iter().flat_map(|uplink| &uplink.addresses).map(|own| own.address));
         for own in self.host_ports.clone() {
             for &address in node.iter().filter(|address| own.mapping.is_for(**address)) {
-                self.open_host_port(&own, address);
+                again.extend(self.open_host_port(&own, address));
             }
         }
+        again
     }
 
-    fn open_host_port(&mut self, own: &HostPort, address: IpAddr) {
-        let Some(pod) = own.backend(address.is_ipv4()) else { return };
+    fn open_host_port(&mut self, own: &HostPort, address: IpAddr) -> BTreeSet<ObjectName> {
+        let Some(pod) = own.backend(address.is_ipv4()) else { return BTreeSet::new() };
         let PortMapping { host_port: port, container_port, protocol, .. } = own.mapping;
         let key = FrontendKey { network: 0, address, port, protocol };
         let name = format!("hostPort of {}", own.endpoint);
+        let again = self.take_from_service(&key);
         match self.rows.frontends.get(&key) {
             None => {
                 let backend = Backend { address: pod, port: container_port, state: BackendState::Serving };
@@ -80,8 +86,6 @@ impl Desired {
             }
             Some(other) if other.name == name => {}
             Some(other) => {
-                // A Service's, which comes after this one where all is made anew.
-                self.contested |= !self.host_frontends.contains(&key);
                 let text = format!(
                     "attachment {}: port {key} of the node is the {}; left out: delete one of the two pods",
                     own.endpoint, other.name
@@ -89,5 +93,6 @@ impl Desired {
                 self.warn(About::Local, text);
             }
         }
+        again
     }
 }

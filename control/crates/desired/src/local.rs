@@ -7,6 +7,7 @@ use imbl::OrdMap;
 use proto::dataplane::{Endpoint, EndpointKind, Interface, Masquerade, PortKind, PortRange, PortSpec};
 
 use crate::build::{About, Desired};
+use crate::objects::ObjectName;
 use crate::prefixes::router_address;
 use crate::remote::tunnel_mac;
 use crate::view::{Attachment, Host, Local, Uplink, Vxlan, pod_mtu};
@@ -16,8 +17,8 @@ use crate::{HOST_PORT, ROUTER_MAC, TUNNEL_PORT, UPLINK_PORT};
 const MASQUERADE_PORTS: PortRange = PortRange { first: 32_768, last: u16::MAX };
 
 impl Desired {
-    /// Ports, interfaces and endpoints, anew, by what is known of the nodes.
-    pub(crate) fn local(&mut self, local: &Local) {
+    /// Ports, interfaces and endpoints, anew, by what is known of the nodes; gives the Services that are to be served again.
+    pub(crate) fn local(&mut self, local: &Local) -> BTreeSet<ObjectName> {
         self.take_back(&About::Local);
         self.ports.clear();
         self.host_addresses.clear();
@@ -37,13 +38,14 @@ impl Desired {
         }
         self.name_router();
         self.masquerade(local);
-        self.open_host_ports(local);
+        let again = self.open_host_ports(local);
         self.node_port_addresses = self.node_port_addresses(local);
         let others = self.nodes.len() - usize::from(self.nodes.get(&local.node).is_some());
         if local.uplink.is_none() && local.host.is_none() && others > 0 {
             let text = "other node(s) cannot be reached: there is neither an uplink nor a host interface; start with one";
             self.warn(About::Local, format!("{others} {text}"));
         }
+        again
     }
 
     fn uplink(&mut self, uplink: &Uplink, local: &Local) {

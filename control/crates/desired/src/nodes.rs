@@ -7,7 +7,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use wire::IpPrefix;
 
-use crate::build::{About, Desired};
+use crate::build::{About, Desired, changed};
 use crate::objects::Node;
 use crate::prefixes::{self, NodeRanges, overlap};
 use crate::view::tunnels;
@@ -25,6 +25,11 @@ pub(crate) struct Nodes {
 impl Nodes {
     pub(crate) fn get(&self, name: &str) -> Option<&Arc<NodeRanges>> {
         self.ranges.get(name)
+    }
+
+    /// Those that have something that they do not have there.
+    pub(crate) fn different<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a str> {
+        self.ranges.diff(&other.ranges).map(|item| changed(item).0.as_str())
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -1,7 +1,7 @@
 //! Services: a frontend for each port of each of its addresses, with the endpoints of the Service's slices behind it.
 //!
-//! A Service is made anew when it or a slice of it changes, whatever else there is. What always holds: a Service has the frontends that it alone
-//! would have, less those that something else had before it.
+//! A Service is made anew when it or a slice of it changes, and with it those that want what it has. What always holds: a Service has the
+//! frontends that it alone would have, less those that something else had before it; and who wanted those is known.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -23,15 +23,28 @@ pub(crate) struct Services {
     /// Slices of each Service that any says to be of.
     slices: OrdMap<ObjectName, OrdSet<ObjectName>>,
     held: OrdMap<ObjectName, Held>,
+    /// How many Services have each cluster address that the node's kernel routes to us.
+    routed: OrdMap<IpAddr, u32>,
+    /// Who has each frontend, less those that are no Service's.
+    holders: OrdMap<FrontendKey, Claim>,
+    /// Who would have a frontend that another one has, or the port of a health check.
+    waiting: OrdMap<FrontendKey, OrdSet<ObjectName>>,
+    waiting_checks: OrdMap<u16, OrdSet<ObjectName>>,
 }
+
+/// In this order of [`DOORS`] and names a frontend is given away.
+type Claim = (usize, ObjectName);
 
 /// What is there for one Service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Held {
     frontends: Vec<FrontendKey>,
-    /// What the node's kernel routes to us.
+    /// Those of others that it would have.
+    missed: Vec<FrontendKey>,
+    /// Cluster addresses that the node's kernel routes to us.
     routed: Vec<IpAddr>,
     health_check: Option<u16>,
+    missed_check: Option<u16>,
 }
 
 /// A Service's port on the node's addresses, in one family.
@@ -75,26 +88,31 @@ impl Desired {
         for (name, slice) in &view.endpoint_slices {
             self.add_slice(name, slice);
         }
-        for kinds in DOORS {
+        for order in 0..DOORS.len() {
             for name in view.services.keys() {
-                self.open(name, kinds, view, local);
+                let overtaken = self.open(name, order, view, local);
+                debug_assert!(overtaken.is_empty(), "{name} comes after whoever has anything already");
             }
         }
     }
 
-    /// Those that are different from one view to the next.
-    pub(crate) fn serve_changed(&mut self, old: &ClusterView, view: &ClusterView, local: &Local) {
-        let mut different: BTreeSet<ObjectName> =
-            old.services.diff(&view.services).map(|item| changed(item).0.clone()).collect();
+    /// Those that are different from one view to the next, and those of `again`.
+    pub(crate) fn serve_changed(
+        &mut self,
+        old: &ClusterView,
+        view: &ClusterView,
+        local: &Local,
+        again: BTreeSet<ObjectName>,
+    ) {
+        let mut different = again;
+        different.extend(old.services.diff(&view.services).map(|item| changed(item).0.clone()));
         for (name, slice) in old.endpoint_slices.diff(&view.endpoint_slices).map(changed) {
             if let Some(before) = old.endpoint_slices.get(name) {
                 different.extend(self.remove_slice(name, before));
             }
             different.extend(slice.and_then(|slice| self.add_slice(name, slice)));
         }
-        for name in &different {
-            self.serve(name, view, local);
-        }
+        self.serve(different, view, local);
     }
 
     fn add_slice(&mut self, name: &ObjectName, slice: &EndpointSlice) -> Option<ObjectName> {
@@ -113,18 +131,39 @@ impl Desired {
         Some(service)
     }
 
-    /// One, in place of what it was.
-    fn serve(&mut self, name: &ObjectName, view: &ClusterView, local: &Local) {
-        self.take_back(&About::Service(name.clone()));
-        self.withdraw(name);
-        for kinds in DOORS {
-            self.open(name, kinds, view, local);
+    /// These, in place of what they were; and with them those that something is taken from or given to so.
+    fn serve(&mut self, mut names: BTreeSet<ObjectName>, view: &ClusterView, local: &Local) {
+        loop {
+            let mut left: Vec<ObjectName> = names.iter().cloned().collect();
+            while let Some(name) = left.pop() {
+                let waiting = self.withdraw(&name);
+                left.extend(waiting.into_iter().filter(|other| names.insert(other.clone())));
+            }
+            let mut overtaken = BTreeSet::new();
+            for order in 0..DOORS.len() {
+                for name in &names {
+                    overtaken.extend(self.open(name, order, view, local));
+                }
+            }
+            if overtaken.is_empty() {
+                return;
+            }
+            names.extend(overtaken);
         }
     }
 
-    /// Its addresses of these kinds, beside those that it has.
-    fn open(&mut self, name: &ObjectName, kinds: &[DoorKind], view: &ClusterView, local: &Local) {
-        let Some(service) = view.services.get(name).filter(|own| is_ours(own)) else { return };
+    /// Its addresses of the kinds whose turn it is, beside those that it has; gives those who have something that would be its own, had all
+    /// come in their order.
+    fn open(
+        &mut self,
+        name: &ObjectName,
+        order: usize,
+        view: &ClusterView,
+        local: &Local,
+    ) -> Vec<ObjectName> {
+        let mut overtaken = Vec::new();
+        let kinds = DOORS[order];
+        let Some(service) = view.services.get(name).filter(|own| is_ours(own)) else { return overtaken };
         let mut problems = Vec::new();
         let mut doors = doors(service, kinds, &self.node_port_addresses, &mut problems);
         let mut ranges = Vec::new();
@@ -137,8 +176,9 @@ impl Desired {
         let checked =
             kinds.contains(&DoorKind::Node) && service.external_local && service.health_check_node_port != 0;
         if doors.is_empty() && problems.is_empty() && !checked {
-            return;
+            return overtaken;
         }
+        let claim = (order, name.clone());
         let about = About::Service(name.clone());
         let slices: Vec<&EndpointSlice> = self.slices_of(name, view).collect();
         let zone = view.nodes.get(&local.node).map_or("", |own| &own.zone);
@@ -165,42 +205,107 @@ impl Desired {
                         None => drop(self.rows.frontends.insert(key, row)),
                         // Its own, by another field.
                         Some(_) if held.frontends.contains(&key) => continue,
-                        Some(other) => {
-                            problems.push(format!("{key} is the {} already; left out", other.name));
-                            self.contested = true;
+                        Some(_) => {
+                            self.miss(key, &claim, &mut held, &mut problems, &mut overtaken);
                             continue;
                         }
                     }
                     held.frontends.push(key);
-                    if door.kind == DoorKind::Node && self.router_addresses.contains(&key.address) {
-                        self.node_ports.insert(NodePort { v4, protocol: key.protocol, port: key.port });
+                    self.services.holders.insert(key, claim.clone());
+                    match door.kind {
+                        DoorKind::Node if self.router_addresses.contains(&key.address) => {
+                            self.node_ports.insert(NodePort { v4, protocol: key.protocol, port: key.port });
+                        }
+                        DoorKind::LoadBalancer | DoorKind::External if !local.kept.contains(&key.address) => {
+                            self.externals.insert(key);
+                        }
+                        _ => {}
                     }
                 }
             }
         }
-        for Door { address, kind } in doors.into_iter().filter(|door| door.kind != DoorKind::Node) {
-            if !held.frontends.iter().any(|key| key.address == address) || held.routed.contains(&address) {
-                continue;
+        let mut own_addresses: Vec<Door> = Vec::new();
+        for door in doors.into_iter().filter(|door| door.kind != DoorKind::Node) {
+            let is_served = held.frontends.iter().any(|key| key.address == door.address);
+            if is_served && !own_addresses.iter().any(|own| own.address == door.address) {
+                own_addresses.push(door);
             }
-            // All ports of an address take the kernel's one route.
-            if self.nodes.has(address) || local.kept.contains(&address) {
-                if kind != DoorKind::Cluster {
-                    let text = "is a node's, a pod's or the API server's own; the node itself, and who comes by its kernel, are not served there";
-                    problems.push(format!("address {address} {text}"));
+        }
+        for Door { address, kind } in own_addresses {
+            if kind == DoorKind::Cluster {
+                // All ports of an address take the kernel's one route.
+                if !self.nodes.has(address) && !local.kept.contains(&address) {
+                    self.host_prefixes.insert(IpPrefix::host(address));
+                    *self.services.routed.entry(address).or_default() += 1;
+                    held.routed.push(address);
                 }
-                continue;
+            } else if local.kept.contains(&address) {
+                // Whoever says so would cut off the way to what he says.
+                let text =
+                    "is the API server's; the node itself, and who comes by its kernel, are not served there";
+                problems.push(format!("address {address} {text}"));
             }
-            self.host_prefixes.insert(IpPrefix::host(address));
-            held.routed.push(address);
         }
         if checked {
-            self.answer_checks(name, service, &slices, place, &mut held, &mut problems);
+            let asked = Asked { service, slices: &slices, place };
+            self.answer_checks(&claim, &asked, &mut held, &mut problems, &mut overtaken);
         }
         if held != Held::default() {
             self.services.held.insert(name.clone(), held);
         }
         for problem in problems {
             self.warn(about.clone(), format!("Service {name}: {problem}"));
+        }
+        overtaken
+    }
+
+    /// Something else has the frontend.
+    fn miss(
+        &mut self,
+        key: FrontendKey,
+        claim: &Claim,
+        held: &mut Held,
+        problems: &mut Vec<String>,
+        overtaken: &mut Vec<ObjectName>,
+    ) {
+        if let Some(other) = self.rows.frontends.get(&key) {
+            problems.push(format!("{key} is the {} already; left out", other.name));
+        }
+        if let Some(holder) = self.services.holders.get(&key).filter(|holder| *holder > claim) {
+            overtaken.push(holder.1.clone());
+        }
+        self.services.waiting.entry(key).or_default().insert(claim.1.clone());
+        held.missed.push(key);
+    }
+
+    /// Those that would have a frontend.
+    pub(crate) fn who_waits(&self, key: &FrontendKey) -> impl Iterator<Item = ObjectName> {
+        self.services.waiting.get(key).into_iter().flatten().cloned()
+    }
+
+    /// Takes a frontend of a Service's for something that comes before all Services; gives whom it was taken from.
+    pub(crate) fn take_from_service(&mut self, key: &FrontendKey) -> BTreeSet<ObjectName> {
+        let Some((_, holder)) = self.services.holders.get(key).cloned() else { return BTreeSet::new() };
+        let mut again = self.withdraw(&holder);
+        again.insert(holder);
+        again
+    }
+
+    /// Has all of them be as they are with `other`, whose nodes are not these.
+    pub(crate) fn keep_services_of(&mut self, other: &Self) {
+        self.rows.frontends.clone_from(&other.rows.frontends);
+        self.host_frontends.clone_from(&other.host_frontends);
+        self.services.clone_from(&other.services);
+        self.node_ports.clone_from(&other.node_ports);
+        self.externals.clone_from(&other.externals);
+        self.health_checks.clone_from(&other.health_checks);
+        // Those are many, and nodes' and pods' few.
+        self.host_prefixes.clone_from(&other.host_prefixes);
+        let of_routes = other.rows.routes.keys().filter(|key| key.network == 0).map(|key| key.prefix);
+        for prefix in other.nodes.all_prefixes().chain(of_routes) {
+            if !(prefix.is_host() && self.services.routed.contains_key(&prefix.addr())) {
+                self.host_prefixes.remove(&prefix);
+            }
         }
     }
 
@@ -216,20 +321,19 @@ impl Desired {
     /// Has load balancers answered; those that come by an uplink of ours by what it passes on to the node.
     fn answer_checks(
         &mut self,
-        name: &ObjectName,
-        service: &Service,
-        slices: &[&EndpointSlice],
-        place: Place<'_>,
+        claim: &Claim,
+        &Asked { service, slices, place }: &Asked<'_>,
         held: &mut Held,
         problems: &mut Vec<String>,
+        overtaken: &mut Vec<ObjectName>,
     ) {
+        let name = &claim.1;
         let port = service.health_check_node_port;
-        if let Some(other) = self.health_checks.get(&port) {
-            problems.push(format!(
-                "spec.healthCheckNodePort {port} is Service {}'s already; left out",
-                other.service
-            ));
-            self.contested = true;
+        if let Some(HealthCheck { service: other, .. }) = self.health_checks.get(&port) {
+            problems.push(format!("spec.healthCheckNodePort {port} is Service {other}'s already; left out"));
+            overtaken.extend(Some(other).filter(|other| *other > name).cloned());
+            self.services.waiting_checks.entry(port).or_default().insert(name.clone());
+            held.missed_check = Some(port);
             return;
         }
         let check = HealthCheck { service: name.clone(), local_endpoints: local_endpoints(slices, place) };
@@ -242,50 +346,84 @@ impl Desired {
             let key = FrontendKey { network: 0, address, port, protocol: Protocol(wire::protocol::TCP) };
             let host = self.host_addresses.iter().find(|own| own.is_ipv4() == address.is_ipv4());
             let Some(&host) = host else { continue };
-            if let Some(other) = self.rows.frontends.get(&key) {
-                problems.push(format!("{key} is the {} already; left out", other.name));
-                self.contested = true;
+            if self.rows.frontends.contains_key(&key) {
+                self.miss(key, claim, held, problems, overtaken);
                 continue;
             }
             let backends = vec![Backend { address: host, port, state: BackendState::Serving }];
             let name = format!("{name}: health check");
             let row = Frontend { key, name, backends, drops: false, sources: vec![], affinity_seconds: None };
             self.rows.frontends.insert(key, row);
+            self.services.holders.insert(key, claim.clone());
             held.frontends.push(key);
         }
     }
 
-    /// Undoes what [`Self::serve`] did for a Service.
-    fn withdraw(&mut self, name: &ObjectName) {
-        let Held { frontends, routed, health_check } = self.services.held.remove(name).unwrap_or_default();
+    /// Undoes what [`Self::open`] did for a Service; gives those that would have what it had.
+    fn withdraw(&mut self, name: &ObjectName) -> BTreeSet<ObjectName> {
+        self.take_back(&About::Service(name.clone()));
+        let Some(held) = self.services.held.remove(name) else { return BTreeSet::new() };
+        let Held { frontends, missed, routed, health_check, missed_check } = held;
+        for key in missed {
+            wait_no_more(&mut self.services.waiting, &key, name);
+        }
+        if let Some(port) = missed_check {
+            wait_no_more(&mut self.services.waiting_checks, &port, name);
+        }
+        let mut waiting = BTreeSet::new();
         if let Some(port) = health_check {
             self.health_checks.remove(&port);
+            waiting.extend(self.services.waiting_checks.get(&port).into_iter().flatten().cloned());
         }
         for key in frontends {
+            waiting.extend(self.who_waits(&key));
+            self.services.holders.remove(&key);
             self.rows.frontends.remove(&key);
+            self.externals.remove(&key);
             if self.router_addresses.contains(&key.address) {
                 let FrontendKey { address, protocol, port, .. } = key;
                 self.node_ports.remove(&NodePort { v4: address.is_ipv4(), protocol, port });
             }
         }
-        for prefix in routed.into_iter().map(IpPrefix::host) {
+        for address in routed {
             // Another may have the address, with other ports.
-            if !self.is_served_in(prefix) {
-                self.host_prefixes.remove(&prefix);
+            match self.services.routed.get_mut(&address) {
+                Some(others) if *others > 1 => *others -= 1,
+                _ => {
+                    self.services.routed.remove(&address);
+                    self.host_prefixes.remove(&IpPrefix::host(address));
+                }
             }
         }
+        waiting
     }
 
+    /// Whether a Service has a cluster address in it: one that is routed if it is no node's.
     fn is_served_in(&self, prefix: IpPrefix) -> bool {
         let first = FrontendKey { network: 0, address: prefix.addr(), port: 0, protocol: Protocol(0) };
-        let next = self.rows.frontends.range(first..).next();
-        next.is_some_and(|(key, _)| key.network == 0 && prefix.contains(key.address))
+        let here = self.services.holders.range(first..).take_while(|(key, _)| prefix.contains(key.address));
+        here.into_iter().any(|(_, (order, _))| *order == 0)
     }
 
     /// Whether a Service has an address of a node's, or of its pods: what is done about it depends on both.
     pub(crate) fn is_served_at(&self, node: &str) -> bool {
         self.nodes.prefixes_of(node).into_iter().any(|prefix| self.is_served_in(prefix))
     }
+}
+
+fn wait_no_more<K: Ord + Clone>(waiting: &mut OrdMap<K, OrdSet<ObjectName>>, what: &K, name: &ObjectName) {
+    let Some(others) = waiting.get_mut(what) else { return };
+    others.remove(name);
+    if others.is_empty() {
+        waiting.remove(what);
+    }
+}
+
+/// What load balancers ask about.
+struct Asked<'a> {
+    service: &'a Service,
+    slices: &'a [&'a EndpointSlice],
+    place: Place<'a>,
 }
 
 impl Door {

@@ -6,11 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use desired::{
-    Address, ClusterView, Desired, EndpointSlice, Hints, Host, LoadBalancerAddress, Local, Node, NodeAddress,
-    ObjectName, Protocol, ROUTER_MAC, Service, ServicePort, SliceEndpoint, SlicePort, Uplink, apply, diff,
+    Address, Attachment, ClusterView, Desired, EndpointSlice, Hints, Host, LoadBalancerAddress, Local, Node,
+    NodeAddress, ObjectName, Protocol, ROUTER_MAC, Service, ServicePort, SliceEndpoint, SlicePort, Uplink,
+    apply, diff,
 };
 use proptest::prelude::*;
-use proto::dataplane::{BackendState, Ethdev, InterfaceAddress, Router};
+use proto::control::PortMapping;
+use proto::dataplane::{BackendState, Ethdev, InterfaceAddress, Limits, PortKind, Router};
 
 const NODE: &str = "node-1";
 /// Of this node, those of its router among them.
@@ -18,6 +20,8 @@ const NODE_ADDRESSES: [&str; 4] = ["172.16.0.1", "10.244.1.1", "fd00:1::1", "fd0
 const ROUTER: [&str; 2] = ["10.244.1.1", "fd00:1::1"];
 /// Of another, where it is there.
 const OTHER_NODE: &str = "172.16.0.2";
+/// What Services call theirs, this node's own address among them.
+const WORLD: [&str; 5] = ["192.0.2.1", "192.0.2.2", OTHER_NODE, "172.16.0.1", "2001:db8::1"];
 
 fn named(name: &str) -> ObjectName {
     ObjectName { namespace: "shop".into(), name: name.into() }
@@ -194,6 +198,8 @@ fn an_external_address_takes_nothing_from_anybody() {
     }
     let routed = |text: &str| next.host_prefixes.contains(&text.parse::<wire::IpPrefix>().unwrap());
     assert!(routed("10.96.0.7/32") && !routed("192.0.2.6/32"));
+    let externals: Vec<String> = next.externals.iter().map(ToString::to_string).collect();
+    assert_eq!(externals, ["10.96.0.7:30080/tcp", "10.244.1.1:53/udp"]);
     let told: Vec<&str> = next.warnings().filter(|text| text.contains("a-greedy")).collect();
     for what in
         ["10.96.0.7:53/udp is the shop/dns", "10.244.1.1:30080/tcp is the shop/web", "address 192.0.2.6"]
@@ -392,27 +398,32 @@ fn served(desired: &Desired) -> Served {
     desired.rows.frontends.values().map(row).collect()
 }
 
-/// What the node's kernel is told: addresses that lead to us, but those that nodes or pods have; and ports of its own.
-fn expected_of_kernel(view: &ClusterView, served: &Served) -> (BTreeSet<IpAddr>, BTreeSet<String>) {
-    let (mut routed, mut ports) = (BTreeSet::new(), BTreeSet::new());
+/// What the node's kernel is told: cluster addresses, which lead to us as a whole; ports of its own; and ports of what the world knows,
+/// which no other port of the same address is taken for.
+type OfKernel = (BTreeSet<IpAddr>, BTreeSet<String>, BTreeSet<String>);
+
+fn expected_of_kernel(served: &Served) -> OfKernel {
+    let (mut routed, mut ports, mut externals) = OfKernel::default();
     for key in served.keys() {
         let (socket, protocol) = key.split_once('/').unwrap();
         let socket: std::net::SocketAddr = socket.parse().unwrap();
-        if NODE_ADDRESSES.contains(&socket.ip().to_string().as_str()) {
-            if ROUTER.contains(&socket.ip().to_string().as_str()) {
-                ports.insert(format!("{} {protocol} {}", socket.is_ipv4(), socket.port()));
-            }
-        } else if socket.ip().to_string() != OTHER_NODE || !view.nodes.contains_key("node-2") {
+        let address = socket.ip().to_string();
+        if ROUTER.contains(&address.as_str()) {
+            ports.insert(format!("{} {protocol} {}", socket.is_ipv4(), socket.port()));
+        } else if WORLD.contains(&address.as_str()) && socket.port() < 30_000 {
+            externals.insert(key.clone());
+        } else if !NODE_ADDRESSES.contains(&address.as_str()) {
             routed.insert(socket.ip());
         }
     }
-    (routed, ports)
+    (routed, ports, externals)
 }
 
-fn of_kernel(desired: &Desired) -> (BTreeSet<IpAddr>, BTreeSet<String>) {
+fn of_kernel(desired: &Desired) -> OfKernel {
     let hosts = desired.host_prefixes.iter().filter(|prefix| prefix.is_host()).map(|prefix| prefix.addr());
     let ports = desired.node_ports.iter().map(|own| format!("{} {} {}", own.v4, own.protocol, own.port));
-    (hosts.collect(), ports.collect())
+    let externals = desired.externals.iter().map(ToString::to_string);
+    (hosts.collect(), ports.collect(), externals.collect())
 }
 
 #[derive(Debug, Clone)]
@@ -421,6 +432,10 @@ enum Step {
     Slice(u8, Option<EndpointSlice>),
     Zone(u8),
     Other(bool),
+    /// A third one, which comes before that one, and some of whose ranges may be that one's; and whether it has a Service's address.
+    Third(Option<(u8, bool)>),
+    /// Whether a pod is there, with a port of the node's.
+    Pod(u8, Option<u16>),
 }
 
 fn some_port() -> impl Strategy<Value = (String, Protocol, u16)> {
@@ -432,22 +447,24 @@ fn some_port() -> impl Strategy<Value = (String, Protocol, u16)> {
 fn some_service(n: u8) -> impl Strategy<Value = Service> {
     let ports = prop::collection::vec(some_port(), 1..3);
     let external = || {
-        let one = prop::sample::select(vec!["192.0.2.1", "192.0.2.2", OTHER_NODE, "2001:db8::1"]);
+        let one = prop::sample::select(WORLD.to_vec());
         prop::collection::btree_set(one, 0..3)
     };
     let ranges = prop::collection::vec(prop::sample::select(vec!["198.51.100.0/24", "2001:db8::/32"]), 0..2);
     let policies =
         (any::<bool>(), any::<bool>(), prop::bool::weighted(0.1), any::<bool>(), prop::option::of(1u32..3));
-    (ports, any::<bool>(), policies, external(), external(), ranges).prop_map(
+    let shares_address = prop::bool::weighted(0.3);
+    (ports, (any::<bool>(), shares_address, 0u16..3), policies, external(), external(), ranges).prop_map(
         move |(
             ports,
-            both,
+            (both, shares_address, check),
             (internal_local, external_local, left_alone, on_node, affinity_seconds),
             external,
             balanced,
             ranges,
         )| {
-            let ips = [format!("10.96.0.{n}"), format!("fd00:96::{n}")];
+            let of = if shares_address { 0 } else { n };
+            let ips = [format!("10.96.0.{of}"), format!("fd00:96::{of}")];
             let ips: Vec<&str> = ips[..=usize::from(both)].iter().map(String::as_str).collect();
             // One of each protocol and number, as the API demands.
             let mut numbers = BTreeSet::new();
@@ -455,8 +472,8 @@ fn some_service(n: u8) -> impl Strategy<Value = Service> {
                 .into_iter()
                 .filter(|(_, protocol, number)| numbers.insert((protocol.clone(), *number)))
                 .map(|(name, protocol, number)| ServicePort {
-                    // One number and protocol is one Service's.
-                    node_port: if on_node { 30_000 + 10 * u16::from(n) + number } else { 0 },
+                    // Some would have what is another Service's.
+                    node_port: if on_node { 30_000 + 10 * u16::from(of) + number } else { 0 },
                     ..port(&name, protocol, number)
                 })
                 .collect();
@@ -469,6 +486,8 @@ fn some_service(n: u8) -> impl Strategy<Value = Service> {
                 external_ips: external.into_iter().map(Into::into).collect(),
                 load_balancer: balanced.into_iter().enumerate().map(ingress).collect(),
                 source_ranges: ranges.into_iter().map(Into::into).collect(),
+                // Of two Services one number, too.
+                health_check_node_port: if check == 0 { 0 } else { 30_000 + check },
                 ..service(&ips, &ports)
             }
         },
@@ -520,10 +539,12 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0u8..5, prop::option::weighted(0.8, some_slice())).prop_map(|(n, own)| Step::Slice(n, own)),
         1 => (0u8..3).prop_map(Step::Zone),
         1 => any::<bool>().prop_map(Step::Other),
+        1 => prop::option::of((1u8..4, any::<bool>())).prop_map(Step::Third),
+        1 => (2u8..5, prop::option::of(30_001u16..30_004)).prop_map(|(n, own)| Step::Pod(n, own)),
     ]
 }
 
-fn take(step: Step, view: &mut ClusterView) {
+fn take(step: Step, view: &mut ClusterView, local: &mut Local) {
     match step {
         Step::Service(n, own) => {
             let name = named(&format!("service-{n}"));
@@ -554,6 +575,78 @@ fn take(step: Step, view: &mut ClusterView) {
                 view.nodes.remove("node-2");
             }
         }
+        Step::Third(None) => drop(view.nodes.remove("node-3")),
+        Step::Third(Some((range, is_served))) => {
+            let address = if is_served { "10.96.0.1" } else { OTHER_NODE };
+            let address = NodeAddress { kind: "InternalIP".into(), address: address.into() };
+            let third = Node {
+                created: Some(1),
+                pod_cidrs: vec![format!("10.244.{range}.0/24")],
+                addresses: vec![address],
+                router_addresses: Some("172.16.0.3".into()),
+                ..Node::default()
+            };
+            view.nodes.insert("node-3".into(), third);
+        }
+        Step::Pod(n, host_port) => {
+            let port = format!("p{n}");
+            local.attachments.retain(|own| own.port != port);
+            local.attachments.extend(host_port.map(|host_port| attachment(n, host_port)));
+        }
+    }
+}
+
+fn attachment(n: u8, host_port: u16) -> Attachment {
+    let mapping =
+        PortMapping { host: None, host_port, container_port: 80, protocol: proto::dataplane::Protocol(6) };
+    Attachment {
+        port: format!("p{n}"),
+        pod: None,
+        endpoint: format!("shop/pod-{n}"),
+        kind: PortKind::Tap,
+        mac: ROUTER_MAC,
+        mtu: 1500,
+        network: 0,
+        addresses: vec![format!("10.244.1.{n}").parse().unwrap()],
+        routes: vec![],
+        host_ports: vec![mapping],
+        limits: Limits::default(),
+    }
+}
+
+/// This node's own range is nobody else's here, so that it keeps its addresses.
+fn is_plain(step: &Step) -> bool {
+    !matches!(step, Step::Third(_) | Step::Pod(..))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+    /// Services, nodes and pods that want the same: whoever has it at last has it whatever came first.
+    #[test]
+    fn who_has_what_several_want_does_not_hang_on_what_came_first(
+        steps in prop::collection::vec(step(), 1..32),
+        by_kernel in any::<bool>(),
+    ) {
+        let (mut view, mut local) = (view([], []), local());
+        if by_kernel {
+            local.uplink = None;
+        }
+        // By an uplink's own address, load balancers' questions are passed on to the node's.
+        for own in local.uplink.iter_mut().flat_map(|uplink| &mut uplink.addresses) {
+            own.address = "172.16.0.9".parse().unwrap();
+        }
+        let mut desired = Desired::build(&view, &local);
+        let mut rows = desired.rows.clone();
+        for step in steps {
+            let before = (view.clone(), local.clone());
+            take(step.clone(), &mut view, &mut local);
+            let next = desired.next((&before.0, &before.1), &view, &local);
+            prop_assert_eq!(&next, &Desired::build(&view, &local), "after {:?}", step);
+            prop_assert_eq!(apply(&mut rows, &diff(&desired.rows, &next.rows)), Ok(()));
+            prop_assert_eq!(&rows, &next.rows);
+            desired = next;
+        }
     }
 }
 
@@ -572,13 +665,13 @@ proptest! {
         }
         let mut desired = Desired::build(&view, &local);
         let mut rows = desired.rows.clone();
-        for step in steps {
+        for step in steps.into_iter().filter(is_plain) {
             let before = view.clone();
-            take(step.clone(), &mut view);
+            take(step.clone(), &mut view, &mut local);
             let next = desired.next((&before, &local), &view, &local);
             let expected = expected(&view);
             prop_assert_eq!(served(&next), expected.clone(), "after {:?}", step);
-            prop_assert_eq!(of_kernel(&next), expected_of_kernel(&view, &expected), "after {:?}", step);
+            prop_assert_eq!(of_kernel(&next), expected_of_kernel(&expected), "after {:?}", step);
             prop_assert_eq!(&next, &Desired::build(&view, &local), "after {:?}", step);
             prop_assert_eq!(apply(&mut rows, &diff(&desired.rows, &next.rows)), Ok(()));
             prop_assert_eq!(&rows, &next.rows);

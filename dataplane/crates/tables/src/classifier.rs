@@ -18,6 +18,8 @@ pub struct Rule {
     pub id: u32,
     /// What people call it.
     pub name: Box<str>,
+    /// Whom it speaks of, in words, for people as well.
+    pub says: Box<str>,
     /// Who is at the other end.
     pub peer: Peer,
     /// The IP protocol.
@@ -298,7 +300,7 @@ mod tests {
         ports: Option<(u16, u16)>,
         verdict: RuleVerdict,
     ) -> Rule {
-        Rule { id, name: format!("rule {id}").into(), peer, protocol, ports, verdict }
+        Rule { id, name: format!("rule {id}").into(), says: "".into(), peer, protocol, ports, verdict }
     }
 
     /// The rules as they are written, one after the other.

@@ -227,7 +227,7 @@ fn an_address_is_of_a_pod_and_of_ranges() {
 
 fn policy(id: u32) -> Policy {
     let (name, peer, verdict) = ("any".into(), Peer::Any, RuleVerdict::Allow);
-    let rule = Rule { id, name, peer, protocol: None, ports: None, verdict };
+    let rule = Rule { id, name, says: "".into(), peer, protocol: None, ports: None, verdict };
     Policy { ingress: Some(Arc::new(Classifier::new(vec![rule]))), egress: None }
 }
 

@@ -66,7 +66,7 @@ fn rules(id: u32, groups: &[u32]) -> Option<Arc<Classifier>> {
     let (name, verdict) = ("a rule".into(), RuleVerdict::Allow);
     let named = || Peer::Groups(groups.iter().copied().map(GroupId).collect());
     let peer = if groups.is_empty() { Peer::Any } else { named() };
-    let rule = Rule { id, name, peer, protocol: None, ports: None, verdict };
+    let rule = Rule { id, name, says: "".into(), peer, protocol: None, ports: None, verdict };
     Some(Arc::new(Classifier::new(vec![rule])))
 }
 

@@ -18,7 +18,15 @@ const SCTP: u8 = 132;
 
 fn rule(peer: Peer, protocol: Option<u8>, ports: Option<(u16, u16)>) -> Option<Arc<Classifier>> {
     let (name, verdict) = ("shop/web ingress[1]".into(), RuleVerdict::Allow);
-    Some(Arc::new(Classifier::new(vec![Rule { id: 7, name, peer, protocol, ports, verdict }])))
+    Some(Arc::new(Classifier::new(vec![Rule {
+        id: 7,
+        name,
+        says: "".into(),
+        peer,
+        protocol,
+        ports,
+        verdict,
+    }])))
 }
 
 /// TCP of this group alone.

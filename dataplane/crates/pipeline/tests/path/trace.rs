@@ -43,7 +43,7 @@ fn frontend(backends: &[(&str, BackendState)]) -> Frontend {
 fn allow(group: u32, id: u32) -> Option<Arc<Classifier>> {
     let peer = Peer::Groups([GroupId(group)].into());
     let (name, ports, verdict) = ("shop/web ingress[1]".into(), Some((8080, 8080)), RuleVerdict::Allow);
-    let rule = Rule { id, name, peer, protocol: Some(TCP), ports, verdict };
+    let rule = Rule { id, name, says: "".into(), peer, protocol: Some(TCP), ports, verdict };
     Some(Arc::new(Classifier::new(vec![rule])))
 }
 
