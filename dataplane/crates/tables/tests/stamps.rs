@@ -531,11 +531,12 @@ fn endpoints_are_known_by_the_groups_that_their_rules_name_now() {
 
 #[test]
 fn rows_and_memberships_may_change_in_either_order() {
+    type Change = dyn Fn(&mut Tables);
     let row = |t: &mut Tables| {
         t.set_identity(NETWORKS[0], "198.51.100.7/32".parse().unwrap(), IdentityId(9)).unwrap();
     };
     let member = |t: &mut Tables| t.set_membership(IdentityId(9), vec![GroupId(1)]).unwrap();
-    let orders: [&[&dyn Fn(&mut Tables)]; 2] = [&[&row, &member], &[&member, &row]];
+    let orders: [[&Change; 2]; 2] = [[&row, &member], [&member, &row]];
     // The flows of the address that gets the identity are decided again, whoever they are with.
     for order in orders {
         assert_eq!(left_by(|t| order.iter().for_each(|change| change(t))), [false; 3]);
