@@ -14,6 +14,8 @@ mod networks;
 mod node_ports;
 mod nodes;
 mod pings;
+mod policies;
+mod policy_probes;
 mod restarts;
 mod service_changes;
 mod service_clients;
