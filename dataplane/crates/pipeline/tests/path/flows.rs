@@ -349,6 +349,29 @@ fn a_policy_lets_in_what_it_names_and_answers_pass() {
     assert_eq!(bench.send(POD_A, &frame(POD_A, a, b, TCP, ACK)).0, INTO_B);
 }
 
+/// Though its ends might open one in the other direction, and nobody would know which it is had its record gone.
+#[test]
+fn a_connection_that_a_policy_ends_does_not_go_on_in_the_other_direction() {
+    let mut bench = Bench::new();
+    let name = bench.tables.endpoints().find(|e| e.port == POD_B).unwrap().name.clone();
+    let (a, b) = ("10.244.1.2:40000", "10.244.1.3:80");
+    becomes(&mut bench, POD_A, &frame(POD_A, a, b, TCP, SYN), POD_B, a, b);
+    becomes(&mut bench, POD_B, &frame(POD_B, b, a, TCP, SYN_ACK), POD_A, b, a);
+    let (asks, answers) = (frame(POD_A, a, b, TCP, ACK), frame(POD_B, b, a, TCP, ACK));
+    becomes(&mut bench, POD_A, &asks, POD_B, a, b);
+    bench.change(|tables| {
+        tables.set_policy(&name, Policy { ingress: only_from(5, None), egress: None }).unwrap();
+    });
+    for _ in 0..3 {
+        assert_eq!(bench.send(POD_A, &asks).0, INTO_B);
+        assert_eq!(bench.send(POD_B, &answers).0, INTO_B);
+    }
+    assert_eq!(bench.send(POD_A, &frame(POD_A, a, b, TCP, SYN)).0, INTO_B);
+    // The other direction is another connection.
+    let opens = frame(POD_B, "10.244.1.3:40000", "10.244.1.2:80", TCP, SYN);
+    becomes(&mut bench, POD_B, &opens, POD_A, "10.244.1.3:40000", "10.244.1.2:80");
+}
+
 #[test]
 fn policy_sees_the_backend_and_not_the_service() {
     let mut bench = Bench::new();
