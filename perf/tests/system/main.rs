@@ -15,6 +15,8 @@ mod node_ports;
 mod nodes;
 mod pings;
 mod policies;
+mod policy_changes;
+mod policy_nodes;
 mod policy_probes;
 mod restarts;
 mod service_changes;

@@ -141,14 +141,12 @@ fn policies_deny_allow_add_up_change_and_go() {
     let mut all = Matrix::new(&Options::default());
     all.step("nobody says anything", &[], |_| true);
     let closed = policy("x", "deny", &deny(&["Ingress"]));
-    all.step("what enters x is denied", std::slice::from_ref(&closed), |ask| !ask.to_namespace("x"));
+    all.step("what enters x is denied", std::slice::from_ref(&closed), |ask| !ask.is_to("x"));
     let shut = policy("x", "deny", &deny(&["Ingress", "Egress"]));
-    all.step("all of x is denied", std::slice::from_ref(&shut), |ask| {
-        !ask.to_namespace("x") && !ask.from_namespace("x")
-    });
+    all.step("all of x is denied", std::slice::from_ref(&shut), |ask| !ask.is_to("x") && !ask.is_from("x"));
     let open = policy("x", "allow", &json!({"podSelector": {}, "ingress": [{}], "egress": [{}]}));
     all.step("what is denied and allowed is allowed", &[shut.clone(), open], |_| true);
-    all.step("denied again", &[shut], |ask| !ask.to_namespace("x") && !ask.from_namespace("x"));
+    all.step("denied again", &[shut], |ask| !ask.is_to("x") && !ask.is_from("x"));
     all.step("no policy is left", &[], |_| true);
 
     let from = |name: &str| {
@@ -157,14 +155,14 @@ fn policies_deny_allow_add_up_change_and_go() {
     };
     for name in ["b", "c"] {
         all.step(&format!("x/a is asked by {name} alone"), &[from(name)], |ask| {
-            ask.to != "x/a" || ask.from_namespace("x") && ask.from_name(name)
+            ask.to != "x/a" || ask.is_from("x") && ask.is_from_pod(name)
         });
     }
     let more = json!([{"from": [{"namespaceSelector": in_namespace("z")}], "ports": [{"port": 81}]}]);
     let more = policy("x", "more", &json!({"podSelector": of("a"), "ingress": more}));
     all.step("and by z at a port", &[closed, from("b"), more], |ask| match ask.to {
-        "x/a" => ask.from == "x/b" || ask.from_namespace("z") && (ask.by, ask.port) == (By::Tcp, 81),
-        _ => !ask.to_namespace("x"),
+        "x/a" => ask.from == "x/b" || ask.is_from("z") && (ask.by, ask.port) == (By::Tcp, 81),
+        _ => !ask.is_to("x"),
     });
     all.end();
 }
@@ -194,18 +192,16 @@ fn what_leaves_a_pod_and_what_enters_it_are_governed_apart() {
         "egress": [{"to": [{"namespaceSelector": in_namespace("z")}]}],
     });
     all.step("y/b is asked by x and asks z", &[policy("y", "both", &both)], |ask| {
-        (ask.to != "y/b" || ask.from_namespace("x")) && (ask.from != "y/b" || ask.to_namespace("z"))
+        (ask.to != "y/b" || ask.is_from("x")) && (ask.from != "y/b" || ask.is_to("z"))
     });
     let [into, out] = [("Ingress", "ingress"), ("Egress", "egress")].map(|(direction, rules)| {
         policy("z", direction, &json!({"podSelector": of("c"), "policyTypes": [direction], rules: [{}]}))
     });
     let shut = policy("z", "shut", &deny(&["Ingress", "Egress"]));
     all.step("z/c may be asked", &[shut.clone(), into], |ask| {
-        !ask.from_namespace("z") && (!ask.to_namespace("z") || ask.to == "z/c")
+        !ask.is_from("z") && (!ask.is_to("z") || ask.to == "z/c")
     });
-    all.step("z/c may ask", &[shut, out], |ask| {
-        !ask.to_namespace("z") && (!ask.from_namespace("z") || ask.from == "z/c")
-    });
+    all.step("z/c may ask", &[shut, out], |ask| !ask.is_to("z") && (!ask.is_from("z") || ask.from == "z/c"));
     all.end();
 }
 
@@ -219,11 +215,11 @@ fn peers_are_chosen_by_their_labels_and_their_namespaces() {
     type Truth = fn(&Ask) -> bool;
     let cases: [(&str, Value, Truth); 11] = [
         ("pods", json!([{"podSelector": of("b")}]), |ask| ask.from == "x/b"),
-        ("any pods", json!([{"podSelector": {}}]), |ask| ask.from_namespace("x")),
-        ("a namespace", json!([{"namespaceSelector": in_namespace("y")}]), |ask| ask.from_namespace("y")),
+        ("any pods", json!([{"podSelector": {}}]), |ask| ask.is_from("x")),
+        ("a namespace", json!([{"namespaceSelector": in_namespace("y")}]), |ask| ask.is_from("y")),
         ("all namespaces", json!([{"namespaceSelector": {}}]), |_| true),
         ("either", json!([{"namespaceSelector": in_namespace("y")}, {"podSelector": of("b")}]), |ask| {
-            ask.from_namespace("y") || ask.from == "x/b"
+            ask.is_from("y") || ask.from == "x/b"
         }),
         ("both", json!([{"namespaceSelector": in_namespace("y"), "podSelector": of("b")}]), |ask| {
             ask.from == "y/b"
@@ -231,17 +227,15 @@ fn peers_are_chosen_by_their_labels_and_their_namespaces() {
         (
             "pods of many namespaces",
             json!([{"namespaceSelector": some("ns", "NotIn", &["x"]), "podSelector": some("pod", "In", &["a", "c"])}]),
-            |ask| !ask.from_namespace("x") && !ask.from_name("b"),
+            |ask| !ask.is_from("x") && !ask.is_from_pod("b"),
         ),
         ("pods by expressions", json!([{"podSelector": some("pod", "NotIn", &["b"])}]), |ask| {
             ask.from == "x/c"
         }),
         ("a namespace by its name", json!([{"namespaceSelector": {"matchLabels": {name: "z"}}}]), |ask| {
-            ask.from_namespace("z")
+            ask.is_from("z")
         }),
-        ("all but one", json!([{"namespaceSelector": some(name, "NotIn", &["z"])}]), |ask| {
-            !ask.from_namespace("z")
-        }),
+        ("all but one", json!([{"namespaceSelector": some(name, "NotIn", &["z"])}]), |ask| !ask.is_from("z")),
         ("nobody", json!([{"podSelector": of("nobody")}]), |_| false),
     ];
     for (what, peers, truth) in &cases {
@@ -251,7 +245,7 @@ fn peers_are_chosen_by_their_labels_and_their_namespaces() {
     let many =
         json!({"podSelector": some("pod", "In", &["a", "c"]), "ingress": [{"from": [{"podSelector": {}}]}]});
     all.step("a and c of y are y's", &[policy("y", "many", &many)], |ask| {
-        !ask.to_namespace("y") || ask.to_name("b") || ask.from_namespace("y")
+        !ask.is_to("y") || ask.is_to_pod("b") || ask.is_from("y")
     });
 
     // A pod of either kind becomes another, and a namespace does.
@@ -267,7 +261,7 @@ fn peers_are_chosen_by_their_labels_and_their_namespaces() {
     let by_namespace = asked_by(&json!([{"namespaceSelector": trusted}]));
     all.step("no namespace is trusted", &[by_namespace], |ask| ask.to != "x/a");
     all.cluster.set("namespaces.json", &namespaces(&[("z", "trust", "yes")])).unwrap();
-    all.see("z is trusted", |ask| ask.to != "x/a" || ask.from_namespace("z"));
+    all.see("z is trusted", |ask| ask.to != "x/a" || ask.is_from("z"));
     all.cluster.set("namespaces.json", &namespaces(&[])).unwrap();
     all.see("z is trusted no more", |ask| ask.to != "x/a");
     let marked = json!({"podSelector": {"matchLabels": {"closed": "yes"}}});
@@ -337,18 +331,18 @@ fn ports_are_allowed_by_protocol_number_range_and_name() {
         ("by no port's name", json!([{"port": "nothing"}]), |_| false),
     ];
     for (what, ports, truth) in &cases {
-        all.step(&format!("into y: {what}"), &[into(ports)], |ask| !ask.to_namespace("y") || truth(ask));
+        all.step(&format!("into y: {what}"), &[into(ports)], |ask| !ask.is_to("y") || truth(ask));
     }
     all.step("into y: by a name", &[into(&json!([{"port": "web"}]))], |ask| {
-        !ask.to_namespace("y") || ask.by == By::Tcp && ask.port == web(ask.to)
+        !ask.is_to("y") || ask.by == By::Tcp && ask.port == web(ask.to)
     });
     all.step("into y: by a name of UDP", &[into(&json!([{"port": "dns", "protocol": "UDP"}]))], |ask| {
-        !ask.to_namespace("y") || (ask.by, ask.port) == (By::Udp, 81)
+        !ask.is_to("y") || (ask.by, ask.port) == (By::Udp, 81)
     });
     let rule = json!([{"from": [{"namespaceSelector": in_namespace("z")}], "ports": [{"port": "web"}]}]);
     let by_z = policy("y", "own", &json!({"podSelector": {}, "ingress": rule}));
     all.step("into y: from a namespace, by a name", &[by_z], |ask| {
-        !ask.to_namespace("y") || ask.from_namespace("z") && ask.by == By::Tcp && ask.port == web(ask.to)
+        !ask.is_to("y") || ask.is_from("z") && ask.by == By::Tcp && ask.port == web(ask.to)
     });
     // The name is the one at whose end it is asked.
     let out = |rule: &Value| {
@@ -361,7 +355,7 @@ fn ports_are_allowed_by_protocol_number_range_and_name() {
     all.step("out of y/b: to a namespace, by a name and a number", &[out(&rule)], |ask| {
         let (named, numbered) =
             (ask.by == By::Tcp && ask.port == web(ask.to), (ask.by, ask.port) == (By::Udp, 81));
-        ask.from != "y/b" || ask.to_namespace("x") && (named || numbered)
+        ask.from != "y/b" || ask.is_to("x") && (named || numbered)
     });
     all.end();
 }

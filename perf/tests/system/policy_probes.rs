@@ -60,19 +60,19 @@ pub(crate) fn own_name(name: &str) -> &str {
 }
 
 impl Ask {
-    pub(crate) fn from_namespace(&self, name: &str) -> bool {
+    pub(crate) fn is_from(&self, name: &str) -> bool {
         namespace(self.from) == name
     }
 
-    pub(crate) fn to_namespace(&self, name: &str) -> bool {
+    pub(crate) fn is_to(&self, name: &str) -> bool {
         namespace(self.to) == name
     }
 
-    pub(crate) fn from_name(&self, name: &str) -> bool {
+    pub(crate) fn is_from_pod(&self, name: &str) -> bool {
         own_name(self.from) == name
     }
 
-    pub(crate) fn to_name(&self, name: &str) -> bool {
+    pub(crate) fn is_to_pod(&self, name: &str) -> bool {
         own_name(self.to) == name
     }
 }
@@ -313,7 +313,7 @@ impl Field {
 }
 
 /// A connection that is on its way.
-fn begin(at: SocketAddr) -> Result<TcpStream> {
+pub(crate) fn begin(at: SocketAddr) -> Result<TcpStream> {
     let domain = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket: OwnedFd = socket_with(domain, SocketType::STREAM, flags, None)?;

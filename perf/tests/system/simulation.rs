@@ -48,7 +48,7 @@ fn object(name: &str, pod_cidrs: [String; 2], addresses: [String; 2], routers: &
     })
 }
 
-fn real(node: &Node) -> Value {
+pub(crate) fn real(node: &Node) -> Value {
     let site = node.site;
     let routers = if node.options.uplink == Uplink::Kernel { site.host() } else { site.router() };
     object(&site.name(), site.pod_cidrs(), site.host(), &routers.join(","))
