@@ -124,6 +124,8 @@ fn a_connection_that_a_policy_forbids_ends_at_once_and_others_go_on() {
     for family in Family::BOTH {
         // From another node and from the same, and one whom nobody forbids anything.
         let [mut far, mut near, mut other] = [a, &d, &c].map(|pod| Connection::new(&pod.netns, b, family));
+        let mut datagrams = [a, &d].map(|pod| Stream::new(pod, b, family));
+        datagrams.iter_mut().for_each(Stream::passes);
         for (policies, restricted) in
             [([into(b, &json!([named(&c.name)]))], [0, 1]), ([out(&json!([named(&c.name)]))], [1, 1])]
         {
@@ -131,12 +133,14 @@ fn a_connection_that_a_policy_forbids_ends_at_once_and_others_go_on() {
             for connection in [&mut far, &mut near] {
                 connection.is_cut(&bed);
             }
+            datagrams.iter_mut().for_each(|stream| stream.is_cut(&bed));
             other.talk();
             // Allowed again before TCP gives up, it goes on where it was.
             restrict(&bed, &[], [0, 0]);
             for connection in [&mut far, &mut near] {
                 connection.is_mended();
             }
+            datagrams.iter_mut().for_each(Stream::passes);
         }
         // Whatever else changes, what is allowed goes on.
         let block =
@@ -197,6 +201,38 @@ impl Stream {
         while let Ok((4, _)) = self.listener.recv_from(&mut number) {
             self.heard[usize::try_from(u32::from_be_bytes(number)).unwrap()] += 1;
         }
+    }
+
+    /// One from each socket; gives how many these are.
+    fn round(&mut self) -> usize {
+        let count = self.sockets.len();
+        (0..count).for_each(|_| self.say());
+        count
+    }
+
+    fn passes(&mut self) {
+        let count = self.round();
+        wait_until(&self.what.clone(), PATIENCE, || {
+            self.hear();
+            let last = &self.heard[self.heard.len() - count..];
+            ensure!(last.iter().all(|times| *times == 1), "{last:?}");
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    fn is_cut(&mut self, bed: &Bed) {
+        let before = denied(&bed.cluster.nodes).unwrap();
+        let count = self.round();
+        wait_until(&self.what.clone(), PATIENCE, || {
+            let counted = denied(&bed.cluster.nodes)? - before;
+            ensure!(counted >= u64::try_from(count)?, "{counted} were denied");
+            Ok(())
+        })
+        .unwrap();
+        self.hear();
+        let last = &self.heard[self.heard.len() - count..];
+        assert!(last.iter().all(|times| *times == 0), "{}: {last:?}", self.what);
     }
 
     fn lost(&self) -> usize {
@@ -350,10 +386,11 @@ fn policies_that_change_a_hundred_times_a_second_let_nothing_through_and_lose_no
 }
 
 #[test]
-fn what_is_denied_stays_so_and_what_is_allowed_too_while_control_is_killed() {
+fn what_is_denied_stays_so_and_what_is_allowed_too_while_processes_are_killed() {
     let mut crowd = Crowd::new();
     restrict(&crowd.bed, &crowd.policies(false), [3, 3]);
     let [mut always, mut never, _] = crowd.streams();
+    let [mut friends, mut still_never, _] = crowd.streams();
     let Crowd { bed, .. } = &mut crowd;
     go_on(&mut always, &mut never, &mut [], || {
         // At any moment of its start (Numerical Recipes, section 7.1).
@@ -367,6 +404,17 @@ fn what_is_denied_stays_so_and_what_is_allowed_too_while_control_is_killed() {
             node.settle().unwrap();
         }
     });
+    // Without a data plane nothing passes, and with a new one not before it has its policies.
+    go_on(&mut [], &mut still_never, &mut friends, || {
+        for node in &mut bed.cluster.nodes {
+            node.restart_dataplane().unwrap();
+            node.restart_both().unwrap();
+        }
+    });
+    for family in Family::BOTH {
+        let [a, b] = [&bed.pods[0], &bed.pods[1]];
+        Connection::new(&a.netns, b, family);
+    }
     crowd.bed.cluster.ledgers().unwrap();
 }
 
