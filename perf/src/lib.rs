@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod artefacts;
+pub mod bridge;
 pub mod client;
 pub mod cluster;
 pub mod exchange;

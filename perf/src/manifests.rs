@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use serde_json::{Value, json};
 
 /// The first node, as its Node object names it.
 pub const NODE: &str = "node-a";
@@ -79,25 +80,49 @@ impl Manifests {
         self.write("nodes.yaml", &format!("apiVersion: v1\nkind: List\nitems:\n{items}"))
     }
 
-    /// Writes a pod, scheduled to a node and, with `addresses`, running.
+    /// Writes a pod's object, scheduled to a node and, with `addresses`, running.
     ///
     /// # Errors
     /// As [`Self::write`].
-    pub fn write_pod(&self, name: &str, node: &str, addresses: &[IpAddr]) -> Result<()> {
-        self.write(&pod_file(name), &pod(name, node, addresses))
+    pub fn write_pod(&self, object: &Value, node: &str, addresses: &[IpAddr]) -> Result<()> {
+        let mut object = object.clone();
+        object["spec"]["nodeName"] = json!(node);
+        object["status"] = match addresses.first() {
+            Some(first) => {
+                let ips: Vec<Value> = addresses.iter().map(|address| json!({"ip": address})).collect();
+                json!({"phase": "Running", "podIP": first, "podIPs": ips})
+            }
+            None => json!({"phase": "Pending"}),
+        };
+        self.write(&pod_file(&object), &object.to_string())
     }
 
     /// Removes a pod.
     ///
     /// # Errors
     /// As [`Self::remove`].
-    pub fn remove_pod(&self, name: &str) -> Result<()> {
-        self.remove(&pod_file(name))
+    pub fn remove_pod(&self, object: &Value) -> Result<()> {
+        self.remove(&pod_file(object))
     }
 }
 
-fn pod_file(name: &str) -> String {
-    format!("pod-{name}.yaml")
+/// A Pod object as it is before anybody has seen to it. Ports are told as name, protocol, number.
+#[must_use]
+pub fn pod(namespace: &str, name: &str, labels: &Value, ports: &[(&str, &str, u16)]) -> Value {
+    let ports: Vec<Value> = ports
+        .iter()
+        .map(|(name, protocol, port)| json!({"name": name, "protocol": protocol, "containerPort": port}))
+        .collect();
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": namespace, "name": name, "labels": labels},
+        "spec": {"containers": [{"image": "images.test/agnhost:2.63.0", "name": "main", "ports": ports}]},
+    })
+}
+
+fn pod_file(object: &Value) -> String {
+    let name = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+    format!("pod-{}-{}.json", name("namespace"), name("name"))
 }
 
 fn node(object: &NodeObject<'_>) -> String {
@@ -112,19 +137,6 @@ fn node(object: &NodeObject<'_>) -> String {
          podCIDR: {pods4}\n    podCIDRs:\n    - {pods4}\n    - {pods6}\n  status:\n    addresses:\n    \
          - address: {address4}\n      type: InternalIP\n    - address: {address6}\n      type: InternalIP\n    \
          - address: {name}\n      type: Hostname\n"
-    )
-}
-
-fn pod(name: &str, node: &str, addresses: &[IpAddr]) -> String {
-    let ips: String = addresses.iter().map(|address| format!("  - ip: {address}\n")).collect();
-    let status = match addresses.first() {
-        Some(first) => format!("  phase: Running\n  podIP: {first}\n  podIPs:\n{ips}"),
-        None => "  phase: Pending\n".to_owned(),
-    };
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata:\n  labels:\n    app: {name}\n  name: {name}\n  \
-         namespace: default\nspec:\n  containers:\n  - image: images.test/agnhost:2.63.0\n    name: main\n  \
-         nodeName: {node}\nstatus:\n{status}"
     )
 }
 
@@ -145,11 +157,16 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("\n  spec:\n    podCIDR: 10.244.2.0/24\n    podCIDRs:\n    - 10.244.2.0/24\n"));
-        let text = pod("a", NODE, &["10.244.1.2".parse().unwrap()]);
-        assert!(
-            text.contains(
-                "\nstatus:\n  phase: Running\n  podIP: 10.244.1.2\n  podIPs:\n  - ip: 10.244.1.2\n"
-            )
-        );
+        let dir = tempfile::tempdir().unwrap();
+        let manifests = Manifests::create(dir.path()).unwrap();
+        let object = pod("shop", "a", &json!({"app": "a"}), &[("web", "TCP", 80)]);
+        manifests.write_pod(&object, NODE, &["10.244.1.2".parse().unwrap()]).unwrap();
+        let text = fs::read_to_string(dir.path().join("pod-shop-a.json")).unwrap();
+        let read: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read["spec"]["nodeName"], NODE);
+        assert_eq!(read["spec"]["containers"][0]["ports"][0]["containerPort"], 80);
+        assert_eq!(read["status"]["podIPs"], json!([{"ip": "10.244.1.2"}]));
+        manifests.remove_pod(&object).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

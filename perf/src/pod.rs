@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
+use crate::manifests;
 use crate::netns::Netns;
 use crate::node::Node;
 use crate::process::Process;
@@ -29,6 +30,8 @@ pub enum Kind {
 #[derive(Debug)]
 pub struct Pod {
     pub name: String,
+    /// Its Pod object, without what its node has to say.
+    pub object: Value,
     pub kind: Kind,
     pub netns: Netns,
     /// IPv4 first.
@@ -60,17 +63,49 @@ impl Pod {
     /// # Errors
     /// As [`Self::attach`].
     pub fn attach_with(node: &Node, name: &str, kind: Kind, capabilities: &Value) -> Result<Self> {
-        let container = node.run.name(&format!("{name}-{}", node.run.number()));
+        let object = manifests::pod("default", name, &json!({"app": name}), &[]);
+        Self::attach_object(node, &object, kind, capabilities)
+    }
+
+    /// The same of a pod that has an object of its own ([`manifests::pod`]).
+    ///
+    /// # Errors
+    /// As [`Self::attach`].
+    pub fn attach_object(node: &Node, object: &Value, kind: Kind, capabilities: &Value) -> Result<Self> {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let netns = Netns::create(&node.run, &format!("{name}-{}", node.run.number()))?;
-        node.manifests.write_pod(name, &node.site.name(), &[])?;
+        Self::attach_into(node, netns, object, kind, capabilities)
+    }
+
+    /// The same into a namespace that somebody is in already.
+    ///
+    /// # Errors
+    /// As [`Self::attach`].
+    pub fn attach_into(
+        node: &Node,
+        netns: Netns,
+        object: &Value,
+        kind: Kind,
+        capabilities: &Value,
+    ) -> Result<Self> {
+        let container = netns.name().to_owned();
+        node.manifests.write_pod(object, &node.site.name(), &[])?;
         let mut configuration = configured(node, kind);
         configuration["runtimeConfig"] = capabilities.clone();
-        let pod = Self::add(node, (name, INTERFACE), kind, configuration, container, netns)?;
+        let pod = Self::add(node, (object, INTERFACE), kind, configuration, container, netns)?;
         if pod.addresses.len() != 2 || pod.addresses.iter().filter(|address| address.is_ipv4()).count() != 1 {
-            bail!("{name} should have an address of each family, not {:?}", pod.addresses);
+            bail!("{} should have an address of each family, not {:?}", pod.name, pod.addresses);
         }
-        node.manifests.write_pod(name, &node.site.name(), &pod.addresses)?;
+        pod.tell(node, object)?;
         Ok(pod)
+    }
+
+    /// Has the cluster know the pod, which runs, by this object.
+    ///
+    /// # Errors
+    /// As `rename(2)`.
+    pub fn tell(&self, node: &Node, object: &Value) -> Result<()> {
+        node.manifests.write_pod(object, &node.site.name(), &self.addresses)
     }
 
     /// Attaches a further interface of the pod, as Multus does, to the network of these keys of its configuration.
@@ -83,19 +118,20 @@ impl Pod {
             configuration[key] = value.clone();
         }
         let (container, netns) = (self.container.clone(), self.netns.clone());
-        Self::add(node, (&self.name, interface), kind, configuration, container, netns)
+        Self::add(node, (&self.object, interface), kind, configuration, container, netns)
     }
 
     fn add(
         node: &Node,
-        (name, interface): (&str, &str),
+        (object, interface): (&Value, &str),
         kind: Kind,
         configuration: Value,
         container: String,
         netns: Netns,
     ) -> Result<Self> {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let path = netns.path();
-        let environment = environment("ADD", name, interface, &container, &path.to_string_lossy());
+        let environment = environment("ADD", object, interface, &container, &path.to_string_lossy());
         let pairs: Vec<(&str, &str)> =
             environment.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let finished = node.cni(&pairs, &configuration.to_string())?;
@@ -107,6 +143,7 @@ impl Pod {
         let socket = field(&result, interface, "socketPath").ok().filter(|path| !path.is_empty());
         Ok(Self {
             name: name.to_owned(),
+            object: object.clone(),
             kind,
             addresses: addresses(&result)?,
             mac: field(&result, interface, "mac")?,
@@ -121,10 +158,11 @@ impl Pod {
 
     /// Its endpoint's name in the data plane, unless another has it.
     fn endpoint(&self) -> String {
+        let namespace = self.object["metadata"]["namespace"].as_str().unwrap_or_default();
         if self.configuration.get("networkId").is_some() {
-            format!("default/{}@{}", self.name, self.interface)
+            format!("{namespace}/{}@{}", self.name, self.interface)
         } else {
-            format!("default/{}", self.name)
+            format!("{namespace}/{}", self.name)
         }
     }
 
@@ -145,14 +183,14 @@ impl Pod {
     pub fn detach(&self, node: &Node) -> Result<()> {
         let path = self.netns.path();
         let environment =
-            environment("DEL", &self.name, &self.interface, &self.container, &path.to_string_lossy());
+            environment("DEL", &self.object, &self.interface, &self.container, &path.to_string_lossy());
         let pairs: Vec<(&str, &str)> =
             environment.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let finished = node.cni(&pairs, &self.configuration.to_string())?;
         if !finished.status.success() {
             bail!("CNI DEL of {} failed: {}{}", self.name, finished.stdout, finished.stderr);
         }
-        if self.interface == INTERFACE { node.manifests.remove_pod(&self.name) } else { Ok(()) }
+        if self.interface == INTERFACE { node.manifests.remove_pod(&self.object) } else { Ok(()) }
     }
 
     /// Waits until the data plane serves the vhost-user pod's application.
@@ -216,17 +254,19 @@ fn configured(node: &Node, kind: Kind) -> Value {
 
 fn environment(
     command: &str,
-    pod: &str,
+    pod: &Value,
     interface: &str,
     container: &str,
     netns: &str,
 ) -> [(&'static str, String); 5] {
+    let name = |key: &str| pod["metadata"][key].as_str().unwrap_or_default();
+    let pod = format!("K8S_POD_NAMESPACE={};K8S_POD_NAME={}", name("namespace"), name("name"));
     [
         ("CNI_COMMAND", command.to_owned()),
         ("CNI_CONTAINERID", container.to_owned()),
         ("CNI_NETNS", netns.to_owned()),
         ("CNI_IFNAME", interface.to_owned()),
-        ("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}")),
+        ("CNI_ARGS", format!("IgnoreUnknown=1;{pod}")),
     ]
 }
 

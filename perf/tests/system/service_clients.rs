@@ -23,7 +23,7 @@ use crate::service_changes::{placed, says};
 use crate::services::{FILE, address, own, service, slices, wait_for};
 
 /// A socket for whole packets of a protocol, without their IP header when it sends.
-fn raw(netns: &Netns, family: Family, protocol: Protocol) -> UdpSocket {
+pub(crate) fn raw(netns: &Netns, family: Family, protocol: Protocol) -> UdpSocket {
     let domain = match family {
         Family::V4 => AddressFamily::INET,
         Family::V6 => AddressFamily::INET6,
@@ -37,15 +37,15 @@ fn raw(netns: &Netns, family: Family, protocol: Protocol) -> UdpSocket {
 
 /// Of an SCTP packet (RFC 9260, sections 3.1 and 3.2) with one chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Sctp {
-    ports: [u16; 2],
-    tag: u32,
-    chunk: u8,
+pub(crate) struct Sctp {
+    pub(crate) ports: [u16; 2],
+    pub(crate) tag: u32,
+    pub(crate) chunk: u8,
 }
 
 const HEADER: usize = 12;
-const INIT: u8 = 1;
-const INIT_ACK: u8 = 2;
+pub(crate) const INIT: u8 = 1;
+pub(crate) const INIT_ACK: u8 = 2;
 const COOKIE_ECHO: u8 = 10;
 const COOKIE_ACK: u8 = 11;
 
@@ -53,7 +53,7 @@ impl Sctp {
     /// What follows its tag in INIT and INIT ACK: a window, streams, and the first TSN.
     const OPENING: [u8; 12] = [0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];
 
-    fn send(self, socket: &UdpSocket, to: IpAddr, own_tag: u32) {
+    pub(crate) fn send(self, socket: &UdpSocket, to: IpAddr, own_tag: u32) {
         let cookie = [0, 7, 0, 8, 1, 2, 3, 4];
         let value: Vec<u8> = match self.chunk {
             INIT => [&own_tag.to_be_bytes()[..], &Self::OPENING].concat(),
@@ -73,7 +73,7 @@ impl Sctp {
     }
 
     /// The next one, and whom it is from.
-    fn hear(socket: &UdpSocket) -> Result<(Self, IpAddr)> {
+    pub(crate) fn hear(socket: &UdpSocket) -> Result<(Self, IpAddr)> {
         let mut buffer = [0; 256];
         let (length, from) = socket.recv_from(&mut buffer)?;
         // With its header where the family is IPv4 (raw(7)).

@@ -95,7 +95,7 @@ fn sources_there(host: &Netns) -> BTreeSet<String> {
     .collect()
 }
 
-fn real(node: &Node) -> Value {
+pub(crate) fn real(node: &Node) -> Value {
     let site = node.site;
     let routers = if node.options.uplink == Uplink::Kernel { site.host() } else { site.router() };
     object(&site.name(), site.pod_cidrs(), site.host(), &routers.join(","))

@@ -352,6 +352,26 @@ fn what_is_forbidden_later_ends_with_its_next_packet_in_both_directions() {
     }
 }
 
+/// Though its ends might open one in the other direction, and nobody would know which it is had its record gone.
+#[test]
+fn a_connection_that_a_policy_ends_does_not_go_on_in_the_other_direction() {
+    let mut bench = Bench::new();
+    let (a, b) = ("10.244.1.2:40000", "10.244.1.3:80");
+    becomes(&mut bench, POD_A, &frame(POD_A, a, b, TCP, SYN), POD_B, a, b);
+    becomes(&mut bench, POD_B, &frame(POD_B, b, a, TCP, SYN_ACK), POD_A, b, a);
+    let (asks, answers) = (frame(POD_A, a, b, TCP, ACK), frame(POD_B, b, a, TCP, ACK));
+    becomes(&mut bench, POD_A, &asks, POD_B, a, b);
+    bench.change(|tables| restrict(tables, POD_B, Policy { ingress: only_from(5, None), egress: None }));
+    for _ in 0..3 {
+        assert_eq!(bench.send(POD_A, &asks).0, INTO_B);
+        assert_eq!(bench.send(POD_B, &answers).0, INTO_B);
+    }
+    assert_eq!(bench.send(POD_A, &frame(POD_A, a, b, TCP, SYN)).0, INTO_B);
+    // The other direction is another connection.
+    let opens = frame(POD_B, "10.244.1.3:40000", "10.244.1.2:80", TCP, SYN);
+    becomes(&mut bench, POD_B, &opens, POD_A, "10.244.1.3:40000", "10.244.1.2:80");
+}
+
 #[test]
 fn a_connection_that_nobody_remembers_goes_on_if_either_end_might_have_opened_it() {
     let mut bench = Bench::new();
