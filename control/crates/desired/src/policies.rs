@@ -56,6 +56,9 @@ struct InForce {
     compiled: Arc<Compiled>,
 }
 
+/// What a pod of this node was, and what it is.
+type Moved = (Option<Arc<Here>>, Option<Arc<Here>>);
+
 /// What a step has to see to at its end.
 #[derive(Default)]
 struct Touched {
@@ -142,7 +145,7 @@ impl Policies {
         (old_view, old_local): (&ClusterView, &Local),
         (view, local): (&ClusterView, &Local),
         touched: &mut Touched,
-    ) -> Vec<(Option<Arc<Here>>, Option<Arc<Here>>)> {
+    ) -> Vec<Moved> {
         let own = |attachment: &&Attachment| attachment.network == 0;
         let mut pods = BTreeSet::new();
         pods.extend(old_view.pods.diff(&view.pods).map(|item| changed(item).0));
@@ -228,12 +231,12 @@ impl Policies {
         &mut self,
         (old_view, view): (&ClusterView, &ClusterView),
         local: &Local,
-        moved: Vec<(Option<Arc<Here>>, Option<Arc<Here>>)>,
+        moved: Vec<Moved>,
         around: &mut Around<'_>,
     ) {
         let (mut given_up, mut taken) = (Vec::new(), Vec::new());
         for (old, new) in moved {
-            let of = |own: Arc<Here>| own.addresses.iter().map(|&own| own).collect::<Vec<_>>();
+            let of = |own: Arc<Here>| own.addresses.iter().copied().collect::<Vec<_>>();
             given_up.extend(old.into_iter().flat_map(of));
             let of = |own: Arc<Here>| {
                 let kind = own.kind.clone();

@@ -256,7 +256,8 @@ fn selected(selector: &Selector, labels: &Labels, namespace: &str) -> bool {
             Operator::NotIn => !is_in(),
             Operator::Exists => value(&own.key).is_some(),
             Operator::DoesNotExist => value(&own.key).is_none(),
-            Operator::Other(_) => panic!("not generated"),
+            // None is generated.
+            Operator::Other(_) => false,
         }
     };
     selector.labels.iter().all(|(key, own)| value(key) == Some(own))
@@ -634,7 +635,7 @@ fn only_what_concerns_this_node_reaches_its_data_plane() {
         let next = desired.next((&before, &local), view, &local);
         let ops = diff(&desired.rows, &next.rows);
         desired = next;
-        ops.iter().map(|op| serde_name(op)).collect::<Vec<_>>()
+        ops.iter().map(kind_of).collect::<Vec<_>>()
     };
     let other = |n: u8, own: &str| {
         let address = format!("10.2.0.{n}");
@@ -665,7 +666,7 @@ fn only_what_concerns_this_node_reaches_its_data_plane() {
     assert_eq!(policy(&mut view, "shop", None), ["RemoveIdentities", "RemoveMemberships", "SetPolicies"]);
 }
 
-fn serde_name(op: &rows::Op) -> String {
+fn kind_of(op: &rows::Op) -> String {
     format!("{op:?}").split([' ', '{']).next().unwrap_or_default().to_owned()
 }
 
