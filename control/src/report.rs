@@ -98,7 +98,6 @@ impl Report {
     async fn run(&self, store: &Store, client: Client) {
         let nodes: Api<Node> = Api::all(client.clone());
         let reporter = Reporter { controller: "podrouter".to_owned(), instance: Some(self.node.clone()) };
-        let recorder = Recorder::new(client, reporter);
         let mut said = Said::default();
         let mut backoff = DefaultBackoff::default();
         loop {
@@ -109,7 +108,7 @@ impl Report {
             let router = self.router.clone().or_else(by_kernel).filter(|text| !text.is_empty());
             // Who may not write the one may be allowed the other.
             let condition = said.tell_condition(&nodes, &self.node, router, &self.way).await;
-            let events = said.tell_events(&recorder, store, &self.node, &warnings).await;
+            let events = said.tell_events((&client, &reporter), store, &self.node, &warnings).await;
             let troubles = condition.err().into_iter().chain(events.err());
             let troubles: Vec<_> = troubles.map(|error| format!("telling the cluster: {error}")).collect();
             let failed = !troubles.is_empty();
@@ -173,7 +172,7 @@ impl Said {
 
     async fn tell_events(
         &mut self,
-        recorder: &Recorder,
+        (client, reporter): (&Client, &Reporter),
         store: &Store,
         node: &str,
         warnings: &[(Subject, String)],
@@ -197,6 +196,8 @@ impl Said {
                 action: "Configure".to_owned(),
                 secondary: None,
             };
+            // A recorder that lasts would take the next thing about the same object for the same one again.
+            let recorder = Recorder::new(client.clone(), reporter.clone());
             within(recorder.publish(&event, &regarding))
                 .await
                 .map_err(|error| format!("an Event: {error}"))?;

@@ -31,7 +31,7 @@ fn a_pod_is_attached_with_its_policies_or_not_at_all() {
 
     // The watch is late, and nobody else can be asked.
     let unavailable = |request: &apiserver::Request| {
-        (request.resource() == "pods").then_some(Fault::status(503, "ServiceUnavailable", "not yet"))
+        request.path.contains("/pods").then_some(Fault::status(503, "ServiceUnavailable", "not yet"))
     };
     server.set_faults(unavailable);
     server.hang_up();
