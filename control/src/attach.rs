@@ -125,7 +125,8 @@ pub(crate) fn attach(
 /// attached, so that nothing passes which one forbids.
 fn known_pod(store: &Store, request: &AttachRequest) -> Result<Option<Pod>, Failure> {
     let again = |reason: String| failure(code::TRY_AGAIN_LATER, reason, "");
-    if store.policies_wait() {
+    // They are for the pods' own network alone.
+    if request.secondary.is_none() && store.policies_wait() {
         return Err(again("NetworkPolicies wait until the pods that they speak of are known".to_owned()));
     }
     let Some(name) = &request.pod else { return Ok(None) };
@@ -135,7 +136,7 @@ fn known_pod(store: &Store, request: &AttachRequest) -> Result<Option<Pod>, Fail
         Err(why) => why,
     };
     let PodName { namespace, name, .. } = name;
-    if store.may_be_policed(namespace) {
+    if request.secondary.is_none() && store.may_be_policed(namespace) {
         return Err(again(format!(
             "pod {namespace}/{name} is not known, so that nobody can tell which of its namespace's \
              NetworkPolicies are for it: {why}"

@@ -146,6 +146,10 @@ impl Nat {
             return Ok(());
         }
         self.absent = false;
+        // From 127.0.0.1 to a pod, and the answers back: else such addresses never leave the loopback (ip-sysctl, route_localnet). A
+        // device that was made anew has it not.
+        let localnet = if has_ports(wanted) { "1" } else { "0" };
+        netlink::sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), localnet);
         if let Some(written) = &mut self.written
             && written.wanted == *wanted
             && written.stands()
@@ -153,9 +157,6 @@ impl Nat {
             return Ok(());
         }
         self.written = None;
-        // From 127.0.0.1 to a pod, and the answers back: else such addresses never leave the loopback (ip-sysctl, route_localnet).
-        let localnet = if has_ports(wanted) { "1" } else { "0" };
-        netlink::sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), localnet);
         let sets = whole(wanted, router);
         nft(&rules(name, wanted, &sets, &self.within))?;
         self.written = Some(Written::read(wanted, sets.into_keys().collect())?);

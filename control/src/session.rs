@@ -378,7 +378,14 @@ impl Session {
                 return Ok(None);
             }
             let (base, target) = (self.generation, self.generation + 1);
-            match self.call(&Request::Transaction(Transaction { base, target, ops }))?.0 {
+            let answer = match self.call(&Request::Transaction(Transaction { base, target, ops })) {
+                // Nothing of it was sent, and the connection is as good as before.
+                Err(SessionError::Frame(error @ FrameError::TooLong(_))) => {
+                    return Ok(Some(error.to_string()));
+                }
+                answer => answer?.0,
+            };
+            match answer {
                 Response::Committed { generation } => {
                     self.generation = generation;
                     self.rows = rows.clone();

@@ -164,15 +164,34 @@ impl<'a> Gather<'a> {
                 }
                 self.weigh()?;
                 // At the start nothing of all this is in force before everything is known.
-                let waits = self.complete && !self.needy.is_empty() && !self.others.are_listed();
-                if !waits {
+                let listed = self.needy.is_empty() || self.others.are_listed();
+                if listed || !self.complete {
                     changes.append(&mut self.held);
                 }
+                // One that needs nothing does not wait for those that do, unless it is one of them as it was.
+                let waits = self.complete && !listed && (self.is_needy(&change) || self.is_held(&change));
                 (if waits { &mut self.held } else { changes }).push(ViewChange::NetworkPolicy(change));
             }
             Said::Changed(change) => changes.push(change),
         }
         Ok(())
+    }
+
+    fn is_needy(&self, change: &Change<ObjectName, NetworkPolicy>) -> bool {
+        matches!(change, Change::Set(name, _) if self.needy.contains(name))
+    }
+
+    /// Whether a change of the same policy waits.
+    fn is_held(&self, change: &Change<ObjectName, NetworkPolicy>) -> bool {
+        let names = |held: &ViewChange| match (held, change) {
+            (
+                ViewChange::NetworkPolicy(Change::Set(held, _) | Change::Remove(held)),
+                Change::Set(name, _) | Change::Remove(name),
+            ) => held == name,
+            // All others are gone: in its order.
+            _ => true,
+        };
+        self.held.iter().any(names)
     }
 
     /// Follows other nodes' pods from the first need on, and sets a time for letting go of them from the last.

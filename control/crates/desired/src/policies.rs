@@ -124,9 +124,11 @@ impl Policies {
             self.select(name, policy, &mut touched);
         }
         let named = std::mem::take(&mut around.named);
-        let speaks = |own: &InForce| own.compiled.named.iter().any(|port| named.contains(port));
-        let renamed = self.in_force.iter().filter(|(_, own)| speaks(own)).map(|(name, _)| name.clone());
-        touched.policies.extend(renamed);
+        if !named.is_empty() {
+            let speaks = |own: &InForce| own.compiled.named.iter().any(|port| named.contains(port));
+            let renamed = self.in_force.iter().filter(|(_, own)| speaks(own)).map(|(name, _)| name.clone());
+            touched.policies.extend(renamed);
+        }
         let problems = self.compile(&mut touched, view, &mut around);
         for endpoint in &touched.endpoints {
             match self.rules_of(endpoint) {

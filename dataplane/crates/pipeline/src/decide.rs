@@ -310,9 +310,7 @@ impl<'t> Desk<'_, 't> {
             Ok(rules) => rules,
             // A policy that forbids it ends it. A connection with states leaves its record behind: without one its next packet would be
             // taken for what began before it was known, and be judged in the other direction too.
-            Err(denial) if has_states(ends.protocol) && *signal != Signal::Open => {
-                return Renewal::Refused(denial.into());
-            }
+            Err(denial) if has_states(ends.protocol) => return Renewal::Refused(denial.into()),
             Err(denial) => return Renewal::Ended(denial.into()),
         };
         let dst = tracker.becomes(known).dst;

@@ -15,7 +15,7 @@ use crate::adjacency::Adjacency;
 use crate::burst::{Side, State, Turn, Work, Works};
 use crate::connection::{Ends, ends, following, signal, tracked};
 use crate::decide::{Desk, Subject};
-use crate::icmp_quote::{Quote, quoted};
+use crate::icmp_quote::quoted;
 use crate::policy::Parties;
 use crate::route::largest;
 use crate::tracker::{Known, Tracker};
@@ -73,9 +73,7 @@ pub(crate) fn burst<'t, B: Buffer>(
         let packet = &packets[work.at];
         let head = packet.buffer.head();
         let Some(Sought { ends, hash, frontend }) = found else {
-            if let Some(quote) = quoted(head, &work.parsed) {
-                about(desk, tracker, work, packet.offload, head, quote);
-            }
+            apart(desk, tracker, work, packet.offload, head);
             continue;
         };
         let subject = Subject {
@@ -154,32 +152,45 @@ fn fragment<B: Buffer>(
     }
 }
 
-/// An ICMP error goes to whoever sent the packet that it quotes, translated as that was (RFC 5508, section 4.2). One about a known flow
-/// passes whatever policies there are; others are judged as any packet.
+/// What belongs to no flow of its own. An ICMP error about a known one goes to whoever sent the packet that it quotes, translated as that was
+/// (RFC 5508, section 4.2), and passes whatever policies there are; all else is judged by itself.
 #[cold]
-pub(crate) fn about<'t>(
+pub(crate) fn apart<'t>(
     desk: &Desk<'_, 't>,
     tracker: &Tracker,
     work: &mut Work<'t>,
     offload: Offload,
     head: &[u8],
-    quote: Quote,
 ) {
-    let (ingress, parsed) = (&work.ingress, &work.parsed);
-    if let Err(state) = source::check(ingress, parsed, head) {
-        work.state = state.into();
-        return;
-    }
-    let sent = tracked(&quote.ends, quote.protocol, ingress.network);
-    let known = tracker.find(&sent.reversed()).filter(|known| known.life.is_live());
-    let (src, dst) = match parsed.addrs {
+    let (src, dst) = match work.parsed.addrs {
         Addrs::V4 { src, dst } => (IpAddr::V4(src), IpAddr::V4(dst)),
         Addrs::V6 { src, dst } => (IpAddr::V6(src), IpAddr::V6(dst)),
         Addrs::None => return,
     };
-    let Some(known) = known else {
-        let ends =
-            Ends { src, dst, src_port: 0, dst_port: 0, network: sent.network, protocol: parsed.protocol };
+    if !matches!(work.state, State::Live) {
+        return;
+    }
+    let about = quoted(head, &work.parsed).and_then(|quote| {
+        let sent = tracked(&quote.ends, quote.protocol, work.ingress.network);
+        let known = tracker.find(&sent.reversed()).filter(|known| known.life.is_live())?;
+        // Who tells somebody else of it tells him something of his own.
+        (dst == sent.src).then_some((sent, known))
+    });
+    let (ingress, parsed) = (&work.ingress, &work.parsed);
+    let is_routers = is_link_local(dst)
+        || dst == IpAddr::V4(desk.tables.router().gateway4)
+        || desk.tables.lookup(ingress.network, dst) == Some(Target::Local);
+    if about.is_none() && (is_routers || !is_host(dst) || macs(head).0.is_multicast()) {
+        // The link's own business, or the router's.
+        return;
+    }
+    if let Err(state) = source::check(ingress, parsed, head) {
+        work.state = state.into();
+        return;
+    }
+    let Some((sent, known)) = about else {
+        let network = ingress.network.0;
+        let ends = Ends { src, dst, src_port: 0, dst_port: 0, network, protocol: parsed.protocol };
         let parties = Parties::of(desk.tables, ingress, &ends, ingress.port.id);
         if let Err(denial) = policy::judge(desk.tables, &ends, parties, &mut ()) {
             work.state = denial.into();

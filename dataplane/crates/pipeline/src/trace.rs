@@ -14,9 +14,8 @@ use crate::adjacency::Adjacencies;
 use crate::burst::{Halt, Hop, Ingress, Side, State, Station, Turn, Work, Works};
 use crate::connection::{Ends, ends, signal};
 use crate::decide::{Decision, Desk, Plan, Renewal, Source, Subject, replies};
-use crate::icmp_quote::quoted;
 use crate::limit::{Limiter, Rates};
-use crate::lookup::{Ready, Replay, about, ready};
+use crate::lookup::{Ready, Replay, apart, ready};
 use crate::tracker::{Known, Tracker};
 use crate::witness::{Outcome, Step, Stop, Witness, port_of};
 use crate::{
@@ -150,9 +149,7 @@ fn consider<'t, B: Buffer>(
     let Some(ends) = ends(&work.parsed, head, work.ingress.network) else {
         steps.note("flow", || Outcome::Connectionless);
         steps.note("source", || vouched(source::check(&work.ingress, &work.parsed, head)));
-        if let Some(quote) = quoted(head, &work.parsed) {
-            about(desk, tracker, work, packet.offload, head, quote);
-        }
+        apart(desk, tracker, work, packet.offload, head);
         return;
     };
     let subject = Subject {

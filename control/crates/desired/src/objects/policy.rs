@@ -89,6 +89,12 @@ impl Selector {
             })
     }
 
+    /// Whether it asks of any label but `known` that it is not there, or not such.
+    pub(crate) fn needs_absence(&self, known: &str) -> bool {
+        let absence = |own: &Expression| matches!(own.operator, Operator::NotIn | Operator::DoesNotExist);
+        self.expressions.iter().any(|own| absence(own) && *own.key != *known)
+    }
+
     /// What of it nobody knows the meaning of.
     pub(crate) fn unknown(&self) -> impl Iterator<Item = &Expression> {
         self.expressions.iter().filter(|own| matches!(own.operator, Operator::Other(_)))

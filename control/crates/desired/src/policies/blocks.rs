@@ -171,12 +171,18 @@ impl Blocks {
     }
 }
 
-/// `text` as a range, its host's bits cut off, which the API allows (with a warning).
+/// `text` as a range, its host's bits cut off, which the API allows (with a warning). One of IPv4 addresses as IPv6 maps them (RFC 4291, section
+/// 2.5.5.2) is that of these IPv4 addresses: so the API compares it.
 pub(crate) fn range(text: &str) -> Result<IpPrefix, String> {
-    match text.trim().parse() {
-        Ok(prefix) | Err(wire::AddrError::HostBits(_, prefix)) => Ok(prefix),
-        Err(why) => Err(why.to_string()),
-    }
+    let prefix = match text.trim().parse() {
+        Ok(prefix) | Err(wire::AddrError::HostBits(_, prefix)) => prefix,
+        Err(why) => return Err(why.to_string()),
+    };
+    let mapped = match prefix.addr() {
+        IpAddr::V6(first) => first.to_ipv4_mapped().zip(prefix.len().checked_sub(96)),
+        IpAddr::V4(_) => None,
+    };
+    Ok(mapped.and_then(|(first, len)| IpPrefix::containing(first.into(), len)).unwrap_or(prefix))
 }
 
 /// Whether two ranges are of one family.

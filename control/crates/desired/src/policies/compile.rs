@@ -83,6 +83,9 @@ impl Words {
         };
         let ingress = policy.ingress.as_deref().map(|own| rules(own, Direction::Ingress));
         let egress = policy.egress.as_deref().map(|own| rules(own, Direction::Egress));
+        let more = words.problems.len().saturating_sub(PROBLEMS);
+        words.problems.truncate(PROBLEMS);
+        words.problems.extend((more > 0).then(|| format!("{more} more like these")));
         Self { ingress, egress, ..words }
     }
 
@@ -142,14 +145,13 @@ impl Words {
                 Some(PortMatch::Named(named)) => {
                     self.named.insert((named.clone(), port.protocol.clone()));
                     let all = [Peer::Pods(Group::of_all())];
+                    if peers.iter().flatten().any(|peer| matches!(peer, Peer::Block(_))) {
+                        let text = format!("port `{named}` is a name, which an ipBlock gives no number to");
+                        self.problems.push(format!("{field}: {text}; left out for the ipBlocks"));
+                    }
                     let mut by_number: BTreeMap<u16, Vec<Peer>> = BTreeMap::new();
                     for peer in peers.as_deref().unwrap_or(&all) {
-                        let Peer::Pods(group) = peer else {
-                            let text =
-                                format!("port `{named}` is a name, which an ipBlock gives no number to");
-                            self.problems.push(format!("{field}: {text}; left out for the ipBlocks"));
-                            continue;
-                        };
+                        let Peer::Pods(group) = peer else { continue };
                         for number in numbers(group, named, &port.protocol) {
                             let port = Some((named.clone(), port.protocol.clone(), number));
                             let group = Group { port, ..group.clone() };
@@ -186,19 +188,24 @@ impl Words {
             }
             PolicyPeer::Block { cidr, except } => {
                 let mut read = |field: &str, text: &str| {
-                    let problem =
-                        |why| self.problems.push(format!("{field} `{text}`: {why}; the ipBlock is left out"));
-                    range(text).map_err(problem).ok()
+                    let mut problem = |why: &str| {
+                        self.problems.push(format!("{field} `{text}`: {why}; the ipBlock is left out"));
+                    };
+                    range(text).map_err(|why| problem(&why)).ok()
                 };
-                let cidr = read(&format!("{field}.ipBlock.cidr"), cidr)?;
+                let name = format!("{field}.ipBlock.cidr");
+                let range = read(&name, cidr)?;
                 let mut excepted = BTreeSet::new();
                 for (k, text) in except.iter().enumerate() {
                     // What is not known to be excepted must not be let in.
-                    let own = read(&format!("{field}.ipBlock.except[{k}]"), text)?;
-                    if same_family(own, cidr) {
-                        excepted.insert(own);
-                    }
+                    excepted.insert(read(&format!("{field}.ipBlock.except[{k}]"), text)?);
                 }
+                if !excepted.iter().all(|own| same_family(*own, range)) {
+                    let text = format!("{name} `{cidr}`: not all of its `except` are of its family");
+                    self.problems.push(format!("{text}; the ipBlock is left out"));
+                    return None;
+                }
+                let cidr = range;
                 Some(Peer::Block(Block { cidr, except: excepted.into_iter().collect() }))
             }
         }
@@ -225,6 +232,9 @@ impl Words {
         Compiled { ingress: rules(self.ingress), egress: rules(self.egress), named: self.named, peers }
     }
 }
+
+/// So many things about one policy are told, and how many more there are.
+const PROBLEMS: usize = 16;
 
 /// So many in words, and how many more there are.
 const SAID: usize = 8;

@@ -114,10 +114,13 @@ impl Namespaces {
         match self {
             Self::One(own) => **own == *namespace,
             Self::Selected(selector) => {
-                let labels = namespaces.get(namespace).map(|own| &own.labels);
                 // The API server sees to it; where there is none, it is as if it had.
                 let name = |key: &str| (key == NAME).then_some(namespace);
-                selector.matches(|key| labels.and_then(|own| own.get(key)).or_else(|| name(key)), false)
+                match namespaces.get(namespace) {
+                    Some(own) => selector.matches(|key| own.labels.get(key).or_else(|| name(key)), false),
+                    // Of one that is not known yet nobody can tell what labels it does not have.
+                    None => !selector.needs_absence(NAME) && selector.matches(name, false),
+                }
             }
         }
     }

@@ -64,6 +64,7 @@ fn socket(addr: &str, port: u16) -> String {
 
 /// What pod B's policy does not let in, or out, whichever port it came by.
 const INTO_B: Verdict = Verdict::Denied { reason: DropReason::PolicyIngress, port: POD_B };
+const INTO_A: Verdict = Verdict::Denied { reason: DropReason::PolicyIngress, port: POD_A };
 const FROM_B: Verdict = Verdict::Denied { reason: DropReason::PolicyEgress, port: POD_B };
 
 #[test]
@@ -211,6 +212,32 @@ fn errors_about_known_connections_pass_and_others_are_judged() {
         assert_eq!(bench.send(POD_B, &error(&asked)).0, Verdict::Forward(by(POD_A)));
         let never = frame(POD_A, &socket(a, 40_001), &socket(b, 53), UDP, 0);
         assert_eq!(bench.send(POD_B, &error(&never)).0, FROM_B);
+    }
+}
+
+/// Neither messages that are about nothing, nor such as quote a flow of the sender's own, are a way around.
+#[test]
+fn messages_of_no_flow_are_judged_by_themselves() {
+    for (n, (a, b)) in A.into_iter().zip(B).enumerate() {
+        let (redirect, short): ([u8; 2], [u8; 2]) =
+            if n == 0 { ([5, 1], [3, 3]) } else { ([100, 0], [1, 4]) };
+        let message = |src: &str, dst: &str, [kind, code]: [u8; 2]| match n {
+            0 => from(POD_B, src, dst, ICMP, &icmp4(kind, code, b"anything")),
+            _ => from(POD_B, src, dst, ICMPV6, &icmp6(src, dst, kind, code, b"anything")),
+        };
+        let mut bench = Bench::new();
+        for kind in [redirect, short] {
+            assert_eq!(bench.send(POD_B, &message(b, a, kind)).0, Verdict::Forward(by(POD_A)), "{kind:?}");
+        }
+        bench.change(|tables| restrict(tables, POD_A, Policy { ingress: nothing(), egress: None }));
+        for kind in [redirect, short] {
+            assert_eq!(bench.send(POD_B, &message(b, a, kind)).0, INTO_A, "{kind:?}");
+        }
+        // Of a flow with somebody else, and to a pod that has no part in it.
+        let other = ["198.51.100.9", "2001:db8::9"][n];
+        let asked = frame(UPLINK, &socket(other, 40_000), &socket(b, 53), UDP, 0);
+        assert_eq!(bench.send(UPLINK, &asked).0, Verdict::Forward(by(POD_B)));
+        assert_eq!(bench.send(POD_B, &closed(POD_B, b, a, &asked)).0, INTO_A);
     }
 }
 
@@ -366,7 +393,10 @@ fn a_connection_that_a_policy_ends_does_not_go_on_in_the_other_direction() {
         assert_eq!(bench.send(POD_A, &asks).0, INTO_B);
         assert_eq!(bench.send(POD_B, &answers).0, INTO_B);
     }
+    // What would open it is no way around that.
     assert_eq!(bench.send(POD_A, &frame(POD_A, a, b, TCP, SYN)).0, INTO_B);
+    assert_eq!(bench.send(POD_A, &asks).0, INTO_B);
+    assert_eq!(bench.send(POD_B, &answers).0, INTO_B);
     // The other direction is another connection.
     let opens = frame(POD_B, "10.244.1.3:40000", "10.244.1.2:80", TCP, SYN);
     becomes(&mut bench, POD_B, &opens, POD_A, "10.244.1.3:40000", "10.244.1.2:80");
