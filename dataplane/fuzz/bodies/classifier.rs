@@ -7,7 +7,7 @@ const PROTOCOLS: [u8; 6] = [6, 17, 132, 1, 0, 255];
 /// Among them, and past them, where the steps of one protocol end and those of the next begin.
 const PORTS: [u16; 8] = [0, 1, 79, 80, 81, 32_768, 65_534, 65_535];
 
-pub fn body(data: &[u8]) {
+pub(crate) fn body(data: &[u8]) {
     let mut bytes = data.iter().copied();
     let mut next = || bytes.next().unwrap_or(0);
     let port = |byte: u8| PORTS[usize::from(byte) % PORTS.len()];
