@@ -1,8 +1,6 @@
 //! The body of the fuzz target `classifier`, on its seeds and on random bytes: what a fuzzer does for hours, done for a second wherever the
 //! tests run.
 
-#![expect(clippy::unwrap_used, reason = "tests say what they expect by panicking")]
-
 #[path = "../../../fuzz/bodies/classifier.rs"]
 mod classifier;
 
