@@ -12,8 +12,7 @@ use imbl::OrdMap;
 use proto::dataplane::IdentityKey;
 use wire::IpPrefix;
 
-use super::numbers::Numbers;
-use super::peers::Used;
+use super::numbers::{Numbers, Used, use_less};
 use crate::rows::Rows;
 
 /// The addresses in a range, less those in others.
@@ -86,13 +85,7 @@ impl Blocks {
 
     /// Uses a block once less.
     pub(crate) fn leave(&mut self, block: &Block, groups: &mut Numbers, changed: &mut BTreeSet<IpPrefix>) {
-        let Some(used) = self.blocks.get_mut(block) else { return };
-        used.users -= 1;
-        if used.users > 0 {
-            return;
-        }
-        let number = used.number;
-        self.blocks.remove(block);
+        let Some(number) = use_less(&mut self.blocks, block) else { return };
         groups.take_back(number);
         for prefix in block.boundaries() {
             if let Some(boundary) = self.boundaries.get_mut(&prefix) {
@@ -160,11 +153,7 @@ impl Blocks {
     }
 
     fn depart(&mut self, class: &Arc<[u32]>, identities: &mut Numbers, rows: &mut Rows) {
-        let Some(used) = self.classes.get_mut(class) else { return };
-        used.users -= 1;
-        if used.users == 0 {
-            let number = used.number;
-            self.classes.remove(class);
+        if let Some(number) = use_less(&mut self.classes, class) {
             identities.take_back(number);
             rows.memberships.remove(&number);
         }

@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use imbl::OrdSet;
+use imbl::{OrdMap, OrdSet};
 
 /// Those that are given. What a number is for says which it is, so that a control process that starts anew gives the same ones, and has
 /// nothing to tell the data plane; only where two are for the same number, the later one has the next that is free.
@@ -28,6 +28,24 @@ impl Numbers {
     pub(crate) fn take_back(&mut self, number: u32) {
         self.0.remove(&number);
     }
+}
+
+/// A number, and how many use what it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Used {
+    pub(crate) number: u32,
+    pub(crate) users: u32,
+}
+
+/// Uses what has a number once less; gives the number if nobody does any more.
+pub(crate) fn use_less<K: Ord + Clone>(all: &mut OrdMap<K, Used>, own: &K) -> Option<u32> {
+    let used = all.get_mut(own)?;
+    used.users -= 1;
+    let Used { number, users } = *used;
+    (users == 0).then(|| {
+        all.remove(own);
+        number
+    })
 }
 
 #[cfg(test)]

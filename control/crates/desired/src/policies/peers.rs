@@ -12,7 +12,7 @@ use imbl::{OrdMap, OrdSet};
 use proto::dataplane::IdentityKey;
 use wire::IpPrefix;
 
-use super::numbers::Numbers;
+use super::numbers::{Numbers, Used, use_less};
 use crate::objects::{Labels, NamedPort, Namespace, Protocol, Selector};
 use crate::rows::Rows;
 
@@ -155,13 +155,6 @@ struct Members {
     groups: Arc<[u32]>,
 }
 
-/// A number, and how many policies use what it is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Used {
-    pub(crate) number: u32,
-    pub(crate) users: u32,
-}
-
 impl Peers {
     /// Whether somebody has the address.
     pub(crate) fn is_held(&self, address: IpAddr) -> bool {
@@ -234,13 +227,7 @@ impl Peers {
 
     /// Uses a group once less.
     pub(crate) fn leave(&mut self, group: &Group, around: &mut Around<'_>) {
-        let Some(used) = self.groups.get_mut(group) else { return };
-        used.users -= 1;
-        if used.users > 0 {
-            return;
-        }
-        let number = used.number;
-        self.groups.remove(group);
+        let Some(number) = use_less(&mut self.groups, group) else { return };
         around.groups.take_back(number);
         let is_in = |(_, members): &(&Kind, &Members)| members.groups.binary_search(&number).is_ok();
         let kinds: Vec<Kind> = match &group.namespaces {
