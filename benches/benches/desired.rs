@@ -239,7 +239,11 @@ fn policies(c: &mut Criterion) {
         }
     };
     let labels = |n: u32| [("team", format!("team-{}", n % 100))].into_iter().collect();
+    // All of those pods are another node's.
+    let (name, mut other) = node(2);
+    other.pod_cidrs = vec!["10.128.0.0/9".to_owned()];
     let mut view = ClusterView {
+        nodes: [node(1), (name, other)].into_iter().collect(),
         namespaces: (0..NAMESPACES)
             .map(|n| (namespace(n).to_string(), Namespace { labels: labels(n) }))
             .collect(),
