@@ -133,16 +133,14 @@ impl Desired {
     #[must_use]
     pub fn next(&self, before: (&ClusterView, &Local), view: &ClusterView, local: &Local) -> Self {
         let is_same = is_same_but_attachments(before.1, local);
-        let mut next = match self.advanced(before, view, local).filter(|_| is_same) {
-            Some(next) => next,
-            None => {
-                let renewed = is_same.then(|| self.renewed(before.0, view, local)).flatten();
-                let mut next = renewed.unwrap_or_else(|| Self::unpoliced(view, local));
-                // They rest on nothing that is contested there.
-                next.police_as(self);
-                next
-            }
-        };
+        let advanced = is_same.then(|| self.advanced(before, view, local)).flatten();
+        let mut next = advanced.unwrap_or_else(|| {
+            let renewed = is_same.then(|| self.renewed(before.0, view, local)).flatten();
+            let mut next = renewed.unwrap_or_else(|| Self::unpoliced(view, local));
+            // They rest on nothing that is contested there.
+            next.police_as(self);
+            next
+        });
         next.police(before, view, local);
         next
     }
