@@ -272,11 +272,13 @@ fn policies(c: &mut Criterion) {
     };
     // Of the namespaces that have a pod here; all of those have policies in force.
     let (name, own) = pod(PODS + 37 + NAMESPACES);
-    changed("next-by-one-pod", 1, &|view| drop(view.other_pods.insert(name.clone(), own.clone())));
+    changed("next-by-one-pod", 1, &|view| drop(view.other_pods.insert(name.clone(), own.clone().into())));
     let labels: Labels =
         [("app", "app-1"), ("team", "team-1"), ("pod-template-hash", "x")].into_iter().collect();
     let other = Pod { labels, ..own.clone() };
-    changed("next-by-one-label-set", 2, &|view| drop(view.other_pods.insert(name.clone(), other.clone())));
+    changed("next-by-one-label-set", 2, &|view| {
+        drop(view.other_pods.insert(name.clone(), other.clone().into()))
+    });
     let (name, own) = policy(37);
     let mut more = own.clone();
     let by = Selector {

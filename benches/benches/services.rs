@@ -45,7 +45,7 @@ fn frontend(n: u32, port: u16) -> Frontend {
         (0..4).map(|i| Backend { addr: pod(n.wrapping_mul(4) % 1_000_000 + i), port, state }).collect();
     Frontend {
         key: service(n),
-        name: format!("default/service-{n}:https"),
+        name: format!("default/service-{n}:https").into(),
         backends,
         drops: false,
         sources: vec![],

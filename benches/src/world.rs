@@ -152,7 +152,7 @@ fn frontend(number: u32, v6: bool, protocol: u8) -> Frontend {
     let backend = |n| Backend { addr: address(SERVER, n, v6), port, state };
     Frontend {
         key: FrontendKey { network: PODS, addr: service(number, v6), port: SERVICE_PORT, protocol },
-        name: format!("default/service-{number}"),
+        name: format!("default/service-{number}").into(),
         backends: (0..BACKENDS).map(backend).collect(),
         drops: false,
         sources: vec![],

@@ -375,6 +375,8 @@ impl Session {
                 ops.extend(rows.router.clone().map(|router| Op::SetRouter { router }));
             }
             if ops.is_empty() {
+                // Equal, and from now on kept once.
+                self.rows = rows.clone();
                 return Ok(None);
             }
             let (base, target) = (self.generation, self.generation + 1);

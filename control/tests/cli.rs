@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::thread;
 
 use proto::dataplane::{
@@ -232,12 +233,12 @@ fn services() -> Vec<Frontend> {
     };
     let (serving, draining) = (BackendState::Serving, BackendState::Draining);
     vec![
-        frontend("shop/idle:http", "fd00:96::2", 17, vec![]),
+        frontend("shop/idle:http", "fd00:96::2", 17, Arc::default()),
         frontend(
             "shop/front:http",
             "10.96.0.10",
             6,
-            vec![backend("10.244.1.2", serving), backend("10.244.2.3", draining)],
+            Arc::from([backend("10.244.1.2", serving), backend("10.244.2.3", draining)]),
         ),
     ]
 }

@@ -141,7 +141,7 @@ impl Core {
                     self.route_target(route.target).map(|target| rows::Route { key, target })
                 })
                 .collect(),
-            frontends: self.show_services(),
+            frontends: self.show_services().into_iter().map(Arc::new).collect(),
             identities: self.tables.identities().map(convert::identity_row).collect(),
             blocks: self.tables.blocks().map(convert::identity_row).collect(),
             memberships: self.memberships(),

@@ -49,7 +49,7 @@ impl Store {
         let is_meant =
             |pod: &Pod| name.uid.as_deref().is_none_or(|uid| pod.uid == 0 || desired::uid(uid) == pod.uid);
         let key = ObjectName { namespace: name.namespace.as_str().into(), name: name.name.as_str().into() };
-        let known = locked(&self.view).pods.get(&key).cloned();
+        let known = locked(&self.view).pods.get(&key).map(|own| Pod::clone(own));
         match (known.filter(is_meant), &self.ask) {
             (Some(pod), _) => Ok(Some(pod)),
             (None, Some(ask)) => Ok(ask.pod(&name.namespace, &name.name)?.filter(is_meant)),

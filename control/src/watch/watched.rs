@@ -4,13 +4,14 @@
 //! name; the rest is cut out of the text and read by its own trimmed type, so that nothing else is ever stored.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use desired::ObjectName;
 use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::objects::Trimmed;
@@ -31,30 +32,85 @@ impl<T> Watched<T> {
     }
 }
 
-#[derive(Deserialize)]
-struct Head {
-    metadata: HeadMetadata,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct HeadMetadata {
-    name: Option<String>,
-    namespace: Option<String>,
-    resource_version: Option<String>,
-}
-
 impl<'de, T: Trimmed> Deserialize<'de> for Watched<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = <Box<RawValue>>::deserialize(from)?;
-        let Head { metadata } = serde_json::from_str(text.get()).map_err(D::Error::custom)?;
-        let metadata = ObjectMeta {
-            name: metadata.name,
-            namespace: metadata.namespace,
-            resource_version: metadata.resource_version,
-            ..ObjectMeta::default()
-        };
-        Ok(Self { metadata, object: T::read(text.get()) })
+        // Of text that is there whole, so that it is not copied.
+        let text = <&RawValue>::deserialize(from)?.get();
+        Ok(Self { metadata: metadata(text).map_err(D::Error::custom)?, object: T::read(text) })
+    }
+}
+
+/// Name, namespace and version of an object. They come before most of it, which is read but once, as what it is.
+fn metadata(json: &str) -> serde_json::Result<ObjectMeta> {
+    let mut found = Found::default();
+    let ended = serde_json::Deserializer::from_str(json).deserialize_map(Object(&mut found));
+    if found.enough { Ok(found.metadata) } else { ended.map(|()| found.metadata) }
+}
+
+#[derive(Default)]
+struct Found {
+    metadata: ObjectMeta,
+    /// Nothing more is asked for. To stop, serde is told of an error.
+    enough: bool,
+}
+
+struct Object<'a>(&'a mut Found);
+
+impl<'de> Visitor<'de> for Object<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+            if key == "metadata" {
+                map.next_value_seed(Metadata(self.0))?;
+                self.0.enough = true;
+                return Err(A::Error::custom("enough"));
+            }
+            map.next_value::<IgnoredAny>()?;
+        }
+        Err(A::Error::missing_field("metadata"))
+    }
+}
+
+struct Metadata<'a>(&'a mut Found);
+
+impl<'de> DeserializeSeed<'de> for Metadata<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Metadata<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object's metadata")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Found { metadata, enough } = self.0;
+        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+            match &*key {
+                "name" => metadata.name = map.next_value()?,
+                "namespace" => metadata.namespace = map.next_value()?,
+                "resourceVersion" => metadata.resource_version = map.next_value()?,
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+            // Those that are in no namespace are few.
+            *enough = metadata.name.is_some()
+                && metadata.namespace.is_some()
+                && metadata.resource_version.is_some();
+            if *enough {
+                return Err(A::Error::custom("enough"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -85,5 +141,35 @@ impl<T: Trimmed> Resource for Watched<T> {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<(Option<String>, Option<String>, Option<String>), String> {
+        let ObjectMeta { name, namespace, resource_version, .. } =
+            metadata(json).map_err(|error| error.to_string())?;
+        Ok((name, namespace, resource_version))
+    }
+
+    #[test]
+    fn metadata_are_found_wherever_they_are() {
+        let text = |text: &str| Some(text.to_owned());
+        let whole = Ok((text("a"), text("b"), text("7")));
+        for json in [
+            r#"{"kind": "Pod", "metadata": {"name": "a", "namespace": "b", "resourceVersion": "7", "labels": {}}, "spec": {}}"#,
+            r#"{"spec": {"metadata": {"name": "x"}}, "metadata": {"resourceVersion": "7", "labels": {"name": "x"}, "namespace": "b", "name": "a"}}"#,
+            // What is behind is not ours to judge: whoever reads the object does.
+            r#"{"metadata": {"name": "a", "namespace": "b", "resourceVersion": "7", "labels": 1}, "spec": nonsense"#,
+        ] {
+            assert_eq!(read(json), whole, "{json}");
+        }
+        assert_eq!(read(r#"{"metadata": {"name": "n1"}, "spec": {}}"#), Ok((text("n1"), None, None)));
+        assert_eq!(read(r#"{"metadata": {"name": null}}"#), Ok((None, None, None)));
+        assert!(read(r#"{"spec": {}}"#).unwrap_err().contains("metadata"));
+        assert!(read(r#"{"metadata": {"name": 1}}"#).unwrap_err().contains("invalid type"));
+        assert!(read("[]").is_err());
     }
 }

@@ -69,7 +69,7 @@ fn services_and_policies_come_back_as_they_were_set() {
     let frontend = Frontend {
         key,
         name: "shop/front:https".into(),
-        backends: vec![backend(3, BackendState::Serving), backend(2, BackendState::Draining)],
+        backends: [backend(3, BackendState::Serving), backend(2, BackendState::Draining)].into(),
         drops: true,
         sources: vec![],
         affinity_seconds: None,
@@ -100,7 +100,7 @@ fn services_and_policies_come_back_as_they_were_set() {
         ports: PortRange { first: 1024, last: 2048 },
     };
     let all = vec![
-        Op::SetFrontends { frontends: vec![frontend.clone()] },
+        Op::SetFrontends { frontends: vec![frontend.clone().into()] },
         Op::SetIdentities { identities: vec![identity] },
         Op::SetBlocks { blocks: vec![block] },
         Op::SetMemberships { memberships: vec![membership(&[9, 3, 9])] },
@@ -109,7 +109,7 @@ fn services_and_policies_come_back_as_they_were_set() {
     ];
     dataplane.commit(0, all);
     let Response::Snapshot(rows) = dataplane.call(&Request::Snapshot) else { panic!() };
-    assert_eq!((&rows.frontends, &rows.identities), (&vec![frontend.clone()], &vec![identity]));
+    assert_eq!((&rows.frontends, &rows.identities), (&vec![frontend.clone().into()], &vec![identity]));
     assert_eq!((&rows.blocks, &rows.memberships), (&vec![block], &vec![membership(&[3, 9])]));
     assert_eq!((&rows.policies, &rows.masquerades), (&vec![policy.clone()], &vec![masquerade]));
     let services = dataplane.call(&Request::ShowServices);
@@ -118,10 +118,9 @@ fn services_and_policies_come_back_as_they_were_set() {
     let waits = PolicyStatus { policy, present: false, denied_ingress: 0, denied_egress: 0 };
     assert_eq!(policies, Response::Policies { policies: vec![waits] });
 
-    let twice =
-        Frontend { backends: [frontend.backends.clone(), frontend.backends.clone()].concat(), ..frontend };
+    let twice = Frontend { backends: frontend.backends.repeat(2).into(), ..frontend };
     for (op, words) in [
-        (Op::SetFrontends { frontends: vec![twice] }, "backend 10.244.1.3:8443 is there twice"),
+        (Op::SetFrontends { frontends: vec![twice.into()] }, "backend 10.244.1.3:8443 is there twice"),
         (Op::SetIdentities { identities: vec![Identity { identity: 0, ..identity }] }, "10.244.0.0/16"),
         (Op::SetBlocks { blocks: vec![Identity { identity: 0, ..block }] }, "block 0.0.0.0/0"),
         (Op::RemoveBlocks { blocks: vec![identity.key] }, "block 10.244.0.0/16"),

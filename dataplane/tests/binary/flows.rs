@@ -31,7 +31,7 @@ fn frontend(last: u8, backends: &[u8]) -> Frontend {
         |&pod: &u8| Backend { address: [10, 0, 0, pod].into(), port: 53, state: BackendState::Serving };
     Frontend {
         key: FrontendKey { network: 0, address, port: 53, protocol: UDP },
-        name: format!("shop/dns-{last}:udp"),
+        name: format!("shop/dns-{last}:udp").into(),
         backends: backends.iter().map(backend).collect(),
         drops: false,
         sources: vec![],
@@ -96,7 +96,7 @@ fn flows_are_shown_and_a_trace_says_what_happened_to_each_packet() {
     dataplane.commit(
         0,
         vec![
-            Op::SetFrontends { frontends: vec![frontend(10, &[2, 3]), frontend(11, &[])] },
+            Op::SetFrontends { frontends: vec![frontend(10, &[2, 3]).into(), frontend(11, &[]).into()] },
             Op::SetPolicies { policies: vec![policy] },
             Op::SetRoutes {
                 routes: vec![

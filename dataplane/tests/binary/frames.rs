@@ -26,13 +26,13 @@ pub(crate) fn service(at: SocketAddr, backends: &[(SocketAddr, BackendState)]) -
         |&(at, state): &(SocketAddr, BackendState)| Backend { address: at.ip(), port: at.port(), state };
     let frontend = |protocol| Frontend {
         key: FrontendKey { network: 0, address: at.ip(), port: at.port(), protocol: Protocol(protocol) },
-        name: format!("shop/{at}"),
+        name: format!("shop/{at}").into(),
         backends: backends.iter().map(backend).collect(),
         drops: false,
         sources: vec![],
         affinity_seconds: None,
     };
-    Op::SetFrontends { frontends: [6, 17].map(frontend).into() }
+    Op::SetFrontends { frontends: [6, 17].map(|own| frontend(own).into()).into() }
 }
 
 /// A UDP datagram from pod `from` to 10.0.0.`to`, 60 bytes.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proto::control::PortMapping;
 use proto::dataplane::{Backend, BackendState, Frontend, FrontendKey};
@@ -66,21 +67,21 @@ impl Desired {
         let Some(pod) = own.backend(address.is_ipv4()) else { return BTreeSet::new() };
         let PortMapping { host_port: port, container_port, protocol, .. } = own.mapping;
         let key = FrontendKey { network: 0, address, port, protocol };
-        let name = format!("hostPort of {}", own.endpoint);
+        let name: Arc<str> = format!("hostPort of {}", own.endpoint).into();
         let again = self.take_from_service(&key);
         match self.rows.frontends.get(&key) {
             None => {
                 let backend = Backend { address: pod, port: container_port, state: BackendState::Serving };
                 self.rows.frontends.insert(
                     key,
-                    Frontend {
+                    Arc::new(Frontend {
                         key,
                         name,
-                        backends: vec![backend],
+                        backends: Arc::from([backend]),
                         drops: false,
                         sources: vec![],
                         affinity_seconds: None,
-                    },
+                    }),
                 );
                 self.host_frontends.push(key);
             }

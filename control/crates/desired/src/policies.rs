@@ -248,6 +248,7 @@ impl Policies {
         }
         let pods = old_view.pods.diff(&view.pods).chain(old_view.other_pods.diff(&view.other_pods));
         for (name, old, new) in pods.map(parts) {
+            let (old, new) = (old.map(|own| &**own), new.map(|own| &**own));
             let rank = |own: Option<&Pod>| own.map(|own| (own.terminating, own.created));
             let same = rank(old) == rank(new);
             let ((old, was), (new, is)) = (peer(name, old, local), peer(name, new, local));
@@ -410,7 +411,7 @@ impl Rule<u32> {
 impl Here {
     /// As the cluster has the pod; as it was when it was attached, where the cluster has none, or another one of its name.
     fn of(attachment: &Attachment, pod: &AttachedPod, view: &ClusterView) -> Self {
-        let is_meant = |own: &&Pod| own.uid == pod.uid || own.uid == 0 || pod.uid == 0;
+        let is_meant = |own: &&Arc<Pod>| own.uid == pod.uid || own.uid == 0 || pod.uid == 0;
         let known = view.pods.get(&pod.name).filter(is_meant);
         let (labels, ports) =
             known.map_or((&pod.labels, &pod.named_ports), |own| (&own.labels, &own.named_ports));

@@ -22,7 +22,7 @@ pub struct Rows {
     /// By name.
     pub endpoints: OrdMap<String, Endpoint>,
     pub routes: OrdMap<RouteKey, RouteTarget>,
-    pub frontends: OrdMap<FrontendKey, Frontend>,
+    pub frontends: OrdMap<FrontendKey, Arc<Frontend>>,
     /// Of pods.
     pub identities: OrdMap<IdentityKey, u32>,
     /// Of ranges.
@@ -209,7 +209,7 @@ pub fn apply(rows: &mut Rows, ops: &[Op]) -> Result<(), ApplyError> {
                 rows.routes.extend(routes.iter().map(|row| (row.key, row.target.clone())));
             }
             Op::SetFrontends { frontends } => {
-                rows.frontends.extend(frontends.iter().map(|row| (row.key, row.clone())));
+                rows.frontends.extend(frontends.iter().map(|row| (row.key, Arc::clone(row))));
             }
             Op::SetIdentities { identities } => {
                 rows.identities.extend(identities.iter().map(keyed));

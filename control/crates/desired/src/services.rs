@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use proto::dataplane::{Backend, BackendState, Frontend, FrontendKey, Protocol};
@@ -21,12 +22,12 @@ use crate::view::{ClusterView, Local};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Services {
     /// Slices of each Service that any says to be of.
-    slices: OrdMap<ObjectName, OrdSet<ObjectName>>,
+    slices: OrdMap<ObjectName, Arc<[ObjectName]>>,
     held: OrdMap<ObjectName, Held>,
     /// How many Services have each cluster address that the node's kernel routes to us.
     routed: OrdMap<IpAddr, u32>,
     /// Who has each frontend, less those that are no Service's.
-    holders: OrdMap<FrontendKey, Claim>,
+    holders: OrdMap<FrontendKey, Arc<Claim>>,
     /// Who would have a frontend that another one has, or the port of a health check.
     waiting: OrdMap<FrontendKey, OrdSet<ObjectName>>,
     waiting_checks: OrdMap<u16, OrdSet<ObjectName>>,
@@ -117,14 +118,18 @@ impl Desired {
 
     fn add_slice(&mut self, name: &ObjectName, slice: &EndpointSlice) -> Option<ObjectName> {
         let service = service_of(name, slice)?;
-        self.services.slices.entry(service.clone()).or_default().insert(name.clone());
+        let own = self.services.slices.entry(service.clone()).or_default();
+        if let Err(at) = own.binary_search(name) {
+            let (before, behind) = own.split_at(at);
+            *own = before.iter().chain([name]).chain(behind).cloned().collect();
+        }
         Some(service)
     }
 
     fn remove_slice(&mut self, name: &ObjectName, slice: &EndpointSlice) -> Option<ObjectName> {
         let service = service_of(name, slice)?;
         let slices = self.services.slices.get_mut(&service)?;
-        slices.remove(name);
+        *slices = slices.iter().filter(|own| *own != name).cloned().collect();
         if slices.is_empty() {
             self.services.slices.remove(&service);
         }
@@ -178,7 +183,7 @@ impl Desired {
         if doors.is_empty() && problems.is_empty() && !checked {
             return overtaken;
         }
-        let claim = (order, name.clone());
+        let claim = Arc::new((order, name.clone()));
         let about = About::Service(name.clone());
         let slices: Vec<&EndpointSlice> = self.slices_of(name, view).collect();
         let zone = view.nodes.get(&local.node).map_or("", |own| &own.zone);
@@ -186,8 +191,12 @@ impl Desired {
         let mut held = self.services.held.remove(name).unwrap_or_default();
         for port in &service.ports {
             let named = (&*port.name, &port.protocol);
+            let title: Arc<str> = title(name, port).into();
             for v4 in [true, false] {
-                let behind = |reach| backends(service, reach, named, v4, &slices, place);
+                let behind = |reach| {
+                    let (all, drops) = backends(service, reach, named, v4, &slices, place);
+                    (Arc::<[Backend]>::from(all), drops)
+                };
                 let (mut cluster, mut world) = (None, None);
                 for door in doors.iter().filter(|door| door.address.is_ipv4() == v4) {
                     let Some(key) = door.key(port) else { continue };
@@ -199,10 +208,16 @@ impl Desired {
                     let sources =
                         if door.kind == DoorKind::LoadBalancer { ranges.clone() } else { Vec::new() };
                     let affinity_seconds = service.affinity_seconds.and_then(NonZeroU32::new);
-                    let row =
-                        Frontend { key, name: title(name, port), backends, drops, sources, affinity_seconds };
+                    let row = Frontend {
+                        key,
+                        name: Arc::clone(&title),
+                        backends,
+                        drops,
+                        sources,
+                        affinity_seconds,
+                    };
                     match self.rows.frontends.get(&key) {
-                        None => drop(self.rows.frontends.insert(key, row)),
+                        None => drop(self.rows.frontends.insert(key, Arc::new(row))),
                         // Its own, by another field.
                         Some(_) if held.frontends.contains(&key) => continue,
                         Some(_) => {
@@ -211,7 +226,7 @@ impl Desired {
                         }
                     }
                     held.frontends.push(key);
-                    self.services.holders.insert(key, claim.clone());
+                    self.services.holders.insert(key, Arc::clone(&claim));
                     match door.kind {
                         DoorKind::Node if self.router_addresses.contains(&key.address) => {
                             self.node_ports.insert(NodePort { v4, protocol: key.protocol, port: key.port });
@@ -263,7 +278,7 @@ impl Desired {
     fn miss(
         &mut self,
         key: FrontendKey,
-        claim: &Claim,
+        claim: &Arc<Claim>,
         held: &mut Held,
         problems: &mut Vec<String>,
         overtaken: &mut Vec<ObjectName>,
@@ -271,7 +286,7 @@ impl Desired {
         if let Some(other) = self.rows.frontends.get(&key) {
             problems.push(format!("{key} is the {} already; left out", other.name));
         }
-        if let Some(holder) = self.services.holders.get(&key).filter(|holder| *holder > claim) {
+        if let Some(holder) = self.services.holders.get(&key).filter(|holder| **holder > *claim) {
             overtaken.push(holder.1.clone());
         }
         self.services.waiting.entry(key).or_default().insert(claim.1.clone());
@@ -285,7 +300,9 @@ impl Desired {
 
     /// Takes a frontend of a Service's for something that comes before all Services; gives whom it was taken from.
     pub(crate) fn take_from_service(&mut self, key: &FrontendKey) -> BTreeSet<ObjectName> {
-        let Some((_, holder)) = self.services.holders.get(key).cloned() else { return BTreeSet::new() };
+        let Some(holder) = self.services.holders.get(key).map(|own| own.1.clone()) else {
+            return BTreeSet::new();
+        };
         let mut again = self.withdraw(&holder);
         again.insert(holder);
         again
@@ -314,14 +331,14 @@ impl Desired {
         name: &ObjectName,
         view: &'a ClusterView,
     ) -> impl Iterator<Item = &'a EndpointSlice> {
-        let slices = self.services.slices.get(name).into_iter().flatten();
+        let slices = self.services.slices.get(name).into_iter().flat_map(|own| own.iter());
         slices.filter_map(|slice| view.endpoint_slices.get(slice))
     }
 
     /// Has load balancers answered; those that come by an uplink of ours by what it passes on to the node.
     fn answer_checks(
         &mut self,
-        claim: &Claim,
+        claim: &Arc<Claim>,
         &Asked { service, slices, place }: &Asked<'_>,
         held: &mut Held,
         problems: &mut Vec<String>,
@@ -350,11 +367,11 @@ impl Desired {
                 self.miss(key, claim, held, problems, overtaken);
                 continue;
             }
-            let backends = vec![Backend { address: host, port, state: BackendState::Serving }];
-            let name = format!("{name}: health check");
+            let backends = Arc::from([Backend { address: host, port, state: BackendState::Serving }]);
+            let name = format!("{name}: health check").into();
             let row = Frontend { key, name, backends, drops: false, sources: vec![], affinity_seconds: None };
-            self.rows.frontends.insert(key, row);
-            self.services.holders.insert(key, claim.clone());
+            self.rows.frontends.insert(key, Arc::new(row));
+            self.services.holders.insert(key, Arc::clone(claim));
             held.frontends.push(key);
         }
     }
@@ -402,7 +419,7 @@ impl Desired {
     fn is_served_in(&self, prefix: IpPrefix) -> bool {
         let first = FrontendKey { network: 0, address: prefix.addr(), port: 0, protocol: Protocol(0) };
         let here = self.services.holders.range(first..).take_while(|(key, _)| prefix.contains(key.address));
-        here.into_iter().any(|(_, (order, _))| *order == 0)
+        here.into_iter().any(|(_, claim)| claim.0 == 0)
     }
 
     /// Whether a Service has an address of a node's, or of its pods: what is done about it depends on both.

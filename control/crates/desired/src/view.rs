@@ -19,10 +19,10 @@ pub struct ClusterView {
     /// By name.
     pub nodes: OrdMap<String, Node>,
     /// This node's own; from a directory of manifests, all.
-    pub pods: OrdMap<ObjectName, Pod>,
+    pub pods: OrdMap<ObjectName, Arc<Pod>>,
     /// Those of other nodes and of none yet, while something selects by labels ([`NetworkPolicy::selects_pods`]); else empty. Two maps,
     /// because two watches write them: a pod that is scheduled here leaves one and enters the other in any order.
-    pub other_pods: OrdMap<ObjectName, Pod>,
+    pub other_pods: OrdMap<ObjectName, Arc<Pod>>,
     /// By name.
     pub namespaces: OrdMap<String, Namespace>,
     pub services: OrdMap<ObjectName, Service>,
@@ -66,8 +66,8 @@ impl ClusterView {
                 different
             }
             ViewChange::Node(change) => apply(&mut self.nodes, change),
-            ViewChange::Pod(change) => apply(&mut self.pods, change),
-            ViewChange::OtherPod(change) => apply(&mut self.other_pods, change),
+            ViewChange::Pod(change) => apply(&mut self.pods, shared(change)),
+            ViewChange::OtherPod(change) => apply(&mut self.other_pods, shared(change)),
             ViewChange::Namespace(change) => apply(&mut self.namespaces, change),
             ViewChange::Service(change) => apply(&mut self.services, change),
             ViewChange::EndpointSlice(change) => apply(&mut self.endpoint_slices, change),
@@ -77,7 +77,16 @@ impl ClusterView {
 
     /// All that are known, of this node and of others. One that is just being scheduled may come twice.
     pub fn all_pods(&self) -> impl Iterator<Item = (&ObjectName, &Pod)> {
-        self.pods.iter().chain(self.other_pods.iter())
+        self.pods.iter().chain(self.other_pods.iter()).map(|(name, pod)| (name, &**pod))
+    }
+}
+
+/// Objects that are large go into a map by a pointer: half of what a map has room for is empty.
+fn shared<K, T>(change: Change<K, T>) -> Change<K, Arc<T>> {
+    match change {
+        Change::Set(key, object) => Change::Set(key, Arc::new(object)),
+        Change::Remove(key) => Change::Remove(key),
+        Change::Only(keys) => Change::Only(keys),
     }
 }
 

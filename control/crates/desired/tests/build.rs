@@ -283,7 +283,7 @@ fn a_hosts_port_is_a_frontend_on_every_address_that_is_meant() {
         let desired = Desired::build(&view, local);
         let rows = desired.rows.frontends.values();
         let row = |row: &Frontend| format!("{} {} {:?}", row.key, row.name, row.backends[0].address);
-        (rows.map(row).collect::<Vec<_>>(), warnings(&desired).concat(), desired.host_ports.len())
+        (rows.map(|own| row(own)).collect::<Vec<_>>(), warnings(&desired).concat(), desired.host_ports.len())
     };
     local.attachments[0].host_ports = vec![mapping(None, 8080, 80)];
     let any = [
@@ -588,7 +588,7 @@ proptest! {
             nodes[i % 3].addresses.push(NodeAddress { kind: kind.into(), address: text.clone() });
             nodes[(i + 1) % 3].router_addresses = Some(text.clone());
             let name = ObjectName { namespace: "shop".into(), name: format!("pod{i}").into() };
-            pods.insert(name, pod(&format!("knode{}", 1 + i % 4), &[text]));
+            pods.insert(name, pod(&format!("knode{}", 1 + i % 4), &[text]).into());
         }
         let nodes = (1..).zip(nodes).map(|(n, node)| (format!("knode{n}"), node)).collect();
         let view = ClusterView { nodes, pods, ..ClusterView::default() };
@@ -646,7 +646,7 @@ fn take(step: Step, view: &mut ClusterView, local: &mut Local) {
             match pod {
                 Some((node, range, last)) => {
                     let pod = self::pod(&format!("knode{node}"), &[&format!("10.244.{range}.{last}")]);
-                    pods.insert(name, pod);
+                    pods.insert(name, pod.into());
                 }
                 None => drop(pods.remove(&name)),
             }

@@ -431,7 +431,7 @@ fn take(step: Step, view: &mut ClusterView, local: &mut Local) {
                 named_ports: ports.into(),
                 ..pod(&format!("n{node}"), labels, &[&format!("10.2.0.{v4}"), &format!("fd00:2::{v6}")])
             };
-            pods.insert(pod_name(n), own);
+            pods.insert(pod_name(n), own.into());
         }
         Step::Attachment(n, own) => {
             let port = format!("p{n}");
@@ -518,7 +518,7 @@ fn alone(policy: NetworkPolicy) -> (ClusterView, Local) {
         NamedPort { name: "http".into(), protocol: Protocol::Udp, port: 53 },
     ];
     let web = Pod { named_ports: ports.into(), ..pod(NODE, labels(&[("app", "web")]), &[]) };
-    view.pods.insert(name("shop", "web"), web);
+    view.pods.insert(name("shop", "web"), web.into());
     view.policies.insert(name("shop", "p"), policy);
     let mut local = local();
     local.attachments.push(attachment("p0", attached(name("shop", "web")), &["10.1.0.2"]));
@@ -661,7 +661,7 @@ fn only_what_concerns_this_node_reaches_its_data_plane() {
         (name("shop", &format!("other{n}")), pod("n2", labels(&[("app", own)]), &[&address]))
     };
     let mut add = |view: &mut ClusterView, n: u8, own: &str| {
-        go(view, &|view| drop(view.other_pods.insert(other(n, own).0, other(n, own).1)))
+        go(view, &|view| drop(view.other_pods.insert(other(n, own).0, other(n, own).1.into())))
     };
     assert_eq!(add(&mut view, 1, "back"), Vec::<String>::new());
     assert_eq!(add(&mut view, 2, "front"), ["SetMemberships", "SetIdentities"]);
@@ -694,7 +694,7 @@ fn kind_of(op: &rows::Op) -> String {
 fn a_pod_that_the_cluster_does_not_have_keeps_its_policies() {
     let deny = NetworkPolicy { pods: app("web"), ingress: Some(vec![]), egress: None };
     let (mut view, mut local) = alone(deny);
-    let known = view.pods.remove(&name("shop", "web")).unwrap();
+    let known = view.pods.remove(&name("shop", "web")).map(std::sync::Arc::unwrap_or_clone).unwrap();
     let closed = |view: &ClusterView, local: &Local| {
         Desired::build(view, local).rows.policies.contains_key("shop/web@p0")
     };
@@ -707,9 +707,12 @@ fn a_pod_that_the_cluster_does_not_have_keeps_its_policies() {
     local.attachments[0].pod = Some(pod);
     assert!(closed(&view, &local));
     // Another pod of its name is not it.
-    view.pods.insert(name("shop", "web"), Pod { uid: 8, labels: labels(&[("app", "db")]), ..known.clone() });
+    view.pods.insert(
+        name("shop", "web"),
+        Pod { uid: 8, labels: labels(&[("app", "db")]), ..known.clone() }.into(),
+    );
     assert!(closed(&view, &local));
     // And this is it, with other labels than it had.
-    view.pods.insert(name("shop", "web"), Pod { uid: 7, labels: labels(&[("app", "db")]), ..known });
+    view.pods.insert(name("shop", "web"), Pod { uid: 7, labels: labels(&[("app", "db")]), ..known }.into());
     assert!(!closed(&view, &local));
 }

@@ -107,7 +107,7 @@ fn frontends(desired: &Desired) -> Vec<String> {
         });
         format!("{} {} -> {}", row.key, row.name, backends.collect::<Vec<_>>().join(" "))
     };
-    desired.rows.frontends.values().map(line).collect()
+    desired.rows.frontends.values().map(|own| line(own)).collect()
 }
 
 #[test]
@@ -395,7 +395,7 @@ fn served(desired: &Desired) -> Served {
         let extras = (sources, row.affinity_seconds.map(std::num::NonZeroU32::get));
         (row.key.to_string(), (row.backends.iter().map(backend).collect(), row.drops, extras))
     };
-    desired.rows.frontends.values().map(row).collect()
+    desired.rows.frontends.values().map(|own| row(own)).collect()
 }
 
 /// What the node's kernel is told: cluster addresses, which lead to us as a whole; ports of its own; and ports of what the world knows,

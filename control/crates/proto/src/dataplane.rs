@@ -4,6 +4,7 @@
 //! the tables and moves by [`Transaction`], whole or not at all.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use wire::{IpPrefix, MacAddr};
@@ -142,7 +143,7 @@ pub struct Snapshot {
     /// Only routes that were set; those which follow from endpoints and interfaces are not listed.
     pub routes: Vec<Route>,
     #[serde(default)]
-    pub frontends: Vec<Frontend>,
+    pub frontends: Vec<Arc<Frontend>>,
     /// Of pods, by their addresses.
     #[serde(default)]
     pub identities: Vec<Identity>,
@@ -181,7 +182,7 @@ pub enum Op {
     RemoveEndpoints { names: Vec<String> },
     SetRoutes { routes: Vec<Route> },
     RemoveRoutes { routes: Vec<RouteKey> },
-    SetFrontends { frontends: Vec<Frontend> },
+    SetFrontends { frontends: Vec<Arc<Frontend>> },
     RemoveFrontends { keys: Vec<FrontendKey> },
     SetIdentities { identities: Vec<Identity> },
     RemoveIdentities { identities: Vec<IdentityKey> },

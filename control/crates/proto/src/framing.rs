@@ -1,7 +1,7 @@
 //! Frames on a Unix stream: a length (u32, big endian), then that many bytes of JSON. Descriptors travel with the
 //! first byte of the frame they belong to (unix(7), SCM_RIGHTS).
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, BufReader, BufWriter, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -17,8 +17,11 @@ use serde::{Serialize, de::DeserializeOwned};
 /// Longest frame that is read, in bytes: a million routes with room to spare.
 pub const MAX_FRAME: u32 = 256 << 20;
 
-/// A connection keeps a buffer up to this size for its next message; one that a million routes needed is let go.
+/// A message up to this size, in bytes, is held whole; a longer one, as of a million routes, passes by.
 const KEPT: usize = 1 << 20;
+
+/// So many bytes of a long message are written and read at once.
+const CHUNK: usize = 64 << 10;
 
 /// Most descriptors in one frame.
 const MAX_FDS: usize = 4;
@@ -77,40 +80,48 @@ impl Connection {
         self.stream.set_write_timeout(timeout)
     }
 
-    /// Sends `message` with descriptors beside it.
+    /// Sends `message` with descriptors beside it. One that is long is written twice, first to learn how long it is: nobody holds it whole.
     ///
     /// # Errors
-    /// [`FrameError::Io`] when the peer is gone.
+    /// [`FrameError::Io`] when the peer is gone; [`FrameError::TooLong`] before anything was sent.
     pub fn send<T: Serialize>(&mut self, message: &T, fds: &[BorrowedFd<'_>]) -> Result<(), FrameError> {
         self.buffer.clear();
         self.buffer.extend_from_slice(&[0; 4]);
-        serde_json::to_writer(&mut self.buffer, message)?;
-        let body = self.buffer.len() - 4;
-        let length = u32::try_from(body).ok().filter(|&n| n <= MAX_FRAME);
-        let length = length.ok_or(FrameError::TooLong(body as u64))?;
-        self.buffer[..4].copy_from_slice(&length.to_be_bytes());
-
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-            return Err(
-                io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors in one message").into()
-            );
+        let mut measured = Measured { start: &mut self.buffer, length: 0 };
+        serde_json::to_writer(&mut measured, message)?;
+        let length = measured.length;
+        let head = u32::try_from(length).ok().filter(|&n| n <= MAX_FRAME);
+        let head = head.ok_or(FrameError::TooLong(length))?.to_be_bytes();
+        if length > KEPT as u64 {
+            // The descriptors go with the first byte.
+            let sent = self.send_with_fds(&head, fds)?;
+            let mut rest = BufWriter::with_capacity(CHUNK, &self.stream);
+            rest.write_all(&head[sent..])?;
+            let mut counted = Counted { to: rest, left: length };
+            serde_json::to_writer(&mut counted, message).map_err(io::Error::from)?;
+            return counted.end();
         }
-        let sent = loop {
-            match sendmsg(&self.stream, &[IoSlice::new(&self.buffer)], &mut ancillary, SendFlags::NOSIGNAL) {
-                Ok(sent) => break sent,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(io::Error::from(error).into()),
-            }
-        };
-        // The descriptors went with the first byte; the rest is plain bytes.
+        self.buffer[..4].copy_from_slice(&head);
+        let sent = self.send_with_fds(&self.buffer, fds)?;
         self.stream.write_all(&self.buffer[sent..])?;
-        self.let_go();
         Ok(())
     }
 
-    /// Reads the next message and the descriptors that came with it.
+    fn send_with_fds(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors in one message"));
+        }
+        loop {
+            match sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL) {
+                Err(rustix::io::Errno::INTR) => {}
+                sent => return Ok(sent?),
+            }
+        }
+    }
+
+    /// Reads the next message and the descriptors that came with it. One that is long is read as it comes: nobody holds it whole.
     ///
     /// # Errors
     /// [`FrameError::Closed`] at the end, [`FrameError::Malformed`] for what is not a `T`; after any other error the
@@ -132,21 +143,24 @@ impl Connection {
         if length > MAX_FRAME {
             return Err(FrameError::TooLong(length.into()));
         }
+        let mut body = (&self.stream).take(length.into());
+        if length as usize > KEPT {
+            let mut body = BufReader::with_capacity(CHUNK, body);
+            let message = serde_json::from_reader(&mut body);
+            // What is left of one that could not be read is not the next one.
+            io::copy(&mut body, &mut io::sink())?;
+            return match body.into_inner().limit() {
+                0 => Ok((message?, fds)),
+                _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            };
+        }
         self.buffer.clear();
         // `take` grows the buffer as bytes arrive: a length alone reserves nothing.
-        let read = (&self.stream).take(length.into()).read_to_end(&mut self.buffer)?;
+        let read = body.read_to_end(&mut self.buffer)?;
         if read < length as usize {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        let message = serde_json::from_slice(&self.buffer);
-        self.let_go();
-        Ok((message?, fds))
-    }
-
-    fn let_go(&mut self) {
-        if self.buffer.capacity() > KEPT {
-            self.buffer = Vec::new();
-        }
+        Ok((serde_json::from_slice(&self.buffer)?, fds))
     }
 
     /// Sends a request and reads the answer.
@@ -182,6 +196,54 @@ impl Connection {
     }
 }
 
+/// Keeps what is written while that is short, and learns how long it is.
+struct Measured<'a> {
+    start: &'a mut Vec<u8>,
+    length: u64,
+}
+
+impl Write for Measured<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.length += bytes.len() as u64;
+        if self.length <= KEPT as u64 {
+            self.start.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Sees to it that a message is as long as was said.
+struct Counted<W> {
+    to: W,
+    left: u64,
+}
+
+impl<W: Write> Counted<W> {
+    fn end(mut self) -> Result<(), FrameError> {
+        match self.left {
+            0 => Ok(self.to.flush()?),
+            _ => Err(io::Error::other("a message was shorter than it said").into()),
+        }
+    }
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        let left = self.left.checked_sub(written as u64);
+        self.left = left.ok_or_else(|| io::Error::other("a message was longer than it said"))?;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,6 +276,63 @@ mod tests {
         let writer = std::thread::spawn(move || a.send(&sent, &[]).unwrap());
         assert_eq!(b.receive::<String>().unwrap().0, big);
         writer.join().unwrap();
+    }
+
+    /// Is written otherwise each time.
+    struct Fickle(std::cell::Cell<usize>, usize);
+
+    impl Serialize for Fickle {
+        fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+            let Self(length, step) = self;
+            length.set(length.get().wrapping_add(*step));
+            to.serialize_str(&"x".repeat(length.get()))
+        }
+    }
+
+    #[test]
+    fn a_long_message_brings_descriptors_and_leaves_the_next_as_it_is() {
+        let (mut a, mut b) = pair();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"x").unwrap();
+        let texts: Vec<String> = (0..200_000).map(|n| format!("number \"{n}\"")).collect();
+        let sent = texts.clone();
+        let writer = std::thread::spawn(move || {
+            a.send(&sent, &[file.as_fd()]).unwrap();
+            a.send(&sent, &[]).unwrap();
+            a.send(&"after it", &[]).unwrap();
+            a
+        });
+        let (received, fds): (Vec<String>, _) = b.receive().unwrap();
+        assert_eq!((received == texts, fds.len()), (true, 1));
+        // Of one that is something else, the rest is passed over.
+        assert!(matches!(b.receive::<Vec<u32>>(), Err(FrameError::Malformed(_))));
+        assert_eq!(b.receive::<String>().unwrap().0, "after it");
+        drop(writer.join().unwrap());
+        assert!(matches!(b.receive::<String>(), Err(FrameError::Closed)));
+    }
+
+    #[test]
+    fn a_long_message_that_breaks_off_is_none() {
+        let (a, mut b) = pair();
+        let text = format!("{:?}", "x".repeat(2 << 20));
+        let writer = std::thread::spawn(move || {
+            (&a.stream).write_all(&u32::try_from(text.len() + 1).unwrap().to_be_bytes()).unwrap();
+            (&a.stream).write_all(text.as_bytes()).unwrap();
+        });
+        assert!(matches!(b.receive::<String>(), Err(FrameError::Io(_))));
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn a_message_that_is_not_as_long_as_it_said_ends_the_connection() {
+        for step in [1, usize::MAX] {
+            let (mut a, mut b) = pair();
+            let reader = std::thread::spawn(move || b.receive::<String>().is_err());
+            let fickle = Fickle(std::cell::Cell::new(2 << 20), step);
+            assert!(matches!(a.send(&fickle, &[]), Err(FrameError::Io(_))), "{step}");
+            drop(a);
+            assert!(reader.join().unwrap());
+        }
     }
 
     #[test]

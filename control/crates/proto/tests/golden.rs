@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use proto::control::{
     self, AttachAddresses, AttachPort, AttachRequest, Attached, AttachedRoute, Bandwidth, PodName,
@@ -102,12 +103,12 @@ fn frontend() -> Frontend {
     Frontend {
         key: FrontendKey { network: 0, address: ip("10.96.0.10"), port: 80, protocol: Protocol(6) },
         name: "shop/front:http".into(),
-        backends: vec![
+        backends: Arc::from([
             backend("10.244.1.2", BackendState::Serving),
             backend("10.244.1.4", BackendState::ServingOwn),
             backend("10.244.1.5", BackendState::ServingOthers),
             backend("10.244.2.3", BackendState::Draining),
-        ],
+        ]),
         drops: true,
         sources: vec![prefix("198.51.100.0/24")],
         affinity_seconds: std::num::NonZeroU32::new(10_800),

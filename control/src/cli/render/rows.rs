@@ -128,13 +128,7 @@ pub(crate) fn services(services: &[Frontend], style: Style, out: &mut impl Write
         let socket = SocketAddr::new(key.address, key.port);
         let mut line = |backend: Cell, state: Cell| {
             let frontend = format!("{socket}/{}", key.protocol);
-            table.row([
-                name.as_str().into(),
-                key.network.to_string().into(),
-                frontend.into(),
-                backend,
-                state,
-            ]);
+            table.row([(**name).into(), key.network.to_string().into(), frontend.into(), backend, state]);
         };
         let serves = |state: &dyn Fn(BackendState) -> bool| backends.iter().any(|own| state(own.state));
         let all = serves(&|state| state == BackendState::Serving);
@@ -154,7 +148,7 @@ pub(crate) fn services(services: &[Frontend], style: Style, out: &mut impl Write
             let sources: Vec<String> = sources.iter().map(ToString::to_string).collect();
             line("".into(), format!("only from {}", sources.join(", ")).into());
         }
-        for backend in backends {
+        for backend in &**backends {
             let socket = SocketAddr::new(backend.address, backend.port).to_string();
             line(socket.into(), backend.state.name().into());
         }

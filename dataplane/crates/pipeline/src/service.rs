@@ -41,7 +41,7 @@ pub(crate) fn choose(
         return Choice::Plain;
     };
     if !frontend.admits(ends.src) {
-        witness.note("service", || Outcome::NotAdmitted { service: frontend.name.clone() });
+        witness.note("service", || Outcome::NotAdmitted { service: frontend.name.to_string() });
         return Choice::Denied;
     }
     let chosen = if frontend.affinity == 0 {

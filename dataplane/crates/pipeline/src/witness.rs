@@ -167,7 +167,7 @@ impl Outcome {
     }
 
     pub(crate) fn chosen(frontend: &Frontend, asker: Asker, chosen: Option<&Backend>, stays: bool) -> Self {
-        let (service, backends) = (frontend.name.clone(), frontend.backends.len());
+        let (service, backends) = (frontend.name.to_string(), frontend.backends.len());
         match chosen {
             Some(backend) => Self::Chosen {
                 service,

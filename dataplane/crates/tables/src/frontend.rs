@@ -3,6 +3,7 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use wire::IpPrefix;
 
@@ -64,7 +65,7 @@ pub struct Frontend {
     /// What it is found by.
     pub key: FrontendKey,
     /// What people call it, as `namespace/service:port`.
-    pub name: String,
+    pub name: Arc<str>,
     /// Each address and port once.
     pub backends: Backends,
     /// Whether what no backend takes is dropped rather than refused: others, elsewhere, would.

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use serde::de::MapAccess;
 use serde::{Deserialize, Deserializer};
@@ -144,8 +145,8 @@ pub(super) struct FrontendFields {
     port: u16,
     #[serde(with = "text")]
     protocol: Protocol,
-    name: String,
-    backends: Vec<Backend>,
+    name: Arc<str>,
+    backends: Arc<[Backend]>,
     #[serde(default)]
     drops: bool,
     #[serde(default, with = "text::list")]

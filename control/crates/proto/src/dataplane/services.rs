@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use wire::{IpPrefix, protocol};
@@ -37,9 +38,9 @@ pub struct Frontend {
     #[serde(flatten)]
     pub key: FrontendKey,
     /// For people; `namespace/service:port` where that is known.
-    pub name: String,
+    pub name: Arc<str>,
     /// Of the frontend's own address family, each address and port once.
-    pub backends: Vec<Backend>,
+    pub backends: Arc<[Backend]>,
     /// Whether what no backend takes is dropped rather than refused: others, elsewhere, would.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drops: bool,

@@ -77,7 +77,7 @@ pub(crate) fn frontend(addr: &str, protocol: u8, backends: &[(&str, BackendState
     let socket = sock(addr);
     Frontend {
         key: FrontendKey { network: NET, addr: socket.ip(), port: socket.port(), protocol },
-        name: format!("default/web-{addr}"),
+        name: format!("default/web-{addr}").into(),
         backends: backends
             .iter()
             .map(|&(text, state)| Backend { addr: sock(text).ip(), port: sock(text).port(), state })

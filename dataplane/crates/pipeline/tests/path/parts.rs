@@ -17,7 +17,7 @@ fn bench() -> Bench {
             tables
                 .set_frontend(Frontend {
                     key,
-                    name: "default/dns".to_owned(),
+                    name: "default/dns".into(),
                     backends: backends.into(),
                     drops: false,
                     sources: vec![],
@@ -121,7 +121,7 @@ fn fragments_of_what_a_pod_says_to_itself_by_a_service_come_back_to_it() {
             tables
                 .set_frontend(Frontend {
                     key,
-                    name: "default/dns".to_owned(),
+                    name: "default/dns".into(),
                     backends: backends.into(),
                     drops: false,
                     sources: vec![],
