@@ -16,6 +16,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -52,6 +53,7 @@ struct Shared {
     faults: Mutex<Option<Faults>>,
     log: Mutex<Vec<Request>>,
     connections: Mutex<BTreeMap<u64, TcpStream>>,
+    listed: Mutex<Option<Instant>>,
     stopped: AtomicBool,
 }
 
@@ -77,6 +79,7 @@ impl ApiServer {
             faults: Mutex::default(),
             log: Mutex::default(),
             connections: Mutex::default(),
+            listed: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
         let (address, own) = (listener.local_addr()?, Arc::clone(&shared));
@@ -163,6 +166,12 @@ impl ApiServer {
             let _ = stream.shutdown(Shutdown::Both);
         }
         self.shared.store.wake();
+    }
+
+    /// When a watch that begins with the objects that are there was last told that these were all.
+    #[must_use]
+    pub fn last_listed(&self) -> Option<Instant> {
+        *locked(&self.shared.listed)
     }
 
     /// The requests since it was asked last.

@@ -213,6 +213,7 @@ fn watch(
         }
         if begins_with_list {
             send(bookmark(kind, version, true))?;
+            *locked(&shared.listed) = Some(Instant::now());
         }
         seen = version;
     }

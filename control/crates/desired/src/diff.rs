@@ -174,7 +174,7 @@ mod tests {
         }
     }
 
-    fn frontends() -> impl Strategy<Value = OrdMap<FrontendKey, Frontend>> {
+    fn frontends() -> impl Strategy<Value = OrdMap<FrontendKey, Arc<Frontend>>> {
         let backends = btree_map(0u8..3, any::<bool>(), 0..3);
         btree_map((0u16..2, 0u8..3, 0u8..2), backends, 0..5).prop_map(|rows| {
             let row = |((network, at, port), backends): (_, BTreeMap<u8, bool>)| {
@@ -186,17 +186,8 @@ mod tests {
                 };
                 let key = FrontendKey { network, address, port, protocol };
                 let backends = backends.into_iter().map(backend).collect();
-                (
-                    key,
-                    Frontend {
-                        key,
-                        name: format!("service{at}"),
-                        backends,
-                        drops: at % 3 == 0,
-                        sources: vec![],
-                        affinity_seconds: None,
-                    },
-                )
+                let (name, drops, sources) = (format!("service{at}").into(), at % 3 == 0, vec![]);
+                (key, Arc::new(Frontend { key, name, backends, drops, sources, affinity_seconds: None }))
             };
             rows.into_iter().map(row).collect()
         })

@@ -112,7 +112,6 @@ impl Pool {
         self.tidy();
         for endpoint in &mut slice.endpoints {
             one_of(&mut self.texts, &mut endpoint.node);
-            one_of(&mut self.texts, &mut endpoint.zone);
         }
     }
 

@@ -113,6 +113,7 @@ impl Policies {
             identities: std::mem::take(&mut self.identities),
             groups: std::mem::take(&mut self.groups),
             named: BTreeSet::new(),
+            moving: BTreeMap::new(),
         };
         let mut touched = Touched::default();
         let moved = self.settle_in((old_view, old_local), (view, local), &mut touched);
@@ -364,6 +365,7 @@ impl Policies {
                 Some(_) => {}
             }
         }
+        self.peers.settle(around);
         self.blocks.settle(&ranges, &mut around.identities, around.rows);
         problems
     }

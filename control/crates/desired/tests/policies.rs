@@ -193,6 +193,7 @@ impl<'a> Oracle<'a> {
 
     fn is_peer(&self, namespace: &str, peer: &PolicyPeer, address: IpAddr) -> bool {
         match peer {
+            PolicyPeer::Unread(_) => false,
             PolicyPeer::Block { cidr, except } => {
                 let holds = |text: &str| text.parse::<IpPrefix>().unwrap().contains(address);
                 holds(cidr) && !except.iter().any(|own| holds(own))
@@ -230,6 +231,7 @@ impl<'a> Oracle<'a> {
         number == asked.protocol
             && match &port.port {
                 None => true,
+                Some(PortMatch::Unread(_)) => false,
                 Some(PortMatch::Range(first, last)) => (*first..=*last).contains(&asked.port),
                 Some(PortMatch::Named(name)) => spoken_to.is_some_and(|pod| {
                     let found =
@@ -267,7 +269,7 @@ fn selected(selector: &Selector, labels: &Labels, namespace: &str) -> bool {
             Operator::Exists => value(&own.key).is_some(),
             Operator::DoesNotExist => value(&own.key).is_none(),
             // None is generated.
-            Operator::Other(_) => false,
+            Operator::Other(_) | Operator::Unread(_) => false,
         }
     };
     selector.labels.iter().all(|(key, own)| value(key) == Some(own))
@@ -341,7 +343,7 @@ fn some_peer() -> impl Strategy<Value = PolicyPeer> {
             PolicyPeer::Block { cidr, except }
         },
     );
-    prop_oneof![3 => pods, 2 => block]
+    prop_oneof![12 => pods, 8 => block, 1 => Just(PolicyPeer::Unread("odd".into()))]
 }
 
 fn some_protocol() -> impl Strategy<Value = Protocol> {
@@ -350,10 +352,11 @@ fn some_protocol() -> impl Strategy<Value = Protocol> {
 
 fn some_rule() -> impl Strategy<Value = PolicyRule> {
     let port = prop_oneof![
-        1 => Just(None),
-        2 => prop_oneof![Just((80, 80)), Just((80, 90)), Just((81, 65_535)), Just((1, 79))]
+        3 => Just(None),
+        1 => Just(Some(PortMatch::Unread("odd".into()))),
+        6 => prop_oneof![Just((80, 80)), Just((80, 90)), Just((81, 65_535)), Just((1, 79))]
             .prop_map(|(first, last)| Some(PortMatch::Range(first, last))),
-        3 => prop_oneof![Just("http"), Just("other")].prop_map(|own| Some(PortMatch::Named(own.into()))),
+        9 => prop_oneof![Just("http"), Just("other")].prop_map(|own| Some(PortMatch::Named(own.into()))),
     ];
     let port = (some_protocol(), port).prop_map(|(protocol, port)| PolicyPort { protocol, port });
     (prop::collection::vec(some_peer(), 0..3), prop::collection::vec(port, 0..3))
@@ -586,13 +589,19 @@ fn what_is_not_known_of_a_policy_opens_nothing() {
     let by = |expression| Selector { labels: Labels::default(), expressions: vec![expression] };
     let peers = |peers: Vec<PolicyPeer>| PolicyRule { peers, ports: vec![] };
     let policy = NetworkPolicy {
-        pods: by(odd("a")),
+        pods: Selector {
+            expressions: vec![odd("a"), Selector::unread("a text").expressions.remove(0)],
+            ..by(odd("a"))
+        },
         ingress: Some(vec![
             peers(vec![block("10.0.0.0/40", &[]), block("10.0.0.0/8", &["10.1.0"])]),
             peers(vec![PolicyPeer::Pods { namespaces: Some(by(odd("b"))), pods: Some(by(odd("c"))) }]),
             PolicyRule {
-                peers: vec![],
-                ports: vec![PolicyPort { protocol: Protocol::Other("QUIC".into()), port: None }],
+                peers: vec![PolicyPeer::Unread("a list".into()), block("192.0.2.0/24", &[])],
+                ports: vec![
+                    PolicyPort { protocol: Protocol::Other("QUIC".into()), port: None },
+                    port(Some(PortMatch::Unread("a list".into()))),
+                ],
             },
             // Host bits are the API's to warn of.
             peers(vec![
@@ -621,17 +630,20 @@ fn what_is_not_known_of_a_policy_opens_nothing() {
     let said = warnings(&desired);
     for (text, expected) in said.iter().zip([
         "spec.podSelector: matchExpressions: operator `Like` of key `a` is not known; taken to select, so that it closes",
+        "spec.podSelector: cannot be read: a text; taken to select, so that it closes",
         "spec.ingress[0].from[0].ipBlock.cidr `10.0.0.0/40`: ",
         "spec.ingress[0].from[1].ipBlock.except[0] `10.1.0`: ",
         "spec.ingress[1].from[0].namespaceSelector: matchExpressions: operator `Like` of key `b` is not known; it selects nobody",
         "spec.ingress[1].from[0].podSelector: matchExpressions: operator `Like` of key `c` is not known; it selects nobody",
+        "spec.ingress[2].from[0] cannot be read: a list; it stands for nobody",
         "spec.ingress[2].ports[0].protocol `QUIC` is not known; left out",
+        "spec.ingress[2].ports[1] cannot be read: a list; left out",
         "spec.ingress[3].from[1].ipBlock.cidr `10.0.0.0/8`: not all of its `except` are of its family; the ipBlock is left out",
         "spec.egress[0].ports[0]: port `http` is a name, which an ipBlock gives no number to; left out for the ipBlocks",
     ]) {
         assert!(text.starts_with(&format!("NetworkPolicy shop/p: {expected}")), "{text}\n{expected}");
     }
-    assert_eq!(said.len(), 8, "{said:#?}");
+    assert_eq!(said.len(), 11, "{said:#?}");
     assert!(desired.told(NODE).any(|(about, _)| about == desired::Subject::NetworkPolicy(name("shop", "p"))));
 }
 

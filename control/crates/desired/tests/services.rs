@@ -507,7 +507,6 @@ fn some_endpoint(v4: bool) -> impl Strategy<Value = SliceEndpoint> {
             serving: ready || serving,
             terminating: terminating && !ready,
             node: format!("node-{node}").into(),
-            zone: "".into(),
             hints: hints.map(|(zones, nodes)| Box::new(Hints { zones, nodes })),
         },
     )

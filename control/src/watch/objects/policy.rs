@@ -1,13 +1,15 @@
 //! `NetworkPolicies`.
+//!
+//! What of one cannot be read, as what a later API has come to know, allows nothing: the rest of it stays what it is.
 
 use desired::{
-    Change, Expression, NetworkPolicy, ObjectName, PolicyPeer, PolicyPort, PolicyRule, PortMatch, Selector,
-    ViewChange,
+    Change, Expression, NetworkPolicy, ObjectName, PolicyPeer, PolicyPort, PolicyRule, PortMatch, Protocol,
+    Selector, ViewChange,
 };
 use serde::Deserialize;
 
 use super::Trimmed;
-use super::spelling::{AllLabels, Field, Metadata, Prefix, Spelled, Spelling, labels, texts};
+use super::spelling::{AllLabels, Field, Metadata, Part, Prefix, Spelled, Spelling, labels, texts};
 
 impl Trimmed for NetworkPolicy {
     const KIND: &'static str = "NetworkPolicy";
@@ -32,24 +34,27 @@ pub(crate) struct Fields<S> {
 #[derive(Deserialize)]
 #[serde(bound = "S: Spelling", rename_all = "camelCase")]
 struct Spec<S> {
-    pod_selector: Option<RawSelector>,
-    ingress: Option<Vec<Ingress<S>>>,
-    egress: Option<Vec<Egress<S>>>,
-    policy_types: Option<Vec<String>>,
+    pod_selector: Option<Part<RawSelector, S>>,
+    ingress: Option<Parts<Ingress<S>, S>>,
+    egress: Option<Parts<Egress<S>, S>>,
+    policy_types: Option<Part<Vec<String>, S>>,
 }
 
+/// A list, any of which may be unread.
+type Parts<T, S> = Part<Vec<Part<T, S>>, S>;
+
 #[derive(Deserialize)]
-#[serde(bound = "S: Spelling")]
+#[serde(bound = "S: Spelling", deny_unknown_fields)]
 struct Ingress<S> {
-    from: Option<Vec<Peer<S>>>,
-    ports: Option<Vec<Port>>,
+    from: Option<Parts<Peer<S>, S>>,
+    ports: Option<Parts<Port, S>>,
 }
 
 #[derive(Deserialize)]
-#[serde(bound = "S: Spelling")]
+#[serde(bound = "S: Spelling", deny_unknown_fields)]
 struct Egress<S> {
-    to: Option<Vec<Peer<S>>>,
-    ports: Option<Vec<Port>>,
+    to: Option<Parts<Peer<S>, S>>,
+    ports: Option<Parts<Port, S>>,
 }
 
 #[derive(Deserialize)]
@@ -59,7 +64,7 @@ struct Peer<S> {
 }
 
 #[derive(Deserialize)]
-#[serde(bound = "S: Spelling", rename_all = "camelCase")]
+#[serde(bound = "S: Spelling", rename_all = "camelCase", deny_unknown_fields)]
 struct RawPeer<S> {
     pod_selector: Option<RawSelector>,
     namespace_selector: Option<RawSelector>,
@@ -67,7 +72,7 @@ struct RawPeer<S> {
 }
 
 #[derive(Deserialize)]
-#[serde(bound = "S: Spelling")]
+#[serde(bound = "S: Spelling", deny_unknown_fields)]
 struct Block<S> {
     cidr: Spelled<Cidr, S>,
     except: Option<Vec<Spelled<Except, S>>>,
@@ -78,7 +83,7 @@ struct Block<S> {
 struct Port(PolicyPort);
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawPort {
     protocol: Option<String>,
     port: Option<NumberOrName>,
@@ -86,20 +91,21 @@ struct RawPort {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a port is a number up to 65535, or a name")]
 enum NumberOrName {
     Number(u16),
     Name(Box<str>),
 }
 
 #[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawSelector {
     match_labels: Option<AllLabels>,
     match_expressions: Option<Vec<RawExpression>>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RawExpression {
     key: Box<str>,
     operator: String,
@@ -173,26 +179,51 @@ fn peer<S>(Peer { raw }: Peer<S>) -> PolicyPeer {
     }
 }
 
-fn rule<S>(peers: Option<Vec<Peer<S>>>, ports: Option<Vec<Port>>) -> PolicyRule {
+fn rule<S>(peers: Option<Parts<Peer<S>, S>>, ports: Option<Parts<Port, S>>) -> PolicyRule {
+    let unread =
+        |why: String| PolicyPort { protocol: Protocol::Tcp, port: Some(PortMatch::Unread(why.into())) };
     PolicyRule {
-        peers: peers.into_iter().flatten().map(peer).collect(),
-        ports: ports.into_iter().flatten().map(|Port(port)| port).collect(),
+        peers: parts(peers, peer, |why| PolicyPeer::Unread(why.into())).unwrap_or_default(),
+        ports: parts(ports, |Port(port)| port, unread).unwrap_or_default(),
     }
+}
+
+/// Each as what it is; what is unread, one or all of them, as what stands for that.
+fn parts<T, U, S>(
+    all: Option<Parts<T, S>>,
+    read: impl Fn(T) -> U,
+    unread: impl Fn(String) -> U,
+) -> Option<Vec<U>> {
+    let one = |part| match part {
+        Part::Read(own) => read(own),
+        Part::Unread(why, _) => unread(why),
+    };
+    Some(match all? {
+        Part::Read(all) => all.into_iter().map(one).collect(),
+        Part::Unread(why, _) => vec![unread(why)],
+    })
 }
 
 impl<S> From<Fields<S>> for (ObjectName, NetworkPolicy) {
     fn from(Fields { metadata, spec }: Fields<S>) -> Self {
-        let ingress: Vec<_> =
-            spec.ingress.into_iter().flatten().map(|own| rule(own.from, own.ports)).collect();
-        let egress: Vec<_> = spec.egress.into_iter().flatten().map(|own| rule(own.to, own.ports)).collect();
+        let nobody = |why: String| PolicyRule { peers: vec![PolicyPeer::Unread(why.into())], ports: vec![] };
+        let ingress = parts(spec.ingress, |own| rule(own.from, own.ports), nobody).unwrap_or_default();
+        let egress = parts(spec.egress, |own| rule(own.to, own.ports), nobody).unwrap_or_default();
         // Without types it is always for what comes in, and for what goes out if it has such rules.
         let is_for = |direction: &str, default: bool| match &spec.policy_types {
-            Some(types) if !types.is_empty() => types.iter().any(|own| own == direction),
+            Some(Part::Read(types)) if !types.is_empty() => types.iter().any(|own| own == direction),
+            // For all that it may be for.
+            Some(Part::Unread(..)) => true,
             _ => default,
         };
         let (for_ingress, for_egress) = (is_for("Ingress", true), is_for("Egress", !egress.is_empty()));
+        let pods = match spec.pod_selector {
+            Some(Part::Read(own)) => selector(own),
+            Some(Part::Unread(why, _)) => Selector::unread(&why),
+            None => Selector::default(),
+        };
         let policy = NetworkPolicy {
-            pods: spec.pod_selector.map(selector).unwrap_or_default(),
+            pods,
             ingress: for_ingress.then_some(ingress),
             egress: for_egress.then_some(egress),
         };
@@ -203,7 +234,7 @@ impl<S> From<Fields<S>> for (ObjectName, NetworkPolicy) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use desired::{Operator, Protocol};
+    use desired::Operator;
 
     fn read(spec: &str) -> Result<NetworkPolicy, String> {
         NetworkPolicy::read(&format!(r#"{{"metadata": {{"name": "p"}}, "spec": {spec}}}"#))
@@ -261,21 +292,70 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_guessed() {
+    fn what_cannot_be_read_allows_nothing_and_is_told() {
+        let (neither, both) = ("neither ipBlock", "both ipBlock");
+        let mut seen = 0;
+        for (spec, named) in [
+            (r#"{"ingress": [{"from": [{}]}]}"#, neither),
+            (r#"{"ingress": [{"from": [{"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}}]}]}"#, both),
+            (r#"{"ingress": [{"from": [{"podSelector": {}, "domainNames": ["example"]}]}]}"#, "domainNames"),
+            (r#"{"ingress": [{"from": [{"podSelector": {"matchLabels": {"a": 7}}}]}]}"#, "matchLabels.a"),
+            (r#"{"ingress": [{"from": [{"podSelector": {"matchFields": {}}}]}]}"#, "matchFields"),
+            (r#"{"ingress": [{"from": {"podSelector": {}}}]}"#, "sequence"),
+            (r#"{"ingress": [{"from": [{"podSelector": {}}], "until": "noon"}]}"#, "until"),
+            (r#"{"ingress": {"from": []}}"#, "sequence"),
+        ] {
+            let policy = read(spec).unwrap();
+            let [PolicyRule { peers, .. }] = &policy.ingress.unwrap()[..] else { panic!("{spec}") };
+            let [PolicyPeer::Unread(why)] = &peers[..] else { panic!("{spec}: {peers:?}") };
+            assert!(why.contains(named), "{spec}: {why}");
+            seen += 1;
+        }
+        for (spec, named) in [
+            (r#"{"egress": [{"ports": [{"port": 9, "endPort": 5}]}]}"#, "less than port"),
+            (r#"{"egress": [{"ports": [{"port": "http", "endPort": 5}]}]}"#, "endPort without"),
+            (r#"{"egress": [{"ports": [{"port": 70000}]}]}"#, "up to 65535"),
+            (r#"{"egress": [{"ports": [{"port": 7, "appProtocol": "h2"}]}]}"#, "appProtocol"),
+            (r#"{"egress": [{"ports": 7}]}"#, "sequence"),
+        ] {
+            let policy = read(spec).unwrap();
+            let [PolicyRule { ports, .. }] = &policy.egress.unwrap()[..] else { panic!("{spec}") };
+            let [PolicyPort { port: Some(PortMatch::Unread(why)), .. }] = &ports[..] else {
+                panic!("{spec}: {ports:?}")
+            };
+            assert!(why.contains(named), "{spec}: {why}");
+            seen += 1;
+        }
+        assert_eq!(seen, 13);
+        let policy = read(r#"{"podSelector": {"matchLabels": {"a": 7}}, "policyTypes": 1}"#).unwrap();
+        let [Expression { operator: Operator::Unread(why), .. }] = &policy.pods.expressions[..] else {
+            panic!()
+        };
+        assert!(why.contains("matchLabels.a"), "{why}");
+        assert_eq!((policy.ingress, policy.egress), (Some(vec![]), Some(vec![])));
+        // One without a spec selects nobody knows whom; and what is beside a part that is unread is read.
+        assert!(NetworkPolicy::read(r#"{"metadata": {"name": "p"}}"#).unwrap_err().contains("spec"));
+        let policy = read(r#"{"ingress": [{"from": [{}, {"podSelector": {}}]}, {}]}"#).unwrap();
+        let [first, second] = &policy.ingress.unwrap()[..] else { panic!() };
+        let all = PolicyPeer::Pods { namespaces: None, pods: Some(Selector::default()) };
+        assert_eq!((&first.peers[1..], second), (&[all][..], &PolicyRule::default()));
+    }
+
+    #[test]
+    fn in_a_file_that_is_an_error() {
         for (spec, named) in [
             (r#"{"ingress": [{"from": [{}]}]}"#, "neither ipBlock"),
             (
-                r#"{"ingress": [{"from": [{"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}}]}]}"#,
-                "both ipBlock",
+                r#"{"ingress": [{"from": [{"podSelector": {}, "namespaceSelecter": {}}]}]}"#,
+                "namespaceSelecter",
             ),
             (r#"{"egress": [{"ports": [{"port": 9, "endPort": 5}]}]}"#, "less than port"),
-            (r#"{"egress": [{"ports": [{"port": "http", "endPort": 5}]}]}"#, "endPort without"),
-            (r#"{"egress": [{"ports": [{"port": 70000}]}]}"#, "egress[0].ports[0]"),
-            (r#"{"podSelector": {"matchLabels": {"a": 7}}}"#, "spec.podSelector.matchLabels.a"),
+            (r#"{"podSelector": {"matchLabels": {"a": 7}}}"#, "invalid type"),
         ] {
-            let message = read(spec).unwrap_err();
+            let json = format!(r#"{{"metadata": {{"name": "p"}}, "spec": {spec}}}"#);
+            let read = serde_json::from_str::<Fields<super::super::spelling::Strict>>(&json);
+            let message = read.map(drop).unwrap_err().to_string();
             assert!(message.contains(named), "{spec}: {message}");
         }
-        assert!(NetworkPolicy::read(r#"{"metadata": {"name": "p"}}"#).unwrap_err().contains("spec"));
     }
 }

@@ -78,7 +78,6 @@ struct Endpoint {
     addresses: Option<Vec<Box<str>>>,
     conditions: Option<Conditions>,
     node_name: Option<Box<str>>,
-    zone: Option<Box<str>>,
     hints: Option<RawHints>,
 }
 
@@ -124,7 +123,6 @@ impl<S> From<Fields<S>> for (ObjectName, EndpointSlice) {
                 serving: serving.unwrap_or(ready),
                 terminating: terminating.unwrap_or_default(),
                 node: own.node_name.unwrap_or_default().into(),
-                zone: own.zone.unwrap_or_default().into(),
                 hints: hints.map(Box::new),
             }
         };
@@ -136,11 +134,18 @@ impl<S> From<Fields<S>> for (ObjectName, EndpointSlice) {
         let slice = EndpointSlice {
             service: raw.metadata.labels.and_then(|own| own.service).unwrap_or_default(),
             family: raw.address_type.unwrap_or_default(),
-            endpoints: raw.endpoints.into_iter().flatten().map(endpoint).collect(),
-            ports: raw.ports.into_iter().flatten().map(port).collect(),
+            endpoints: fitting(raw.endpoints.unwrap_or_default(), endpoint),
+            ports: fitting(raw.ports.unwrap_or_default(), port),
         };
         (name, slice)
     }
+}
+
+/// As many as there are, with room for no more: a cluster has them by the hundred thousand.
+fn fitting<T, U>(from: Vec<T>, each: impl Fn(T) -> U) -> Vec<U> {
+    let mut all = Vec::with_capacity(from.len());
+    all.extend(from.into_iter().map(each));
+    all
 }
 
 #[cfg(test)]
@@ -169,7 +174,6 @@ mod tests {
                 SliceEndpoint {
                     terminating: true,
                     node: "n1".into(),
-                    zone: "z1".into(),
                     hints: Some(Box::new(Hints {
                         zones: vec!["z1".into(), "z2".into()],
                         nodes: vec!["n1".into()],

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use desired::{Address, Labels, ObjectName};
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny};
+use serde::de::{DeserializeOwned, Deserializer, Error as _, IgnoredAny};
 use wire::IpPrefix;
 
 /// What becomes of a text that does not spell what its field is for.
@@ -88,6 +88,24 @@ pub(super) fn plural<F, S, T: From<Spelled<F, S>>>(
 ) -> Vec<T> {
     let many = many.filter(|many| !many.is_empty());
     texts(many.or_else(|| one.filter(|one| !one.text.is_empty()).map(|one| vec![one])))
+}
+
+/// A part of an object, or why it is none. As with texts, in a file that is an error.
+pub(super) enum Part<T, S> {
+    Read(T),
+    Unread(String, PhantomData<S>),
+}
+
+impl<'de, T: DeserializeOwned, S: Spelling> Deserialize<'de> for Part<T, S> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        if S::CHECKED {
+            return T::deserialize(from).map(Self::Read);
+        }
+        let value = serde_json::Value::deserialize(from)?;
+        let why = |error: serde_path_to_error::Error<serde_json::Error>| error.to_string();
+        let read = serde_path_to_error::deserialize(value).map_err(why);
+        Ok(read.map_or_else(|why| Self::Unread(why, PhantomData), Self::Read))
+    }
 }
 
 /// An address, or `None`, which says that there is to be none.

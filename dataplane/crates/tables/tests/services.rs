@@ -126,7 +126,7 @@ fn bad_frontends_are_named() {
         change(&mut row);
         refused(tables.set_frontend(row), text);
     };
-    set(&|row| row.name.clear(), "frontend 10.96.0.1:80/tcp: name is empty: give it one");
+    set(&|row| row.name = "".into(), "frontend 10.96.0.1:80/tcp: name is empty: give it one");
     set(
         &|row| row.key.protocol = 1,
         "frontend 10.96.0.1:80/1: protocol 1 has no ports: use TCP (6), UDP (17) or SCTP (132)",

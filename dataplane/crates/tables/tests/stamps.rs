@@ -128,7 +128,7 @@ fn change(tables: &mut Tables, [kind, a, b, c]: [u8; 4]) {
             let backends = if c & 1 == 0 { vec![backend(b)] } else { vec![backend(b), backend(c)] };
             tables.set_frontend(Frontend {
                 key: key(a, b),
-                name: format!("s{}", c % 2),
+                name: format!("s{}", c % 2).into(),
                 backends: backends.into(),
                 drops: false,
                 sources: vec![],
@@ -589,7 +589,7 @@ fn setting_what_is_there_touches_nothing() {
     tables.seal(Generation(3));
     assert!(tables.unchanged(2, &rests(NETWORKS[0], "10.1.1.1", "10.1.1.2")));
     assert!(tables.unchanged(2, &rests(NETWORKS[0], "10.1.1.1", "10.96.0.1")));
-    assert_eq!(tables.frontends().next().map(|row| row.name.as_str()), Some("shop/back"));
+    assert_eq!(tables.frontends().next().map(|row| &*row.name), Some("shop/back"));
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub enum PolicyPeer {
     Pods { namespaces: Option<Selector>, pods: Option<Selector> },
     /// Addresses in `cidr` and in none of `except`.
     Block { cidr: Box<str>, except: Vec<Box<str>> },
+    /// One that could not be read, and why: nobody.
+    Unread(Box<str>),
 }
 
 /// One of a rule's `ports`.
@@ -63,6 +65,8 @@ pub enum PortMatch {
     Range(u16, u16),
     /// The port of that name of the pod that is spoken to.
     Named(Box<str>),
+    /// One that could not be read, with all that its entry says, and why: none.
+    Unread(Box<str>),
 }
 
 /// A label selector: all of it must match; an empty one matches everything.
@@ -85,8 +89,16 @@ impl Selector {
                 Operator::NotIn => !is_among(own),
                 Operator::Exists => label(&own.key).is_some(),
                 Operator::DoesNotExist => label(&own.key).is_none(),
-                Operator::Other(_) => unknown,
+                Operator::Other(_) | Operator::Unread(_) => unknown,
             })
+    }
+
+    /// One that could not be read.
+    #[must_use]
+    pub fn unread(why: &str) -> Self {
+        let operator = Operator::Unread(why.into());
+        let expression = Expression { key: Box::default(), operator, values: Vec::new() };
+        Self { labels: Labels::default(), expressions: vec![expression] }
     }
 
     /// Whether it asks of any label but `known` that it is not there, or not such.
@@ -97,7 +109,7 @@ impl Selector {
 
     /// What of it nobody knows the meaning of.
     pub(crate) fn unknown(&self) -> impl Iterator<Item = &Expression> {
-        self.expressions.iter().filter(|own| matches!(own.operator, Operator::Other(_)))
+        self.expressions.iter().filter(|own| matches!(own.operator, Operator::Other(_) | Operator::Unread(_)))
     }
 }
 
@@ -113,6 +125,7 @@ impl fmt::Display for Selector {
                 Operator::Exists => key.to_string(),
                 Operator::DoesNotExist => format!("!{key}"),
                 Operator::Other(operator) => format!("{key} {operator} ({})", values.join(", ")),
+                Operator::Unread(_) => "unread".to_owned(),
             }
         });
         f.write_str(&labels.chain(expressions).collect::<Vec<_>>().join(","))
@@ -136,6 +149,8 @@ pub enum Operator {
     DoesNotExist,
     /// One that the API does not have yet.
     Other(Box<str>),
+    /// In the place of a selector that could not be read, and why.
+    Unread(Box<str>),
 }
 
 impl From<&str> for Operator {

@@ -75,8 +75,6 @@ pub struct SliceEndpoint {
     pub terminating: bool,
     /// `nodeName`; empty: not said.
     pub node: Arc<str>,
-    /// `zone`; empty: not said.
-    pub zone: Arc<str>,
     pub hints: Option<Box<Hints>>,
 }
 

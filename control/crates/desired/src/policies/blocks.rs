@@ -3,7 +3,7 @@
 //! The ranges and what is excepted from them are *boundaries*: an address is in the same blocks as the longest of these that holds it, and
 //! those are its *class*.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -158,6 +158,33 @@ impl Blocks {
             rows.memberships.remove(&number);
         }
     }
+}
+
+/// How many ranges and exceptions blocks have, and how often one of them is in a block's range; no further than so many of each.
+pub(super) fn overlaps<'a>(
+    blocks: impl Iterator<Item = &'a Block>,
+    ranges: usize,
+    pairs: usize,
+) -> (usize, usize) {
+    let (mut times, mut boundaries) = (BTreeMap::<IpPrefix, usize>::new(), BTreeSet::new());
+    let mut found = 0;
+    for block in blocks {
+        *times.entry(block.cidr).or_default() += 1;
+        found += 1 + block.except.len();
+        if found > ranges {
+            return (found, 0);
+        }
+        boundaries.extend(block.boundaries());
+    }
+    let mut overlaps = 0;
+    for own in boundaries {
+        let around = (0..=own.len()).filter_map(|len| IpPrefix::containing(own.addr(), len));
+        overlaps += around.filter_map(|range| times.get(&range)).sum::<usize>();
+        if overlaps > pairs {
+            break;
+        }
+    }
+    (found, overlaps)
 }
 
 /// `text` as a range, its host's bits cut off, which the API allows (with a warning). One of IPv4 addresses as IPv6 maps them (RFC 4291, section

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::dataplane::{PortRange, Protocol as Number};
 
-use super::blocks::{Block, range, same_family};
+use super::blocks::{Block, overlaps, range, same_family};
 use super::peers::{Group, Namespaces};
 use crate::objects::{
     Expression, NetworkPolicy, ObjectName, Operator, PolicyPeer, PolicyRule, PortMatch, Protocol, Selector,
@@ -19,6 +19,20 @@ pub(crate) struct Words {
     /// Names of ports that other pods give numbers to.
     pub(crate) named: BTreeSet<(Box<str>, Protocol)>,
     pub(crate) problems: Vec<String>,
+    /// How often a rule names a peer, once for each of its ports.
+    named_peers: usize,
+}
+
+/// What one policy may come to, so that none takes up what all on a node share. Those that people write come to a hundredth of it.
+mod budget {
+    /// Peers that its rules name, once for each port.
+    pub(super) const NAMED_PEERS: usize = 65_536;
+    /// Different ones of them that are pods.
+    pub(super) const GROUPS: usize = 1_024;
+    /// Ranges and exceptions.
+    pub(super) const BOUNDARIES: usize = 65_536;
+    /// Pairs of a range or exception and another `ipBlock` that holds it.
+    pub(super) const OVERLAPS: usize = 262_144;
 }
 
 /// The same in numbers.
@@ -83,10 +97,41 @@ impl Words {
         };
         let ingress = policy.ingress.as_deref().map(|own| rules(own, Direction::Ingress));
         let egress = policy.egress.as_deref().map(|own| rules(own, Direction::Egress));
+        (words.ingress, words.egress) = (ingress, egress);
+        if let Some(excess) = words.excess() {
+            let closed = |direction: &Option<Vec<_>>| direction.as_ref().map(|_| Vec::new());
+            let text = "it allows nothing until it is split, or says the same in fewer words";
+            words = Self {
+                ingress: closed(&words.ingress),
+                egress: closed(&words.egress),
+                problems: vec![format!("{excess}: {text}")],
+                ..Self::default()
+            };
+        }
         let more = words.problems.len().saturating_sub(PROBLEMS);
         words.problems.truncate(PROBLEMS);
         words.problems.extend((more > 0).then(|| format!("{more} more like these")));
-        Self { ingress, egress, ..words }
+        words
+    }
+
+    /// What there is too much of.
+    fn excess(&self) -> Option<String> {
+        let over = |found: usize, most: usize, what: &str| {
+            (found > most).then(|| format!("its rules come to more than {most} {what}"))
+        };
+        let first = over(self.named_peers, budget::NAMED_PEERS, "peers, each counted once for each port");
+        first.or_else(|| {
+            let peers = self.peers();
+            let groups = peers.iter().filter(|peer| matches!(peer, Peer::Pods(_))).count();
+            let blocks = peers.iter().filter_map(|peer| match peer {
+                Peer::Block(block) => Some(block),
+                Peer::Pods(_) => None,
+            });
+            let (boundaries, overlaps) = overlaps(blocks, budget::BOUNDARIES, budget::OVERLAPS);
+            over(groups, budget::GROUPS, "different peers that are pods")
+                .or_else(|| over(boundaries, budget::BOUNDARIES, "ranges and exceptions in ipBlocks"))
+                .or_else(|| over(overlaps, budget::OVERLAPS, "pairs of ipBlocks that overlap"))
+        })
     }
 
     fn rule(
@@ -109,6 +154,7 @@ impl Words {
                 peers.filter_map(|(j, own)| self.peer(policy, own, &format!("{field}.{peers_field}[{j}]")));
             peers.collect::<Vec<_>>()
         });
+        let each = peers.as_ref().map_or(1, Vec::len);
         let of = |peers: &Option<Vec<Peer>>, protocol, ports| Rule {
             name: name.clone(),
             says: peers.as_deref().map(said).unwrap_or_default(),
@@ -120,10 +166,15 @@ impl Words {
             return Vec::new();
         }
         if rule.ports.is_empty() {
+            self.named_peers += each;
             return vec![of(&peers, None, Ports::Any)];
         }
         let mut found = Vec::new();
         for (j, port) in rule.ports.iter().enumerate() {
+            self.named_peers += each;
+            if self.named_peers > budget::NAMED_PEERS {
+                return Vec::new();
+            }
             let field = format!("{field}.ports[{j}]");
             let Some(protocol) = port.protocol.number() else {
                 self.problems.push(format!("{field}.protocol `{}` is not known; left out", port.protocol));
@@ -131,6 +182,9 @@ impl Words {
             };
             match &port.port {
                 None => found.push(of(&peers, Some(protocol), Ports::Any)),
+                Some(PortMatch::Unread(why)) => {
+                    self.problems.push(format!("{field} cannot be read: {why}; left out"));
+                }
                 Some(PortMatch::Range(first, last)) => {
                     let ports = Ports::Range(PortRange { first: *first, last: *last });
                     found.push(of(&peers, Some(protocol), ports));
@@ -153,6 +207,7 @@ impl Words {
                     for peer in peers.as_deref().unwrap_or(&all) {
                         let Peer::Pods(group) = peer else { continue };
                         for number in numbers(group, named, &port.protocol) {
+                            self.named_peers += 1;
                             let port = Some((named.clone(), port.protocol.clone(), number));
                             let group = Group { port, ..group.clone() };
                             by_number.entry(number).or_default().push(Peer::Pods(group));
@@ -185,6 +240,10 @@ impl Words {
                 };
                 let pods = pods.clone().unwrap_or_default();
                 Some(Peer::Pods(Group { namespaces, pods, port: None }))
+            }
+            PolicyPeer::Unread(why) => {
+                self.problems.push(format!("{field} cannot be read: {why}; it stands for nobody"));
+                None
             }
             PolicyPeer::Block { cidr, except } => {
                 let mut read = |field: &str, text: &str| {
@@ -252,6 +311,11 @@ fn said(peers: &[Peer]) -> String {
 }
 
 fn unknown(Expression { key, operator, .. }: &Expression) -> String {
-    let Operator::Other(operator) = operator else { return String::new() };
-    format!("matchExpressions: operator `{operator}` of key `{key}` is not known")
+    match operator {
+        Operator::Other(operator) => {
+            format!("matchExpressions: operator `{operator}` of key `{key}` is not known")
+        }
+        Operator::Unread(why) => format!("cannot be read: {why}"),
+        _ => String::new(),
+    }
 }

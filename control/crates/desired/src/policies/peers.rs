@@ -3,7 +3,7 @@
 //! A pod that comes is of a kind that is known already, mostly, and is one row; where no rule speaks of its kind, none. A group that comes
 //! is told of each kind that is in it, not of each pod.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -134,6 +134,8 @@ pub(crate) struct Around<'a> {
     pub(crate) groups: Numbers,
     /// Names of ports that have come or gone with kinds of pods, or whose kinds are in other groups now.
     pub(crate) named: BTreeSet<(Box<str>, Protocol)>,
+    /// Groups that kinds come into (`true`) or leave, until [`Peers::settle`].
+    pub(crate) moving: BTreeMap<Kind, BTreeMap<u32, bool>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -218,10 +220,7 @@ impl Peers {
         let number = around.groups.give(group);
         self.groups.insert(group.clone(), Used { number, users: 1 });
         for kind in self.kinds_in(group, around.namespaces) {
-            self.regroup(&kind, around.rows, |groups| {
-                let at = groups.binary_search(&number).unwrap_or_else(|at| at);
-                groups.insert(at, number);
-            });
+            around.moving.entry(kind).or_default().insert(number, true);
         }
     }
 
@@ -229,7 +228,11 @@ impl Peers {
     pub(crate) fn leave(&mut self, group: &Group, around: &mut Around<'_>) {
         let Some(number) = use_less(&mut self.groups, group) else { return };
         around.groups.take_back(number);
-        let is_in = |(_, members): &(&Kind, &Members)| members.groups.binary_search(&number).is_ok();
+        let moving = &around.moving;
+        let is_in = |(kind, members): &(&Kind, &Members)| {
+            members.groups.binary_search(&number).is_ok()
+                || moving.get(*kind).is_some_and(|own| own.contains_key(&number))
+        };
         let kinds: Vec<Kind> = match &group.namespaces {
             Namespaces::One(namespace) => {
                 self.kinds_of(namespace).filter(is_in).map(|(kind, _)| kind.clone()).collect()
@@ -239,7 +242,18 @@ impl Peers {
             }
         };
         for kind in kinds {
-            self.regroup(&kind, around.rows, |groups| groups.retain(|own| *own != number));
+            around.moving.entry(kind).or_default().insert(number, false);
+        }
+    }
+
+    /// Has kinds be in the groups that came, and in those no more that went: in all of them at once, for a policy may have a thousand.
+    pub(crate) fn settle(&mut self, around: &mut Around<'_>) {
+        for (kind, moves) in std::mem::take(&mut around.moving) {
+            self.regroup(&kind, around.rows, |groups| {
+                groups.retain(|own| !moves.contains_key(own));
+                groups.extend(moves.iter().filter(|(_, comes)| **comes).map(|(number, _)| *number));
+                groups.sort_unstable();
+            });
         }
     }
 
