@@ -647,6 +647,57 @@ fn what_is_not_known_of_a_policy_opens_nothing() {
     assert!(desired.told(NODE).any(|(about, _)| about == desired::Subject::NetworkPolicy(name("shop", "p"))));
 }
 
+/// One that comes to more than a policy may closes what it selects, says so once, and takes nothing from the others.
+#[test]
+fn a_policy_that_comes_to_too_much_allows_nothing() {
+    let by = |n: usize| Selector { labels: labels(&[("app", &format!("a{n}"))]), ..Selector::default() };
+    let pods =
+        |many: usize| (0..many).map(|n| PolicyPeer::Pods { namespaces: None, pods: Some(by(n)) }).collect();
+    let excepted = |n: usize| format!("10.{}.{}.0/24", n / 256, n % 256);
+    let apart = |many: usize| (0..many).map(|n| block(&excepted(n), &[])).collect();
+    let alike = |many: usize| (0..many).map(|n| block("10.0.0.0/8", &[&excepted(n)])).collect();
+    let excepts = |many: usize| {
+        let ranges: Vec<String> = (0..many).map(|n| format!("fd00::{:x}:{:x}/128", n >> 16, n & 0xffff)).collect();
+        vec![block("fd00::/64", &ranges.iter().map(String::as_str).collect::<Vec<_>>())]
+    };
+    let ports = |many: u16| (1..=many).map(|n| port(Some(PortMatch::Range(n, n)))).collect::<Vec<_>>();
+    let of = |peers: Vec<PolicyPeer>, ports| NetworkPolicy {
+        pods: app("web"),
+        ingress: Some(vec![PolicyRule { peers, ports }]),
+        egress: None,
+    };
+    for (policy, too_much) in [
+        (of(pods(1_000), vec![]), None),
+        (of(pods(1_100), vec![]), Some("1024 different peers that are pods")),
+        (of(apart(5_000), ports(10)), None),
+        (of(apart(700), ports(100)), Some("65536 peers, each counted once for each port")),
+        (of(alike(300), vec![]), None),
+        (of(alike(600), vec![]), Some("262144 pairs of ipBlocks that overlap")),
+        (of(excepts(70_000), vec![]), Some("65536 ranges and exceptions")),
+        (of(vec![], ports(u16::MAX)), None),
+    ] {
+        let (mut view, local) = alone(policy);
+        let other = of(vec![block("192.0.2.0/24", &[])], vec![]);
+        view.policies.insert(name("shop", "other"), other);
+        let desired = Desired::build(&view, &local);
+        let row = &desired.rows.policies["shop/web@p0"];
+        let rules = row.ingress.as_ref().unwrap();
+        assert!(rules.iter().any(|own| own.name == "shop/other ingress[0]"), "{too_much:?}");
+        assert_eq!(
+            (rules.len() == 1, &row.egress),
+            (too_much.is_some(), &None),
+            "{too_much:?}: {}",
+            rules.len()
+        );
+        let said = warnings(&desired);
+        assert_eq!(said.len(), usize::from(too_much.is_some()), "{said:?}");
+        assert!(
+            said.iter().all(|own| own.contains(too_much.unwrap()) && own.contains("allows nothing")),
+            "{said:?}"
+        );
+    }
+}
+
 /// A pod elsewhere that no rule here speaks of is nothing to this data plane; one of a kind that is known is one row.
 #[test]
 fn only_what_concerns_this_node_reaches_its_data_plane() {
