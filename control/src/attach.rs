@@ -125,11 +125,14 @@ pub(crate) fn attach(
 /// attached, so that nothing passes which one forbids.
 fn known_pod(store: &Store, request: &AttachRequest) -> Result<Option<Pod>, Failure> {
     let again = |reason: String| failure(code::TRY_AGAIN_LATER, reason, "");
-    // They are for the pods' own network alone.
-    if request.secondary.is_none() && store.policies_wait() {
-        return Err(again("NetworkPolicies wait until the pods that they speak of are known".to_owned()));
-    }
     let Some(name) = &request.pod else { return Ok(None) };
+    // They are for the pods' own network alone.
+    if request.secondary.is_none() && store.policies_wait(&name.namespace) {
+        return Err(again(format!(
+            "NetworkPolicies of namespace {} wait until the pods that they speak of are known",
+            name.namespace
+        )));
+    }
     let why = match store.pod(name) {
         Ok(Some(pod)) => return Ok(Some(pod)),
         Ok(None) => "there is no such pod".to_owned(),

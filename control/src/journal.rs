@@ -45,7 +45,7 @@ pub(crate) struct Attachment {
     pub(crate) traits: Traits,
 }
 
-/// Of a pod, as the cluster had it when it was attached.
+/// Of a pod, as the cluster had it when it was attached, or when it lost it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Traits {
     pub(crate) labels: BTreeMap<String, String>,
@@ -91,6 +91,12 @@ pub(crate) enum Record {
         /// When, in seconds since the boot: its addresses are held back for a while.
         #[serde(default)]
         at: u64,
+    },
+    /// What its pod was like when the cluster lost it.
+    Traits {
+        #[serde(flatten)]
+        key: Key,
+        traits: Traits,
     },
     /// Addresses of a network that were given last, one a family, kept when the attachments that had them are gone from the file.
     Last {
@@ -315,6 +321,11 @@ impl History {
                     past.released.extend(gone.attached.addresses.iter().map(|own| (*own, at)));
                 }
             }
+            Record::Traits { key, traits } => {
+                if let Some(own) = self.attachments.iter_mut().find(|own| own.key() == key) {
+                    own.traits = traits;
+                }
+            }
             Record::Last { network_id, addresses, boot } => {
                 self.past(network_id).remember(&addresses);
                 self.boot = boot;
@@ -437,10 +448,15 @@ mod tests {
 
     /// Few keys, so that they are attached and detached again and again.
     fn records() -> impl Strategy<Value = Vec<Record>> {
-        let record = (0u8..4, any::<bool>(), any::<bool>()).prop_map(|(n, attach, elsewhere)| {
+        let record = (0u8..4, 0u8..3, any::<bool>()).prop_map(|(n, what, elsewhere)| {
             let at = seconds() - u64::from(n);
             let own = if elsewhere { secondary(n, 7) } else { attachment(n) };
-            if attach { Record::Attach(Box::new(own)) } else { Record::Detach { key: own.key(), at } }
+            let traits = || Traits { labels: [("n".to_owned(), n.to_string())].into(), ports: vec![] };
+            match what {
+                0 => Record::Attach(Box::new(own)),
+                1 => Record::Traits { key: own.key(), traits: traits() },
+                _ => Record::Detach { key: own.key(), at },
+            }
         });
         proptest::collection::vec(record, 0..12)
     }

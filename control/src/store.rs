@@ -7,8 +7,8 @@
 mod cluster;
 mod plan;
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -71,8 +71,8 @@ struct State {
     revision: u64,
     /// The source has read everything once.
     complete: bool,
-    /// It has NetworkPolicies that wait for what they speak of.
-    policies_wait: bool,
+    /// Namespaces in which it has NetworkPolicies that wait for what they speak of.
+    policies_wait: BTreeSet<Arc<str>>,
     attachments: BTreeMap<Key, Attachment>,
     /// Keys that somebody is at work on, and the endpoint's name that is kept for each, if it has one already.
     busy: BTreeMap<Key, Option<String>>,
@@ -195,7 +195,7 @@ impl Store {
         let state = State {
             revision: 1,
             complete: false,
-            policies_wait: false,
+            policies_wait: BTreeSet::new(),
             attachments: history.attachments.into_iter().map(|own| (own.key(), own)).collect(),
             busy: BTreeMap::new(),
             subnets: Vec::new(),
@@ -275,6 +275,7 @@ impl Store {
         // In place, one step after the other: a copy of a large cluster for each of its changes would be all that we do.
         let mut different = false;
         let events = update.changes.len() as u64;
+        self.remember_pods(&update.changes);
         if !update.changes.is_empty() {
             let mut view = locked(&self.view);
             for change in update.changes {

@@ -1,11 +1,38 @@
 //! What is told of the cluster and of this node's standing in it.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use desired::{ClusterView, ObjectName, Pod, Subject};
+use desired::{Change, ClusterView, ObjectName, Pod, Subject, ViewChange};
 use proto::control::{EndpointUse, PodName, Status};
 
 use super::{Plan, Store, locked};
+use crate::journal::{Attachment, Record, Traits};
+
+/// Whether a pod of the name that a runtime says is the one that it means.
+fn is_meant(name: &PodName, pod: &Pod) -> bool {
+    name.uid.as_deref().is_none_or(|uid| pod.uid == 0 || desired::uid(uid) == pod.uid)
+}
+
+fn known_as<'a>(name: &PodName, view: &'a ClusterView) -> Option<&'a Arc<Pod>> {
+    view.pods.get(&object_name(name)).filter(|own| is_meant(name, own))
+}
+
+fn object_name(name: &PodName) -> ObjectName {
+    ObjectName { namespace: name.namespace.as_str().into(), name: name.name.as_str().into() }
+}
+
+/// Whether the pod may not be there any more after a change.
+fn loses(name: &PodName, change: &ViewChange) -> bool {
+    let is = |own: &ObjectName| *own.namespace == *name.namespace && *own.name == *name.name;
+    match change {
+        ViewChange::Pod(Change::Remove(own)) => is(own),
+        ViewChange::Pod(Change::Set(own, pod)) => is(own) && !is_meant(name, pod),
+        ViewChange::Pod(Change::Only(all)) => !all.contains(&object_name(name)),
+        ViewChange::All(view) => known_as(name, view).is_none(),
+        _ => false,
+    }
+}
 
 impl Store {
     /// Whether pods can be attached and their traffic is forwarded, and what the cluster is to be told that is not honoured.
@@ -46,14 +73,42 @@ impl Store {
     /// # Errors
     /// Why the server did not say.
     pub(crate) fn pod(&self, name: &PodName) -> Result<Option<Pod>, String> {
-        let is_meant =
-            |pod: &Pod| name.uid.as_deref().is_none_or(|uid| pod.uid == 0 || desired::uid(uid) == pod.uid);
-        let key = ObjectName { namespace: name.namespace.as_str().into(), name: name.name.as_str().into() };
-        let known = locked(&self.view).pods.get(&key).map(|own| Pod::clone(own));
-        match (known.filter(is_meant), &self.ask) {
+        let known = known_as(name, &locked(&self.view)).map(|own| Pod::clone(own));
+        match (known, &self.ask) {
             (Some(pod), _) => Ok(Some(pod)),
-            (None, Some(ask)) => Ok(ask.pod(&name.namespace, &name.name)?.filter(is_meant)),
+            (None, Some(ask)) => Ok(ask.pod(&name.namespace, &name.name)?.filter(|own| is_meant(name, own))),
             (None, None) => Ok(None),
+        }
+    }
+
+    /// Before the cluster loses pods that are attached here: what they were like at last, for NetworkPolicies to go by until they end.
+    pub(super) fn remember_pods(&self, changes: &[ViewChange]) {
+        if !changes.iter().any(|change| matches!(change, ViewChange::Pod(_) | ViewChange::All(_))) {
+            return;
+        }
+        let own = |own: &Attachment| Some((own.key(), own.request.pod.clone()?, own.traits.clone()));
+        let attached: Vec<_> = self.lock().attachments.values().filter_map(own).collect();
+        let mut lost = Vec::new();
+        {
+            let view = locked(&self.view);
+            for (key, name, before) in attached {
+                if changes.iter().any(|change| loses(&name, change))
+                    && let Some(pod) = known_as(&name, &view)
+                    && Traits::from(&**pod) != before
+                {
+                    lost.push((key, Traits::from(&**pod)));
+                }
+            }
+        }
+        for (key, traits) in lost {
+            let record = Record::Traits { key: key.clone(), traits: traits.clone() };
+            if let Err(error) = self.write(&record) {
+                tracing::warn!("{key}: {error}");
+                self.write_later(record);
+            }
+            if let Some(own) = self.lock().attachments.get_mut(&key) {
+                own.traits = traits;
+            }
         }
     }
 
@@ -61,12 +116,12 @@ impl Store {
     /// there is.
     pub(crate) fn may_be_policed(&self, namespace: &str) -> bool {
         let has = |view: &ClusterView| view.policies.keys().any(|name| *name.namespace == *namespace);
-        self.ask.is_some() && (self.lock().policies_wait || has(&locked(&self.view)))
+        self.ask.is_some() && (self.policies_wait(namespace) || has(&locked(&self.view)))
     }
 
-    /// Whether NetworkPolicies are known that cannot be in force yet.
-    pub(crate) fn policies_wait(&self) -> bool {
-        self.lock().policies_wait
+    /// Whether the namespace has NetworkPolicies that cannot be in force yet.
+    pub(crate) fn policies_wait(&self, namespace: &str) -> bool {
+        self.lock().policies_wait.contains(namespace)
     }
 
     /// Why no pod can be attached now.

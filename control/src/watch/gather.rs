@@ -45,6 +45,14 @@ pub(super) struct Gather<'a> {
     complete: bool,
 }
 
+/// The namespace of a policy that is to be: until it is, nothing is known of what it forbids.
+fn closed(change: &ViewChange) -> Option<Arc<str>> {
+    match change {
+        ViewChange::NetworkPolicy(Change::Set(name, _)) => Some(Arc::clone(&name.namespace)),
+        _ => None,
+    }
+}
+
 /// How the pods of other nodes are followed.
 #[derive(Default)]
 enum Others {
@@ -134,7 +142,7 @@ impl<'a> Gather<'a> {
             self.complete |= self.missing.is_empty() && (self.needy.is_empty() || self.others.are_listed());
             update.complete = self.complete;
             update.warnings = self.warnings();
-            update.policies_wait = !self.held.is_empty();
+            update.policies_wait = self.held.iter().filter_map(closed).collect();
             if update.changes.is_empty() && update.warnings == last && !update.complete {
                 continue;
             }

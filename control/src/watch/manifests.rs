@@ -6,7 +6,7 @@
 //! file that was written in place, and one that is no longer there (some editors move the old one away first). A file
 //! that was renamed into its place is whole, and counts at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
@@ -99,7 +99,7 @@ impl Manifests {
         }
         let view = self.view(&mut warnings);
         let changes = self.complete.then_some(ViewChange::All(view)).into_iter().collect();
-        Update { changes, complete: self.complete, warnings, policies_wait: false }
+        Update { changes, complete: self.complete, warnings, policies_wait: BTreeSet::new() }
     }
 
     /// Something may be half done.

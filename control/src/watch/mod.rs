@@ -4,7 +4,9 @@
 //! state of the node and commits nothing; whether everything was read once is the source's to say, and nothing reaches the
 //! data plane before that.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use desired::ViewChange;
 
@@ -30,8 +32,8 @@ pub(crate) struct Update {
     pub(crate) complete: bool,
     /// All that could not be read, each naming what and where, field and value.
     pub(crate) warnings: Vec<String>,
-    /// There are NetworkPolicies that it does not tell of yet, for what they speak of is not known.
-    pub(crate) policies_wait: bool,
+    /// Namespaces with NetworkPolicies that it does not tell of yet, for what they speak of is not known.
+    pub(crate) policies_wait: BTreeSet<Arc<str>>,
 }
 
 /// A source of cluster state.

@@ -60,6 +60,23 @@ fn a_pod_is_attached_with_its_policies_or_not_at_all() {
             && !fake.contents().0.policies.contains_key("shop/web")
     );
 
+    // One that the cluster loses while it runs is what it was at last.
+    server.behave();
+    server.set(object("web", "db"));
+    until("it is closed", || closed("shop/web"));
+    let known = node.status().pods;
+    server.delete("Pod", "shop", "web");
+    let behind = |name: &str| {
+        let netns = Netns::new();
+        let mut later = pod(name, &netns);
+        later.pod.as_mut().unwrap().namespace = "open".into();
+        node.attach(later, &netns);
+        netns
+    };
+    until("it is gone", || node.status().pods == known - 1);
+    let _fourth = behind("fourth");
+    assert!(closed("shop/web"));
+
     // Whoever starts anew knows it from the journal, though the cluster has no such pod any more.
     node.kill();
     server.delete("Pod", "shop", "db");
@@ -92,7 +109,12 @@ fn no_pod_is_attached_while_policies_wait_for_what_they_speak_of() {
     server.set(object("db", "db"));
     let netns = Netns::new();
     let (code, message) = node.attach_fails(pod("db", &netns), &netns);
-    assert!(code == 11 && message.contains("NetworkPolicies wait"), "{code}: {message}");
+    assert!(code == 11 && message.contains("NetworkPolicies of namespace shop wait"), "{code}: {message}");
+    // Pods of other namespaces need not.
+    let elsewhere = Netns::new();
+    let mut free = pod("free", &elsewhere);
+    free.pod.as_mut().unwrap().namespace = "open".into();
+    node.attach(free, &elsewhere);
     server.behave();
     until("it is in force", || !node.status().warnings.concat().contains("NetworkPolicies wait"));
     node.attach(pod("db", &netns), &netns);

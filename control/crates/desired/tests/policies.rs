@@ -657,7 +657,8 @@ fn a_policy_that_comes_to_too_much_allows_nothing() {
     let apart = |many: usize| (0..many).map(|n| block(&excepted(n), &[])).collect();
     let alike = |many: usize| (0..many).map(|n| block("10.0.0.0/8", &[&excepted(n)])).collect();
     let excepts = |many: usize| {
-        let ranges: Vec<String> = (0..many).map(|n| format!("fd00::{:x}:{:x}/128", n >> 16, n & 0xffff)).collect();
+        let ranges: Vec<String> =
+            (0..many).map(|n| format!("fd00::{:x}:{:x}/128", n >> 16, n & 0xffff)).collect();
         vec![block("fd00::/64", &ranges.iter().map(String::as_str).collect::<Vec<_>>())]
     };
     let ports = |many: u16| (1..=many).map(|n| port(Some(PortMatch::Range(n, n)))).collect::<Vec<_>>();
