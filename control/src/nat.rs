@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use proto::dataplane::Router;
 use wire::IpPrefix;
@@ -27,12 +28,20 @@ use sets::{Set, changes, whole};
 /// Its family is `inet`: both families' rules are in it.
 const TABLE: &str = "podrouter";
 
+/// Least time between two writes of the table, while it cannot be written.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// Follows the desired state for good, on the calling thread. Beside the routes, since nft takes its time to write the table, or to list it: among
 /// thousands of nodes that is half a second.
 pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
     let (mut seen, mut looked, mut rest) = (0, Instant::now(), LOOK);
+    let mut refused = false;
     let mut nat = Nat { within: store.config.node_port_addresses.clone(), ..Nat::default() };
     loop {
+        if refused {
+            // Another plan may be one that the kernel takes; but a busy cluster has hundreds a second.
+            thread::sleep(PAUSE.saturating_sub(looked.elapsed()));
+        }
         let plan = store.next_plan(seen, rest.saturating_sub(looked.elapsed()));
         seen = plan.revision;
         let wanted = Wanted::of(&plan.desired);
@@ -45,7 +54,7 @@ pub(crate) fn follow(store: &Store, name: &str, router: &Router) {
             None => nat.forget(&wanted).err(),
             Some(_) => None,
         };
-        looked = Instant::now();
+        (looked, refused) = (Instant::now(), failed.is_some());
         rest = if failed.is_none() { LOOK.max((looked - began) * SHARE) } else { LOOK };
         let tunnel = wanted.by_kernel.tunnel;
         // Where nft could not be run just now, what rules there were are there still.

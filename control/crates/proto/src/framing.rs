@@ -14,8 +14,8 @@ use rustix::net::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Longest frame that is read, in bytes: a million routes with room to spare.
-pub const MAX_FRAME: u32 = 256 << 20;
+/// Longest frame that is read, in bytes: ten times a million routes.
+pub const MAX_FRAME: u32 = 1 << 30;
 
 /// A message up to this size, in bytes, is held whole; a longer one, as of a million routes, passes by.
 const KEPT: usize = 1 << 20;
