@@ -116,6 +116,9 @@ pub(crate) fn cluster(stage: &Stage) -> Result<Report> {
     let changed = changes(&socket, &server, stage.pace.rounds, &mut alone, &mut busy);
     node.explain(changed)?;
     let peak = megabytes_of(node.control.pid(), "VmHWM")?;
+    eprintln!("  started anew, beside tables that have it all");
+    node.restart_control()?;
+    let anew = megabytes_of(node.control.pid(), "VmHWM")?;
 
     let mut report = Report::of("control on an API server with 5,000 nodes");
     let mut add =
@@ -124,6 +127,7 @@ pub(crate) fn cluster(stage: &Stage) -> Result<Report> {
     add("lists served to first transaction in force", "s", since.as_secs_f64(), Some(Aim::AtMost(10.0)));
     add("memory of control when all was listed", "MB", listed, None);
     add("memory of control at most", "MB", peak, Some(Aim::AtMost(300.0)));
+    add("the same of one that is started anew", "MB", anew, Some(Aim::AtMost(300.0)));
     for (delays, when) in [(&alone, "alone"), (&busy, "in a busy cluster")] {
         for (share, aim) in [(50, None), (99, Some(Aim::AtMost(10.0))), (100, None)] {
             let what = match share {
