@@ -148,16 +148,16 @@ impl<T: Trimmed> Resource for Watched<T> {
 mod tests {
     use super::*;
 
-    fn read(json: &str) -> Result<(Option<String>, Option<String>, Option<String>), String> {
-        let ObjectMeta { name, namespace, resource_version, .. } =
-            metadata(json).map_err(|error| error.to_string())?;
-        Ok((name, namespace, resource_version))
+    /// Name, namespace and version.
+    fn read(json: &str) -> Result<[Option<String>; 3], String> {
+        let found = metadata(json).map_err(|error| error.to_string())?;
+        Ok([found.name, found.namespace, found.resource_version])
     }
 
     #[test]
     fn metadata_are_found_wherever_they_are() {
         let text = |text: &str| Some(text.to_owned());
-        let whole = Ok((text("a"), text("b"), text("7")));
+        let whole = Ok([text("a"), text("b"), text("7")]);
         for json in [
             r#"{"kind": "Pod", "metadata": {"name": "a", "namespace": "b", "resourceVersion": "7", "labels": {}}, "spec": {}}"#,
             r#"{"spec": {"metadata": {"name": "x"}}, "metadata": {"resourceVersion": "7", "labels": {"name": "x"}, "namespace": "b", "name": "a"}}"#,
@@ -166,8 +166,8 @@ mod tests {
         ] {
             assert_eq!(read(json), whole, "{json}");
         }
-        assert_eq!(read(r#"{"metadata": {"name": "n1"}, "spec": {}}"#), Ok((text("n1"), None, None)));
-        assert_eq!(read(r#"{"metadata": {"name": null}}"#), Ok((None, None, None)));
+        assert_eq!(read(r#"{"metadata": {"name": "n1"}, "spec": {}}"#), Ok([text("n1"), None, None]));
+        assert_eq!(read(r#"{"metadata": {"name": null}}"#), Ok([None, None, None]));
         assert!(read(r#"{"spec": {}}"#).unwrap_err().contains("metadata"));
         assert!(read(r#"{"metadata": {"name": 1}}"#).unwrap_err().contains("invalid type"));
         assert!(read("[]").is_err());
