@@ -18,13 +18,17 @@ fn known_as<'a>(name: &PodName, view: &'a ClusterView) -> Option<&'a Arc<Pod>> {
     view.pods.get(&object_name(name)).filter(|own| is_meant(name, own))
 }
 
+fn is_of(name: &PodName, own: &ObjectName) -> bool {
+    *own.namespace == *name.namespace && *own.name == *name.name
+}
+
 fn object_name(name: &PodName) -> ObjectName {
     ObjectName { namespace: name.namespace.as_str().into(), name: name.name.as_str().into() }
 }
 
 /// Whether the pod may not be there any more after a change.
 fn loses(name: &PodName, change: &ViewChange) -> bool {
-    let is = |own: &ObjectName| *own.namespace == *name.namespace && *own.name == *name.name;
+    let is = |own: &ObjectName| is_of(name, own);
     match change {
         ViewChange::Pod(Change::Remove(own)) => is(own),
         ViewChange::Pod(Change::Set(own, pod)) => is(own) && !is_meant(name, pod),
@@ -92,12 +96,24 @@ impl Store {
         {
             let view = locked(&self.view);
             for (key, name, before) in attached {
-                if changes.iter().any(|change| loses(&name, change))
-                    && let Some(pod) = known_as(&name, &view)
-                    && Traits::from(&**pod) != before
-                {
-                    lost.push((key, Traits::from(&**pod)));
+                let mut last = known_as(&name, &view).map(|own| &**own);
+                let mut is_lost = false;
+                for change in changes {
+                    match change {
+                        ViewChange::Pod(Change::Set(own, pod))
+                            if is_of(&name, own) && is_meant(&name, pod) =>
+                        {
+                            (last, is_lost) = (Some(pod), false);
+                        }
+                        _ => is_lost |= loses(&name, change),
+                    }
                 }
+                lost.extend(
+                    last.filter(|_| is_lost)
+                        .map(Traits::from)
+                        .filter(|own| *own != before)
+                        .map(|own| (key, own)),
+                );
             }
         }
         for (key, traits) in lost {

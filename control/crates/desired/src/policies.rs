@@ -402,9 +402,9 @@ impl Rule<u32> {
         };
         let peer = match &self.peers {
             None => rows::Peer::Any,
-            Some(groups) => rows::Peer::Groups { groups: groups.clone() },
+            Some(groups) => rows::Peer::Groups { groups: groups.to_vec() },
         };
-        let (name, says) = (self.name.clone(), self.says.clone());
+        let (name, says) = (self.name.clone(), self.says.to_string());
         let (protocol, verdict) = (self.protocol, RuleVerdict::Allow);
         Some(rows::Rule { id: 0, name, says, peer, protocol, ports, verdict })
     }

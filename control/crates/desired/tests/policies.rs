@@ -589,10 +589,7 @@ fn what_is_not_known_of_a_policy_opens_nothing() {
     let by = |expression| Selector { labels: Labels::default(), expressions: vec![expression] };
     let peers = |peers: Vec<PolicyPeer>| PolicyRule { peers, ports: vec![] };
     let policy = NetworkPolicy {
-        pods: Selector {
-            expressions: vec![odd("a"), Selector::unread("a text").expressions.remove(0)],
-            ..by(odd("a"))
-        },
+        pods: app("web"),
         ingress: Some(vec![
             peers(vec![block("10.0.0.0/40", &[]), block("10.0.0.0/8", &["10.1.0"])]),
             peers(vec![PolicyPeer::Pods { namespaces: Some(by(odd("b"))), pods: Some(by(odd("c"))) }]),
@@ -629,22 +626,38 @@ fn what_is_not_known_of_a_policy_opens_nothing() {
     assert_eq!((desired.rows.memberships.len(), desired.rows.identities.len()), (1, 0));
     let said = warnings(&desired);
     for (text, expected) in said.iter().zip([
-        "spec.podSelector: matchExpressions: operator `Like` of key `a` is not known; taken to select, so that it closes",
-        "spec.podSelector: cannot be read: a text; taken to select, so that it closes",
         "spec.ingress[0].from[0].ipBlock.cidr `10.0.0.0/40`: ",
         "spec.ingress[0].from[1].ipBlock.except[0] `10.1.0`: ",
         "spec.ingress[1].from[0].namespaceSelector: matchExpressions: operator `Like` of key `b` is not known; it selects nobody",
         "spec.ingress[1].from[0].podSelector: matchExpressions: operator `Like` of key `c` is not known; it selects nobody",
         "spec.ingress[2].from[0] cannot be read: a list; it stands for nobody",
+        "spec.ingress[3].from[1].ipBlock.cidr `10.0.0.0/8`: not all of its `except` are of its family; the ipBlock is left out",
         "spec.ingress[2].ports[0].protocol `QUIC` is not known; left out",
         "spec.ingress[2].ports[1] cannot be read: a list; left out",
-        "spec.ingress[3].from[1].ipBlock.cidr `10.0.0.0/8`: not all of its `except` are of its family; the ipBlock is left out",
         "spec.egress[0].ports[0]: port `http` is a name, which an ipBlock gives no number to; left out for the ipBlocks",
     ]) {
         assert!(text.starts_with(&format!("NetworkPolicy shop/p: {expected}")), "{text}\n{expected}");
     }
-    assert_eq!(said.len(), 11, "{said:#?}");
+    assert_eq!(said.len(), 9, "{said:#?}");
     assert!(desired.told(NODE).any(|(about, _)| about == desired::Subject::NetworkPolicy(name("shop", "p"))));
+}
+
+/// Of a pod that it may not be for, it must not speak: rules of several policies add up.
+#[test]
+fn a_policy_that_selects_nobody_knows_whom_closes_and_allows_nothing() {
+    let odd = Expression { key: "a".into(), operator: Operator::Other("Like".into()), values: vec![] };
+    let odd = Selector { labels: Labels::default(), expressions: vec![odd] };
+    for (pods, text) in
+        [(odd, "operator `Like` of key `a`"), (Selector::unread("a text"), "cannot be read: a text")]
+    {
+        let anybody = Some(vec![PolicyRule::default()]);
+        let (view, local) = alone(NetworkPolicy { pods, ingress: anybody.clone(), egress: None });
+        let desired = Desired::build(&view, &local);
+        let row = &desired.rows.policies["shop/web@p0"];
+        assert_eq!((&row.ingress, &row.egress), (&Some(vec![]), &None));
+        let said = warnings(&desired);
+        assert!(said.len() == 1 && said[0].contains(text) && said[0].contains("allow nothing"), "{said:?}");
+    }
 }
 
 /// One that comes to more than a policy may closes what it selects, says so once, and takes nothing from the others.
@@ -671,11 +684,14 @@ fn a_policy_that_comes_to_too_much_allows_nothing() {
         (of(pods(1_000), vec![]), None),
         (of(pods(1_100), vec![]), Some("1024 different peers that are pods")),
         (of(apart(5_000), ports(10)), None),
-        (of(apart(700), ports(100)), Some("65536 peers, each counted once for each port")),
+        (of(apart(700), ports(100)), Some("65536 peers, exceptions and terms")),
+        (of(excepts(5_000), ports(10)), None),
+        (of(excepts(5_000), ports(20)), Some("65536 peers, exceptions and terms")),
         (of(alike(300), vec![]), None),
         (of(alike(600), vec![]), Some("262144 pairs of ipBlocks that overlap")),
-        (of(excepts(70_000), vec![]), Some("65536 ranges and exceptions")),
-        (of(vec![], ports(u16::MAX)), None),
+        (of(excepts(60_000), vec![]), None),
+        (of(vec![], ports(1_000)), None),
+        (of(vec![], ports(1_100)), Some("1024 rules, one for each port")),
     ] {
         let (mut view, local) = alone(policy);
         let other = of(vec![block("192.0.2.0/24", &[])], vec![]);
@@ -697,6 +713,40 @@ fn a_policy_that_comes_to_too_much_allows_nothing() {
             "{said:?}"
         );
     }
+}
+
+/// Others' pods may give a name as many numbers as they like; that costs the rule that has the name, for as long as they are there.
+#[test]
+fn a_name_that_has_too_many_numbers_is_left_out_until_it_has_fewer() {
+    let to = |port| PolicyRule { peers: vec![], ports: vec![port] };
+    let rules =
+        vec![to(port(Some(PortMatch::Named("http".into())))), to(port(Some(PortMatch::Range(443, 443))))];
+    let (mut view, local) = alone(NetworkPolicy { pods: app("web"), ingress: None, egress: Some(rules) });
+    let other = |n: u16| {
+        let ports = [NamedPort { name: "http".into(), protocol: Protocol::Tcp, port: n }];
+        let [high, low] = n.to_be_bytes();
+        let own = pod("n2", labels(&[("app", "other")]), &[&format!("10.2.{high}.{low}")]);
+        (name("shop", &format!("other{n}")), std::sync::Arc::new(Pod { named_ports: ports.into(), ..own }))
+    };
+    view.other_pods.extend((1..=1_100).map(other));
+    let full = Desired::build(&view, &local);
+    let rules = |desired: &Desired| desired.rows.policies["shop/web@p0"].egress.as_ref().unwrap().len();
+    assert_eq!(rules(&full), 1);
+    assert!(
+        warnings(&full)[0].contains("spec.egress[0].ports[0]: port `http`: pods give"),
+        "{:?}",
+        warnings(&full)
+    );
+    let before = view.clone();
+    for n in 21..=1_100 {
+        view.other_pods.remove(&other(n).0);
+    }
+    let few = full.next((&before, &local), &view, &local);
+    // Those of the pod itself are among them.
+    let own = Desired::build(&view, &local);
+    assert_eq!((rules(&few), few.rows == own.rows), (rules(&own), true));
+    assert!((21..=23).contains(&rules(&few)), "{}", rules(&few));
+    assert_eq!(warnings(&few), Vec::<&str>::new());
 }
 
 /// A pod elsewhere that no rule here speaks of is nothing to this data plane; one of a kind that is known is one row.

@@ -98,8 +98,8 @@ impl Connection {
             let mut rest = BufWriter::with_capacity(CHUNK, &self.stream);
             rest.write_all(&head[sent..])?;
             let mut counted = Counted { to: rest, left: length };
-            serde_json::to_writer(&mut counted, message).map_err(io::Error::from)?;
-            return counted.end();
+            let written = serde_json::to_writer(&mut counted, message).map_err(io::Error::from);
+            return counted.end(written);
         }
         self.buffer[..4].copy_from_slice(&head);
         let sent = self.send_with_fds(&self.buffer, fds)?;
@@ -147,6 +147,11 @@ impl Connection {
         if length as usize > KEPT {
             let mut body = BufReader::with_capacity(CHUNK, body);
             let message = serde_json::from_reader(&mut body);
+            if let Err(error) = &message
+                && error.is_io()
+            {
+                return message.map(|message| (message, fds)).map_err(|error| io::Error::from(error).into());
+            }
             // What is left of one that could not be read is not the next one.
             io::copy(&mut body, &mut io::sink())?;
             return match body.into_inner().limit() {
@@ -222,12 +227,17 @@ struct Counted<W> {
     left: u64,
 }
 
-impl<W: Write> Counted<W> {
-    fn end(mut self) -> Result<(), FrameError> {
-        match self.left {
-            0 => Ok(self.to.flush()?),
-            _ => Err(io::Error::other("a message was shorter than it said").into()),
+impl<W: Write> Counted<BufWriter<W>> {
+    /// Writes what is left in the buffer, if all went well; otherwise it is not tried again.
+    fn end(mut self, written: io::Result<()>) -> Result<(), FrameError> {
+        let whole = written.and_then(|()| match self.left {
+            0 => self.to.flush(),
+            _ => Err(io::Error::other("a message was shorter than it said")),
+        });
+        if whole.is_err() {
+            drop(self.to.into_parts());
         }
+        Ok(whole?)
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! What of one cannot be read, as what a later API has come to know, allows nothing: the rest of it stays what it is.
 
+use std::str::FromStr;
+
 use desired::{
     Change, Expression, NetworkPolicy, ObjectName, PolicyPeer, PolicyPort, PolicyRule, PortMatch, Protocol,
     Selector, ViewChange,
@@ -37,7 +39,7 @@ struct Spec<S> {
     pod_selector: Option<Part<RawSelector, S>>,
     ingress: Option<Parts<Ingress<S>, S>>,
     egress: Option<Parts<Egress<S>, S>>,
-    policy_types: Option<Part<Vec<String>, S>>,
+    policy_types: Option<Part<Vec<Spelled<PolicyType, S>>, S>>,
 }
 
 /// A list, any of which may be unread.
@@ -110,6 +112,22 @@ struct RawExpression {
     key: Box<str>,
     operator: String,
     values: Option<Vec<Box<str>>>,
+}
+
+/// One of `policyTypes`.
+struct PolicyType;
+
+impl Field for PolicyType {
+    const NAME: &'static str = "policyTypes";
+    type Value = Self;
+}
+
+impl FromStr for PolicyType {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if matches!(text, "Ingress" | "Egress") { Ok(Self) } else { Err("it is neither Ingress nor Egress") }
+    }
 }
 
 /// `ipBlock.cidr`.
@@ -207,16 +225,26 @@ fn parts<T, U, S>(
 impl<S> From<Fields<S>> for (ObjectName, NetworkPolicy) {
     fn from(Fields { metadata, spec }: Fields<S>) -> Self {
         let nobody = |why: String| PolicyRule { peers: vec![PolicyPeer::Unread(why.into())], ports: vec![] };
-        let ingress = parts(spec.ingress, |own| rule(own.from, own.ports), nobody).unwrap_or_default();
+        let mut ingress = parts(spec.ingress, |own| rule(own.from, own.ports), nobody).unwrap_or_default();
         let egress = parts(spec.egress, |own| rule(own.to, own.ports), nobody).unwrap_or_default();
         // Without types it is always for what comes in, and for what goes out if it has such rules.
-        let is_for = |direction: &str, default: bool| match &spec.policy_types {
-            Some(Part::Read(types)) if !types.is_empty() => types.iter().any(|own| own == direction),
-            // For all that it may be for.
-            Some(Part::Unread(..)) => true,
-            _ => default,
+        let (mut for_ingress, mut for_egress) = (true, !egress.is_empty());
+        let unread = match spec.policy_types {
+            Some(Part::Read(types)) if !types.is_empty() => {
+                let types: Vec<String> = types.into_iter().map(String::from).collect();
+                let is_for = |direction: &str| types.iter().any(|own| own == direction);
+                (for_ingress, for_egress) = (is_for("Ingress"), is_for("Egress"));
+                let unknown = types.iter().find(|own| own.parse::<PolicyType>().is_err());
+                unknown.map(|own| format!("policyTypes: `{own}` is not known"))
+            }
+            Some(Part::Unread(why, _)) => Some(format!("policyTypes: {why}")),
+            _ => None,
         };
-        let (for_ingress, for_egress) = (is_for("Ingress", true), is_for("Egress", !egress.is_empty()));
+        if let Some(why) = unread {
+            // For all that it may be for.
+            (for_ingress, for_egress) = (true, true);
+            ingress.push(nobody(why));
+        }
         let pods = match spec.pod_selector {
             Some(Part::Read(own)) => selector(own),
             Some(Part::Unread(why, _)) => Selector::unread(&why),
@@ -332,7 +360,13 @@ mod tests {
             panic!()
         };
         assert!(why.contains("matchLabels.a"), "{why}");
-        assert_eq!((policy.ingress, policy.egress), (Some(vec![]), Some(vec![])));
+        let nobody = |policy: NetworkPolicy| {
+            let ingress = policy.ingress.unwrap();
+            matches!(&ingress[..], [PolicyRule { peers, .. }] if matches!(&peers[..], [PolicyPeer::Unread(_)]))
+                && policy.egress == Some(vec![])
+        };
+        assert!(nobody(policy));
+        assert!(nobody(read(r#"{"policyTypes": ["egress"]}"#).unwrap()));
         // One without a spec selects nobody knows whom; and what is beside a part that is unread is read.
         assert!(NetworkPolicy::read(r#"{"metadata": {"name": "p"}}"#).unwrap_err().contains("spec"));
         let policy = read(r#"{"ingress": [{"from": [{}, {"podSelector": {}}]}, {}]}"#).unwrap();
@@ -351,6 +385,7 @@ mod tests {
             ),
             (r#"{"egress": [{"ports": [{"port": 9, "endPort": 5}]}]}"#, "less than port"),
             (r#"{"podSelector": {"matchLabels": {"a": 7}}}"#, "invalid type"),
+            (r#"{"policyTypes": ["egress"]}"#, "neither Ingress nor Egress"),
         ] {
             let json = format!(r#"{{"metadata": {{"name": "p"}}, "spec": {spec}}}"#);
             let read = serde_json::from_str::<Fields<super::super::spelling::Strict>>(&json);

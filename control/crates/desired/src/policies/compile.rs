@@ -1,6 +1,7 @@
 //! One policy as rules: its words first, then the numbers of the groups that they speak of.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proto::dataplane::{PortRange, Protocol as Number};
 
@@ -19,20 +20,24 @@ pub(crate) struct Words {
     /// Names of ports that other pods give numbers to.
     pub(crate) named: BTreeSet<(Box<str>, Protocol)>,
     pub(crate) problems: Vec<String>,
-    /// How often a rule names a peer, once for each of its ports.
-    named_peers: usize,
+    /// Numbers that pods gave to names of ports so far.
+    numbers: usize,
 }
 
 /// What one policy may come to, so that none takes up what all on a node share. Those that people write come to a hundredth of it.
 mod budget {
-    /// Peers that its rules name, once for each port.
-    pub(super) const NAMED_PEERS: usize = 65_536;
-    /// Different ones of them that are pods.
+    /// Rules, one for each port that they name.
+    pub(super) const RULES: usize = 1_024;
+    /// What its peers say, once for each port: themselves, their exceptions, their selectors' terms and values.
+    pub(super) const WORDS: usize = 65_536;
+    /// Different peers that are pods.
     pub(super) const GROUPS: usize = 1_024;
     /// Ranges and exceptions.
     pub(super) const BOUNDARIES: usize = 65_536;
     /// Pairs of a range or exception and another `ipBlock` that holds it.
     pub(super) const OVERLAPS: usize = 262_144;
+    /// Numbers that its peers' pods give to names of egress ports.
+    pub(super) const NUMBERS: usize = 1_024;
 }
 
 /// The same in numbers.
@@ -58,9 +63,9 @@ pub(crate) struct Rule<P> {
     /// As `shop/front ingress[0]`.
     pub(crate) name: String,
     /// `None`: anybody.
-    pub(crate) peers: Option<Vec<P>>,
+    pub(crate) peers: Option<Arc<[P]>>,
     /// The same in words.
-    pub(crate) says: String,
+    pub(crate) says: Arc<str>,
     pub(crate) protocol: Option<Number>,
     pub(crate) ports: Ports,
 }
@@ -87,51 +92,59 @@ impl Words {
         numbers: impl Fn(&Group, &str, &Protocol) -> BTreeSet<u16>,
     ) -> Self {
         let mut words = Self::default();
-        for expression in policy.pods.unknown() {
-            let text = unknown(expression);
-            words.problems.push(format!("spec.podSelector: {text}; taken to select, so that it closes"));
+        if let Some(excess) = weighed(policy) {
+            return Self::closed(policy, vec![excess]);
         }
-        let mut rules = |rules: &[PolicyRule], direction| {
-            let rules = rules.iter().enumerate();
+        let unread = policy
+            .pods
+            .unknown()
+            .map(|own| format!("spec.podSelector: {}; taken to select, and to allow nothing", unknown(own)));
+        let unread: Vec<String> = unread.collect();
+        if !unread.is_empty() {
+            return Self::closed(policy, unread);
+        }
+        let of = |rules: &Option<Vec<PolicyRule>>, words: &mut Self, direction: Direction| {
+            let rules = rules.iter().flatten().enumerate();
+            rules.map(|(i, rule)| words.peers_of(name, direction, i, rule)).collect::<Vec<_>>()
+        };
+        let coming = of(&policy.ingress, &mut words, Direction::Ingress);
+        let going = of(&policy.egress, &mut words, Direction::Egress);
+        if let Some(excess) = excess(coming.iter().chain(&going).flatten().flat_map(|own| own.iter())) {
+            return Self::closed(policy, vec![excess]);
+        }
+        let mut rules = |rules: &[PolicyRule], peers: Vec<Option<Arc<[Peer]>>>, direction| {
+            let rules = rules.iter().zip(peers).enumerate();
             rules.flat_map(|(i, rule)| words.rule(name, direction, i, rule, &numbers)).collect()
         };
-        let ingress = policy.ingress.as_deref().map(|own| rules(own, Direction::Ingress));
-        let egress = policy.egress.as_deref().map(|own| rules(own, Direction::Egress));
-        (words.ingress, words.egress) = (ingress, egress);
-        if let Some(excess) = words.excess() {
-            let closed = |direction: &Option<Vec<_>>| direction.as_ref().map(|_| Vec::new());
-            let text = "it allows nothing until it is split, or says the same in fewer words";
-            words = Self {
-                ingress: closed(&words.ingress),
-                egress: closed(&words.egress),
-                problems: vec![format!("{excess}: {text}")],
-                ..Self::default()
-            };
-        }
-        let more = words.problems.len().saturating_sub(PROBLEMS);
-        words.problems.truncate(PROBLEMS);
-        words.problems.extend((more > 0).then(|| format!("{more} more like these")));
-        words
+        let ingress = policy.ingress.as_deref().map(|own| rules(own, coming, Direction::Ingress));
+        let egress = policy.egress.as_deref().map(|own| rules(own, going, Direction::Egress));
+        Self { ingress, egress, problems: few(words.problems), ..words }
     }
 
-    /// What there is too much of.
-    fn excess(&self) -> Option<String> {
-        let over = |found: usize, most: usize, what: &str| {
-            (found > most).then(|| format!("its rules come to more than {most} {what}"))
-        };
-        let first = over(self.named_peers, budget::NAMED_PEERS, "peers, each counted once for each port");
-        first.or_else(|| {
-            let peers = self.peers();
-            let groups = peers.iter().filter(|peer| matches!(peer, Peer::Pods(_))).count();
-            let blocks = peers.iter().filter_map(|peer| match peer {
-                Peer::Block(block) => Some(block),
-                Peer::Pods(_) => None,
-            });
-            let (boundaries, overlaps) = overlaps(blocks, budget::BOUNDARIES, budget::OVERLAPS);
-            over(groups, budget::GROUPS, "different peers that are pods")
-                .or_else(|| over(boundaries, budget::BOUNDARIES, "ranges and exceptions in ipBlocks"))
-                .or_else(|| over(overlaps, budget::OVERLAPS, "pairs of ipBlocks that overlap"))
-        })
+    /// Allows nothing.
+    fn closed(policy: &NetworkPolicy, problems: Vec<String>) -> Self {
+        let closed = |direction: &Option<Vec<PolicyRule>>| direction.as_ref().map(|_| Vec::new());
+        let (ingress, egress) = (closed(&policy.ingress), closed(&policy.egress));
+        Self { ingress, egress, problems: few(problems), ..Self::default() }
+    }
+
+    /// Whom a rule speaks of, each once; `None`: anybody.
+    fn peers_of(
+        &mut self,
+        policy: &ObjectName,
+        direction: Direction,
+        i: usize,
+        rule: &PolicyRule,
+    ) -> Option<Arc<[Peer]>> {
+        if rule.peers.is_empty() {
+            return None;
+        }
+        let (field, peers) = direction.fields();
+        let mut known = BTreeSet::new();
+        let all = rule.peers.iter().enumerate();
+        let all =
+            all.filter_map(|(j, own)| self.peer(policy, own, &format!("spec.{field}[{i}].{peers}[{j}]")));
+        Some(all.filter(|own| known.insert(own.clone())).collect())
     }
 
     fn rule(
@@ -139,83 +152,78 @@ impl Words {
         policy: &ObjectName,
         direction: Direction,
         i: usize,
-        rule: &PolicyRule,
+        (rule, peers): (&PolicyRule, Option<Arc<[Peer]>>),
         numbers: &impl Fn(&Group, &str, &Protocol) -> BTreeSet<u16>,
     ) -> Vec<Rule<Peer>> {
-        let (field, peers_field) = match direction {
-            Direction::Ingress => ("ingress", "from"),
-            Direction::Egress => ("egress", "to"),
-        };
+        let (field, _) = direction.fields();
         let name = format!("{policy} {field}[{i}]");
         let field = format!("spec.{field}[{i}]");
-        let peers = (!rule.peers.is_empty()).then(|| {
-            let peers = rule.peers.iter().enumerate();
-            let peers =
-                peers.filter_map(|(j, own)| self.peer(policy, own, &format!("{field}.{peers_field}[{j}]")));
-            peers.collect::<Vec<_>>()
-        });
-        let each = peers.as_ref().map_or(1, Vec::len);
-        let of = |peers: &Option<Vec<Peer>>, protocol, ports| Rule {
+        let words = |peers: &Option<Arc<[Peer]>>| peers.as_deref().map(said).unwrap_or_default().into();
+        let says: Arc<str> = words(&peers);
+        let of = |protocol, ports| Rule {
             name: name.clone(),
-            says: peers.as_deref().map(said).unwrap_or_default(),
+            says: Arc::clone(&says),
             peers: peers.clone(),
             protocol,
             ports,
         };
-        if peers.as_ref().is_some_and(Vec::is_empty) {
+        if peers.as_ref().is_some_and(|own| own.is_empty()) {
             return Vec::new();
         }
         if rule.ports.is_empty() {
-            self.named_peers += each;
-            return vec![of(&peers, None, Ports::Any)];
+            return vec![of(None, Ports::Any)];
         }
         let mut found = Vec::new();
         for (j, port) in rule.ports.iter().enumerate() {
-            self.named_peers += each;
-            if self.named_peers > budget::NAMED_PEERS {
-                return Vec::new();
-            }
             let field = format!("{field}.ports[{j}]");
             let Some(protocol) = port.protocol.number() else {
                 self.problems.push(format!("{field}.protocol `{}` is not known; left out", port.protocol));
                 continue;
             };
             match &port.port {
-                None => found.push(of(&peers, Some(protocol), Ports::Any)),
+                None => found.push(of(Some(protocol), Ports::Any)),
                 Some(PortMatch::Unread(why)) => {
                     self.problems.push(format!("{field} cannot be read: {why}; left out"));
                 }
                 Some(PortMatch::Range(first, last)) => {
                     let ports = Ports::Range(PortRange { first: *first, last: *last });
-                    found.push(of(&peers, Some(protocol), ports));
+                    found.push(of(Some(protocol), ports));
                 }
                 Some(PortMatch::Named(named)) if direction == Direction::Ingress => {
-                    found.push(of(
-                        &peers,
-                        Some(protocol),
-                        Ports::Named(named.clone(), port.protocol.clone()),
-                    ));
+                    found.push(of(Some(protocol), Ports::Named(named.clone(), port.protocol.clone())));
                 }
                 Some(PortMatch::Named(named)) => {
                     self.named.insert((named.clone(), port.protocol.clone()));
                     let all = [Peer::Pods(Group::of_all())];
-                    if peers.iter().flatten().any(|peer| matches!(peer, Peer::Block(_))) {
+                    if peers.iter().flat_map(|own| own.iter()).any(|peer| matches!(peer, Peer::Block(_))) {
                         let text = format!("port `{named}` is a name, which an ipBlock gives no number to");
                         self.problems.push(format!("{field}: {text}; left out for the ipBlocks"));
                     }
                     let mut by_number: BTreeMap<u16, Vec<Peer>> = BTreeMap::new();
                     for peer in peers.as_deref().unwrap_or(&all) {
                         let Peer::Pods(group) = peer else { continue };
-                        for number in numbers(group, named, &port.protocol) {
-                            self.named_peers += 1;
+                        let own = numbers(group, named, &port.protocol);
+                        self.numbers += own.len();
+                        if self.numbers > budget::NUMBERS {
+                            break;
+                        }
+                        for number in own {
                             let port = Some((named.clone(), port.protocol.clone(), number));
                             let group = Group { port, ..group.clone() };
                             by_number.entry(number).or_default().push(Peer::Pods(group));
                         }
                     }
+                    if self.numbers > budget::NUMBERS {
+                        let most = budget::NUMBERS;
+                        let text =
+                            format!("port `{named}`: pods give the names of ports more than {most} numbers");
+                        self.problems.push(format!("{field}: {text}; left out"));
+                        continue;
+                    }
                     found.extend(by_number.into_iter().map(|(number, peers)| {
                         let ports = Ports::Range(PortRange { first: number, last: number });
-                        of(&Some(peers), Some(protocol), ports)
+                        let peers = Some(Arc::from(peers));
+                        Rule { says: words(&peers), peers, ..of(Some(protocol), ports) }
                     }));
                 }
             }
@@ -273,17 +281,19 @@ impl Words {
     /// Everybody whom it speaks of.
     pub(crate) fn peers(&self) -> BTreeSet<Peer> {
         let rules = self.ingress.iter().chain(&self.egress).flatten();
-        rules.flat_map(|rule| rule.peers.iter().flatten()).cloned().collect()
+        let all: BTreeSet<&Peer> =
+            rules.flat_map(|rule| rule.peers.iter().flat_map(|own| own.iter())).collect();
+        all.into_iter().cloned().collect()
     }
 
     pub(crate) fn compiled(self, number: impl Fn(&Peer) -> Option<u32>) -> Compiled {
         let peers = self.peers();
         let rule = |Rule { name, peers, says, protocol, ports }: Rule<Peer>| {
-            let numbers = |peers: Vec<Peer>| {
+            let numbers = |peers: Arc<[Peer]>| {
                 let mut numbers: Vec<u32> = peers.iter().filter_map(&number).collect();
                 numbers.sort_unstable();
                 numbers.dedup();
-                numbers
+                Arc::from(numbers)
             };
             Rule { name, peers: peers.map(numbers), says, protocol, ports }
         };
@@ -292,22 +302,97 @@ impl Words {
     }
 }
 
+impl Direction {
+    /// Its field, and that of its rules' peers.
+    const fn fields(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Ingress => ("ingress", "from"),
+            Self::Egress => ("egress", "to"),
+        }
+    }
+}
+
+/// What a policy says too much of, as it is written: nothing is made of it before.
+fn weighed(policy: &NetworkPolicy) -> Option<String> {
+    let (mut rules, mut words) = (0, 0);
+    for rule in policy.ingress.iter().chain(&policy.egress).flatten() {
+        let ports = rule.ports.len().max(1);
+        rules += ports;
+        words += ports * rule.peers.iter().map(weight).sum::<usize>();
+    }
+    too_much(rules, budget::RULES, "rules, one for each port").or_else(|| {
+        too_much(words, budget::WORDS, "peers, exceptions and terms of selectors, once for each port")
+    })
+}
+
+fn weight(peer: &PolicyPeer) -> usize {
+    match peer {
+        PolicyPeer::Block { except, .. } => 1 + except.len(),
+        PolicyPeer::Pods { namespaces, pods } => {
+            let terms = |own: &Selector| {
+                let values = own.expressions.iter().map(|own| 1 + own.values.len());
+                own.labels.iter().count() + values.sum::<usize>()
+            };
+            1 + namespaces.iter().chain(pods).map(terms).sum::<usize>()
+        }
+        PolicyPeer::Unread(_) => 1,
+    }
+}
+
+/// What there is too much of in all its peers together.
+fn excess<'a>(peers: impl Iterator<Item = &'a Peer>) -> Option<String> {
+    let peers: BTreeSet<&Peer> = peers.collect();
+    let groups = peers.iter().filter(|peer| matches!(peer, Peer::Pods(_))).count();
+    let blocks = peers.iter().filter_map(|peer| match peer {
+        Peer::Block(block) => Some(block),
+        Peer::Pods(_) => None,
+    });
+    let (boundaries, overlaps) = overlaps(blocks, budget::BOUNDARIES, budget::OVERLAPS);
+    too_much(groups, budget::GROUPS, "different peers that are pods")
+        .or_else(|| too_much(boundaries, budget::BOUNDARIES, "ranges and exceptions in ipBlocks"))
+        .or_else(|| too_much(overlaps, budget::OVERLAPS, "pairs of ipBlocks that overlap"))
+}
+
+fn too_much(found: usize, most: usize, what: &str) -> Option<String> {
+    let text = "it allows nothing until it is split, or says the same in fewer words";
+    (found > most).then(|| format!("it comes to more than {most} {what}: {text}"))
+}
+
 /// So many things about one policy are told, and how many more there are.
 const PROBLEMS: usize = 16;
+
+fn few(mut problems: Vec<String>) -> Vec<String> {
+    let more = problems.len().saturating_sub(PROBLEMS);
+    problems.truncate(PROBLEMS);
+    problems.extend((more > 0).then(|| format!("{more} more like these")));
+    problems
+}
 
 /// So many in words, and how many more there are.
 const SAID: usize = 8;
 
+/// Longest text of all of them, in bytes.
+const LENGTH: usize = 512;
+
 fn said(peers: &[Peer]) -> String {
-    let words = |peer: &Peer| match peer {
-        Peer::Pods(group) => group.to_string(),
-        Peer::Block(block) => block.to_string(),
-    };
-    let mut all: Vec<String> = peers.iter().take(SAID).map(words).collect();
-    if peers.len() > SAID {
-        all.push(format!("{} more", peers.len() - SAID));
+    let mut text = String::new();
+    for (i, peer) in peers.iter().enumerate() {
+        let own = match peer {
+            Peer::Pods(group) => group.to_string(),
+            Peer::Block(block) => block.to_string(),
+        };
+        if i == SAID || text.len() + own.len() > LENGTH {
+            let more = peers.len() - i;
+            return if i == 0 {
+                format!("{more} peers of many words")
+            } else {
+                format!("{text}; {more} more")
+            };
+        }
+        text += if i == 0 { "" } else { "; " };
+        text += &own;
     }
-    all.join("; ")
+    text
 }
 
 fn unknown(Expression { key, operator, .. }: &Expression) -> String {
