@@ -305,7 +305,7 @@ fn refused(
 fn policies_hold_on_every_kind_of_port() {
     let mut dataplane = Dataplane::start(&[]);
     let kinds = Kind::all().into_iter().filter(|kind| *kind != Kind::Tunnel).collect::<Vec<_>>();
-    let mut stations = |dataplane: &mut Dataplane, first: u8| -> Vec<Station> {
+    let stations = |dataplane: &mut Dataplane, first: u8| -> Vec<Station> {
         (first..).zip(&kinds).map(|(number, kind)| Station::new(dataplane, *kind, number, 1_500)).collect()
     };
     let (mut senders, mut receivers) = (stations(&mut dataplane, 1), stations(&mut dataplane, 11));
