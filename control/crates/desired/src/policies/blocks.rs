@@ -165,31 +165,22 @@ impl Blocks {
     }
 }
 
-/// How many ranges and exceptions blocks have, and how often one of them is in a block's range; no further than so many of each.
-pub(super) fn overlaps<'a>(
-    blocks: impl Iterator<Item = &'a Block>,
-    ranges: usize,
-    pairs: usize,
-) -> (usize, usize) {
+/// How often a range or exception of blocks is in the range of one of them; no further than `most`.
+pub(super) fn overlaps<'a>(blocks: impl Iterator<Item = &'a Block>, most: usize) -> usize {
     let (mut times, mut boundaries) = (BTreeMap::<IpPrefix, usize>::new(), BTreeSet::new());
-    let mut found = 0;
     for block in blocks {
         *times.entry(block.cidr).or_default() += 1;
-        found += 1 + block.except.len();
-        if found > ranges {
-            return (found, 0);
-        }
         boundaries.extend(block.boundaries());
     }
     let mut overlaps = 0;
     for own in boundaries {
         let around = (0..=own.len()).filter_map(|len| IpPrefix::containing(own.addr(), len));
         overlaps += around.filter_map(|range| times.get(&range)).sum::<usize>();
-        if overlaps > pairs {
+        if overlaps > most {
             break;
         }
     }
-    (found, overlaps)
+    overlaps
 }
 
 /// `text` as a range, its host's bits cut off, which the API allows (with a warning). One of IPv4 addresses as IPv6 maps them (RFC 4291, section

@@ -32,8 +32,6 @@ mod budget {
     pub(super) const WORDS: usize = 65_536;
     /// Different peers that are pods.
     pub(super) const GROUPS: usize = 1_024;
-    /// Ranges and exceptions.
-    pub(super) const BOUNDARIES: usize = 65_536;
     /// Pairs of a range or exception and another `ipBlock` that holds it.
     pub(super) const OVERLAPS: usize = 262_144;
     /// Numbers that its peers' pods give to names of egress ports.
@@ -347,9 +345,8 @@ fn excess<'a>(peers: impl Iterator<Item = &'a Peer>) -> Option<String> {
         Peer::Block(block) => Some(block),
         Peer::Pods(_) => None,
     });
-    let (boundaries, overlaps) = overlaps(blocks, budget::BOUNDARIES, budget::OVERLAPS);
+    let overlaps = overlaps(blocks, budget::OVERLAPS);
     too_much(groups, budget::GROUPS, "different peers that are pods")
-        .or_else(|| too_much(boundaries, budget::BOUNDARIES, "ranges and exceptions in ipBlocks"))
         .or_else(|| too_much(overlaps, budget::OVERLAPS, "pairs of ipBlocks that overlap"))
 }
 
