@@ -411,7 +411,7 @@ impl Rule<u32> {
 }
 
 impl Here {
-    /// As the cluster has the pod; as it was when it was attached, where the cluster has none, or another one of its name.
+    /// As the cluster has the pod; where it has none, or another one of its name, as it was when it was attached, or when the cluster lost it.
     fn of(attachment: &Attachment, pod: &AttachedPod, view: &ClusterView) -> Self {
         let is_meant = |own: &&Arc<Pod>| own.uid == pod.uid || own.uid == 0 || pod.uid == 0;
         let known = view.pods.get(&pod.name).filter(is_meant);
